@@ -1,0 +1,129 @@
+# Everything that is done with this source tree, by people and by CI. `make` lists it.
+#
+# build, run and test need Go and nothing else. proto and verify fetch their pinned tools into tools/ at first use.
+
+.DEFAULT_GOAL := help
+.SHELLFLAGS := -eu -c
+MAKEFLAGS += --no-builtin-rules
+
+# An empty repository, a tarball or somebody else's checkout has no version to tell; that must not stop a build.
+VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
+CLI     := github.com/sluice-tasks/sluice/pkg/cli
+LDFLAGS := -s -w -X $(CLI).version=$(VERSION) -X $(CLI).commit=$(COMMIT)
+
+# The race detector needs a C compiler; Go itself says whether it sees one.
+RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
+
+# Give your own where the pinned one does not run: make verify BUF=buf.
+BUF ?= tools/node_modules/.bin/buf
+# A linter built by an older Go refuses newer code, so both versions are in its name.
+LINT := tools/bin/golangci-lint-$(shell awk '$$1 ~ "golangci/golangci-lint/v2$$" {print $$2}' tools/go.mod)-$(shell go env GOVERSION)
+# What the protos must stay compatible with. A break can be meant, as long as nothing is released: make verify AGAINST=
+AGAINST ?= $(shell for ref in main origin/main; do git rev-parse -q --verify $$ref >/dev/null && echo $$ref && break; done)
+# In which test files there is something to run with -bench and -fuzz.
+TESTS := --include='*_test.go' --exclude-dir=node_modules .
+
+##@ Use
+
+.PHONY: help
+help: ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## bin/sluice, the one binary
+	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/sluice .
+
+.PHONY: run
+run: build ## build, then all of Sluice in one process with its own database; ARGS='--slots 4' passes flags
+	@bin/sluice dev $(ARGS)
+
+##@ Check
+
+.PHONY: test
+test: ## all tests, with the race detector, in random order
+	@$(if $(RACE),,echo 'no C compiler found: the tests run without the race detector')
+	@go test $(RACE) -shuffle=on -timeout 15m ./...
+
+.PHONY: e2e
+e2e: ## the tests of the whole: one process, and one process per service
+	@$(if $(RACE),,echo 'no C compiler found: the tests run without the race detector')
+	@go test $(RACE) -count=1 -timeout 15m ./deploy/e2e/...
+
+.PHONY: lint
+lint: $(LINT) $(BUF) ## the linters alone; make fmt repairs what is only form
+	@$(LINT) run
+	@$(BUF) lint
+
+.PHONY: verify
+verify: verify-go verify-proto ## all that CI checks apart from tests
+
+.PHONY: verify-go
+verify-go: $(LINT)
+	@echo 'go: format and lint'
+	@$(LINT) run
+	@echo 'go: go.mod and go.sum are tidy'
+	@go mod tidy -diff
+	@echo 'go: vet for macOS, where there is no cgroup, no Pdeathsig, no /proc'
+	@GOOS=darwin CGO_ENABLED=0 go vet ./...
+
+.PHONY: verify-proto
+verify-proto: $(BUF)
+	@echo 'proto: lint'
+	@$(BUF) lint
+	@echo 'proto: format'
+	@$(BUF) format --diff --exit-code
+	@echo 'proto: pkg/pb is what the protos and gateway/http.yaml generate'
+	@new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; $(BUF) generate -o "$$new"; \
+		diff -r "$$new/pkg/pb" pkg/pb || { echo 'run make proto, and commit what it changes'; exit 1; }
+	@if git cat-file -e '$(AGAINST):proto' 2>/dev/null; then \
+		echo 'proto: compatible with $(AGAINST)'; old=$$(mktemp -d); trap 'rm -rf "$$old"' EXIT; \
+		git archive '$(AGAINST)' proto buf.yaml | tar -x -C "$$old"; $(BUF) breaking --against "$$old"; \
+	else echo "proto: nothing to be compatible with: no protos at '$(AGAINST)'"; fi
+
+.PHONY: bench
+bench: ## all benchmarks; BENCH='Release|Admit' picks some, COUNT=10 makes them comparable
+	@echo 'nanoseconds per operation; for a comparison take COUNT=10 before and after, on a quiet machine, and benchstat'
+	@go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem -count $(or $(COUNT),1) \
+		$$(grep -rlE '^func Benchmark' $(TESTS) | xargs -n 1 dirname | sort -u)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME, 20s if not given
+	@grep -roE '^func Fuzz\w+' $(TESTS) | sed 's/:func / /' | sort | while read -r file target; do \
+		echo "$$file: $$target"; \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(or $(FUZZTIME),20s) "$$(dirname "$$file")"; done
+
+##@ Change
+
+.PHONY: proto
+proto: $(BUF) ## format the protos and generate pkg/pb from them
+	@$(BUF) format --write
+	@$(BUF) generate
+
+.PHONY: fmt
+fmt: $(LINT) ## format the Go code as the linter wants it
+	@$(LINT) fmt
+
+.PHONY: tools
+tools: $(LINT) $(BUF) ## fetch and build the pinned tools now
+
+.PHONY: clean
+clean: ## remove bin/ and what tests left; the tools stay
+	@rm -rf bin coverage.out
+	@go clean -testcache
+
+# npm ci checks the sums in the lock file, and leaves nothing behind when it fails. Its binary needs no build.
+tools/node_modules/.bin/buf: tools/package-lock.json
+	@command -v npm >/dev/null || { echo 'buf comes through npm, which is not installed: install Node.js (Debian: apt-get install npm),'; \
+		echo 'or give a buf of your own: make $(or $(MAKECMDGOALS),verify) BUF=buf'; exit 1; }
+	@echo 'fetching buf'
+	@cd tools && npm ci --loglevel=error
+	@touch $@
+
+tools/bin/golangci-lint-%: tools/go.mod tools/go.sum
+	@echo 'building golangci-lint: some minutes, once'
+	@rm -f tools/bin/golangci-lint-*
+	@cd tools && CGO_ENABLED=0 go build -trimpath -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@

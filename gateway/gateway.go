@@ -1,0 +1,230 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/test/bufconn"
+
+	pulpv3 "github.com/sluice-tasks/sluice/pkg/pb/pulp/v3"
+	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
+	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	"github.com/sluice-tasks/sluice/pkg/rpc"
+)
+
+// CoreVersion is the version of Pulp's core whose REST API the gateway speaks. Pulp's clients switch features by it.
+const CoreVersion = "3.117.0"
+
+const (
+	defaultRoot  = "/pulp/"
+	defaultTTL   = 30 * time.Second
+	defaultGrace = 10 * time.Second
+	// maxBody is the largest request body: two JSON arguments of 1 MiB and a thousand resource names, with room to spare.
+	maxBody = 4 << 20
+	// pipeSize is the buffer of the in-process connection, in bytes.
+	pipeSize = 256 << 10
+)
+
+// Config is what a gateway is told. The zero value works.
+type Config struct {
+	// APIRoot is the path below which api/v3/ is served. Empty means /pulp/.
+	APIRoot string
+	// Version is the binary's own version.
+	Version string
+	// Name is how the gateway is shown among the online API apps. Empty means <pid>@<host>, as in Pulp.
+	Name string
+	// TTL is how long the gateway may be silent before it is taken for missing. Zero means 30 seconds.
+	TTL time.Duration
+	// Grace bounds how long requests in flight may go on after the gateway was told to stop. Zero means 10 seconds.
+	Grace time.Duration
+	// Metrics answers /metrics. Nil: there is nothing there.
+	Metrics http.Handler
+}
+
+func (c Config) withDefaults() Config {
+	if c.APIRoot == "" {
+		c.APIRoot = defaultRoot
+	}
+	c.APIRoot = fold("/" + c.APIRoot + "/")
+	if c.Version == "" {
+		c.Version = "unknown"
+	}
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "localhost"
+		}
+		c.Name = fmt.Sprintf("%d@%s", os.Getpid(), host)
+	}
+	if c.TTL == 0 {
+		c.TTL = defaultTTL
+	}
+	if c.Grace == 0 {
+		c.Grace = defaultGrace
+	}
+	return c
+}
+
+// Services are the connections to what does the work. They may all be the same.
+type Services struct {
+	Dispatcher grpc.ClientConnInterface
+	Status     grpc.ClientConnInterface
+	Heartbeat  grpc.ClientConnInterface
+}
+
+// Gateway is the REST face. Make one with New; end it with Run's context, or with Close if Run was never called.
+type Gateway struct {
+	config    Config
+	log       *slog.Logger
+	hrefs     hrefs
+	routes    *routes
+	mux       *runtime.ServeMux
+	heartbeat heartbeatv1.HeartbeatServiceClient
+	status    statusv1.StatusServiceClient
+
+	inner *rpc.Server
+	conn  *grpc.ClientConn
+	done  chan struct{} // closed when inner has stopped serving
+}
+
+// New makes a gateway that is ready to answer through Handler.
+func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
+	config = config.withDefaults()
+	routes, err := readRoutes(routesYAML)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		config:    config,
+		log:       log,
+		hrefs:     hrefs{root: config.APIRoot},
+		routes:    routes,
+		heartbeat: heartbeatv1.NewHeartbeatServiceClient(services.Heartbeat),
+		status:    statusv1.NewStatusServiceClient(services.Status),
+		inner:     rpc.NewServer(log),
+		done:      make(chan struct{}),
+	}
+	roster := newRoster(g.heartbeat)
+	pulpv3.RegisterTasksServiceServer(g.inner, &tasks{
+		dispatcher: dispatcherv1.NewDispatcherServiceClient(services.Dispatcher),
+		status:     g.status,
+		roster:     roster,
+		hrefs:      g.hrefs,
+	})
+	pulpv3.RegisterSystemServiceServer(g.inner, &system{
+		status:    g.status,
+		heartbeat: g.heartbeat,
+		roster:    roster,
+		hrefs:     g.hrefs,
+		version:   config.Version,
+		log:       log,
+	})
+
+	// grpc-gateway could call the two services directly, but then no interceptor would see the calls.
+	pipe := bufconn.Listen(pipeSize)
+	g.conn, err = rpc.Dial("passthrough:///gateway",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return pipe.DialContext(ctx) }),
+		// The connections behind it repeat calls already; repeating the repetition would keep a client waiting for nothing.
+		grpc.WithDisableRetry(),
+	)
+	if err != nil {
+		return nil, err
+	}
+	g.mux = g.newMux()
+	err = errors.Join(
+		pulpv3.RegisterTasksServiceHandler(context.Background(), g.mux, g.conn),
+		pulpv3.RegisterSystemServiceHandler(context.Background(), g.mux, g.conn),
+	)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("register REST routes: %w", err), g.conn.Close())
+	}
+	go func() {
+		defer close(g.done)
+		if err := g.inner.Serve(pipe); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			log.Error("the in-process server of the gateway ended", slog.Any("error", err))
+		}
+	}()
+	return g, nil
+}
+
+// newMux sets grpc-gateway up so that nothing of a request reaches the services but what the protos name, the correlation
+// id and the trace context.
+func (g *Gateway) newMux() *runtime.ServeMux {
+	none := func(string) (string, bool) { return "", false }
+	return runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, codec{}),
+		runtime.WithErrorHandler(g.fail),
+		runtime.WithForwardResponseOption(respond),
+		runtime.WithForwardResponseRewriter(g.shape),
+		runtime.WithMetadata(outgoing),
+		runtime.WithIncomingHeaderMatcher(none),
+		runtime.WithOutgoingHeaderMatcher(none),
+		runtime.WithOutgoingTrailerMatcher(none),
+		// Both let a POST act as something else than a POST.
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+	)
+}
+
+// Ready returns nil when the status service answers, or what is wrong.
+func (g *Gateway) Ready(ctx context.Context) error {
+	if _, err := g.status.GetSystemStatus(ctx, &statusv1.GetSystemStatusRequest{}); err != nil {
+		return fmt.Errorf("ask the status service: %w", err)
+	}
+	return nil
+}
+
+// Run answers requests on the listener, and keeps the gateway registered, until ctx is canceled. Then requests in flight
+// may end within the configured grace. It closes the listener and the gateway.
+func (g *Gateway) Run(ctx context.Context, listener net.Listener) error {
+	defer g.Close()
+	server := &http.Server{
+		Handler:           g.Handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       time.Minute, // 4 MiB over a slow line; nobody may hold a connection by sending a byte at a time
+		IdleTimeout:       2 * time.Minute,
+		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
+	}
+	beats, stopBeats := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBeats()
+	beating := make(chan struct{})
+	go func() {
+		defer close(beating)
+		g.beat(beats)
+	}()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+
+	var result error
+	select {
+	case err := <-served:
+		result = fmt.Errorf("serve REST on %s: %w", listener.Addr(), err)
+	case <-ctx.Done():
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.config.Grace)
+		if err := server.Shutdown(grace); err != nil {
+			g.log.WarnContext(ctx, "requests were cut off: they took longer than the grace", slog.Duration("grace", g.config.Grace))
+			_ = server.Close() // only ends what Shutdown left; its error adds nothing
+		}
+		cancel()
+		<-served
+	}
+	stopBeats()
+	<-beating
+	return result
+}
+
+// Close ends what New began. It is safe to call more than once.
+func (g *Gateway) Close() {
+	_ = g.conn.Close() // fails only when it is closed already
+	g.inner.Server.Stop()
+	<-g.done
+}

@@ -1,0 +1,307 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"mime"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	pulpv3 "github.com/sluice-tasks/sluice/pkg/pb/pulp/v3"
+)
+
+const (
+	pathLivez   = "/api/v3/livez"
+	pathIndex   = "/api/v3"
+	pathMetrics = "/metrics"
+)
+
+// Handler answers every path of the REST address. It never redirects: Pulp's clients follow no redirect at all.
+func (g *Gateway) Handler() http.Handler { return http.HandlerFunc(g.serve) }
+
+// serve is around everything: correlation id, access log, panics.
+func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
+	start := time.Now()
+	cid := correlationID(r.Header.Get(headerCorrelation))
+	w.Header().Set(headerCorrelation, cid)
+	out := &recorder{ResponseWriter: w}
+	defer func() { g.logAccess(r, out, cid, time.Since(start)) }()
+	defer func() {
+		if p := recover(); p != nil {
+			g.panicked(r.Context(), out, p)
+		}
+	}()
+	g.route(out, r, cid)
+}
+
+func (g *Gateway) panicked(ctx context.Context, w *recorder, p any) {
+	if p == http.ErrAbortHandler {
+		panic(p) // somebody wants the connection broken, and no noise
+	}
+	answer := g.internal(ctx, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+	if w.status == 0 {
+		g.refuse(ctx, w, answer)
+		return
+	}
+	// The head of the answer is gone already. Only a broken connection tells the client that the rest is missing.
+	panic(http.ErrAbortHandler)
+}
+
+func (g *Gateway) logAccess(r *http.Request, w *recorder, cid string, took time.Duration) {
+	level := slog.LevelInfo
+	if r.URL.Path == pathMetrics || strings.HasSuffix(strings.TrimSuffix(r.URL.Path, "/"), pathLivez) {
+		level = slog.LevelDebug // asked every few seconds, by machines
+	}
+	g.log.LogAttrs(r.Context(), level, "request",
+		slog.String("method", r.Method),
+		slog.String("path", r.URL.Path),
+		slog.Int("status", w.code()),
+		slog.Int64("bytes", w.bytes),
+		slog.Duration("duration", took),
+		slog.String("correlation_id", cid),
+	)
+}
+
+// recorder remembers what was answered.
+type recorder struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (w *recorder) WriteHeader(code int) {
+	if w.status == 0 && code >= http.StatusOK {
+		w.status = code
+	}
+	w.ResponseWriter.WriteHeader(code)
+}
+
+func (w *recorder) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.status = http.StatusOK
+	}
+	n, err := w.ResponseWriter.Write(p)
+	w.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach the connection.
+func (w *recorder) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *recorder) code() int {
+	if w.status == 0 {
+		return http.StatusOK
+	}
+	return w.status
+}
+
+// route finds who answers. A slash at the end makes no difference, nor do doubled or escaped ones.
+func (g *Gateway) route(w http.ResponseWriter, r *http.Request, cid string) {
+	// Invalid UTF-8 could not travel as protobuf text.
+	path := fold(strings.ToValidUTF8(r.URL.Path, "\uFFFD"))
+	switch {
+	case path == "/":
+		g.page(w, r, g.welcome())
+		return
+	case path == pathMetrics && g.config.Metrics != nil:
+		g.config.Metrics.ServeHTTP(w, r)
+		return
+	}
+	path, below := strings.CutPrefix(path, g.config.APIRoot)
+	path = "/" + strings.TrimSuffix(path, "/")
+	switch {
+	case !below:
+		g.refuse(r.Context(), w, notFound())
+	case path == pathLivez:
+		g.page(w, r, nil)
+	case path == pathIndex:
+		g.page(w, r, g.index())
+	default:
+		g.call(w, r, path, cid)
+	}
+}
+
+func notFound() *refusal { return detail(http.StatusNotFound, "Not found.") }
+
+func notAllowed(w http.ResponseWriter, method, allow string) *refusal {
+	w.Header().Set("Allow", allow)
+	return detail(http.StatusMethodNotAllowed, fmt.Sprintf("Method %q not allowed.", method))
+}
+
+// page answers with a fixed body; nil is an empty one.
+func (g *Gateway) page(w http.ResponseWriter, r *http.Request, content any) {
+	const allow = "GET, HEAD, OPTIONS"
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		g.refuse(r.Context(), w, &refusal{status: http.StatusOK, body: content})
+	case http.MethodOptions:
+		w.Header().Set("Allow", allow)
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		g.refuse(r.Context(), w, notAllowed(w, r.Method, allow))
+	}
+}
+
+// welcome is for a person who opens the address in a browser.
+func (g *Gateway) welcome() any {
+	return map[string]string{
+		"name":    "sluice",
+		"version": g.config.Version,
+		"rest":    g.hrefs.base(),
+		"status":  g.hrefs.base() + "status/",
+	}
+}
+
+// index lists what can be read without knowing an id.
+func (g *Gateway) index() any {
+	hrefs := map[string]string{}
+	for _, route := range g.routes.table {
+		name := route.segments[len(route.segments)-1]
+		if _, readable := route.operations[http.MethodGet]; readable && !strings.HasPrefix(name, "{") {
+			hrefs[name] = g.hrefs.base() + name + "/"
+		}
+	}
+	return hrefs
+}
+
+// call gives the request to grpc-gateway, stripped of everything that the services need not know.
+func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path, cid string) {
+	ctx := r.Context()
+	route := g.routes.find(path)
+	if route == nil {
+		g.refuse(ctx, w, notFound())
+		return
+	}
+	method := r.Method
+	if method == http.MethodOptions {
+		w.Header().Set("Allow", route.allow())
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	if method == http.MethodHead {
+		method = http.MethodGet // net/http leaves the body out
+	}
+	operation, found := route.operations[method]
+	if !found {
+		g.refuse(ctx, w, notAllowed(w, r.Method, route.allow()))
+		return
+	}
+	query, refused := operation.query(r.URL.Query())
+	if refused == nil && takesBody(method) {
+		refused = checkContentType(r)
+	}
+	if refused != nil {
+		g.refuse(ctx, w, refused)
+		return
+	}
+
+	inner := r.WithContext(withRequest(ctx, &request{
+		cid:         cid,
+		traceparent: r.Header.Get(headerTraceparent),
+		tracestate:  r.Header.Get(headerTracestate),
+		url:         absolute(r, g.config.APIRoot+path[1:]+"/"),
+		query:       query,
+	}))
+	inner.Method = method
+	inner.URL = &url.URL{Path: path, RawQuery: query.Encode()}
+	inner.Header = http.Header{"Content-Type": {contentType}}
+	inner.Body = http.NoBody
+	if takesBody(method) {
+		inner.Body = &body{ReadCloser: http.MaxBytesReader(w, r.Body, maxBody)}
+	}
+	g.mux.ServeHTTP(w, inner)
+}
+
+func takesBody(method string) bool {
+	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
+}
+
+func checkContentType(r *http.Request) *refusal {
+	if r.ContentLength == 0 {
+		return nil
+	}
+	given := r.Header.Get("Content-Type")
+	if media, _, err := mime.ParseMediaType(given); err == nil && media == contentType {
+		return nil
+	}
+	return detail(http.StatusUnsupportedMediaType, fmt.Sprintf("Unsupported media type %q in request.", given))
+}
+
+// query keeps the parameters that the operation has. Of one that is given several times the last counts, unless it is a
+// list, as in Django. A page refuses the others, so that a misspelt filter does not return everything.
+func (o operation) query(given url.Values) (url.Values, *refusal) {
+	known, unknown := url.Values{}, []string{}
+	for name, values := range given {
+		field := o.input.Fields().ByTextName(name)
+		switch {
+		case field == nil:
+			unknown = append(unknown, fmt.Sprintf("Invalid Filter: '%s'", strings.ToValidUTF8(name, "\uFFFD")))
+		case field.IsList():
+			for _, value := range values {
+				known.Add(name, strings.ToValidUTF8(value, "\uFFFD"))
+			}
+		default:
+			known.Set(name, strings.ToValidUTF8(values[len(values)-1], "\uFFFD"))
+		}
+	}
+	if o.list && len(unknown) > 0 {
+		slices.Sort(unknown)
+		return nil, &refusal{status: http.StatusBadRequest, body: map[string][]string{"errors": unknown}}
+	}
+	return known, nil
+}
+
+// absolute is the URL of a path as the client sees this server.
+func absolute(r *http.Request, path string) *url.URL {
+	scheme := "http"
+	if r.TLS != nil || strings.EqualFold(r.Header.Get("X-Forwarded-Proto"), "https") {
+		scheme = "https"
+	}
+	return &url.URL{Scheme: scheme, Host: r.Host, Path: path}
+}
+
+// respond gives an answer the status that Pulp's clients expect. It has the signature that grpc-gateway asks for.
+func respond(_ context.Context, w http.ResponseWriter, response proto.Message) error {
+	switch response := response.ProtoReflect().Interface().(type) {
+	case *pulpv3.CreateTaskResponse:
+		w.Header().Set("Location", response.GetTask())
+		w.WriteHeader(http.StatusAccepted)
+	case *pulpv3.CancelTaskResponse:
+		if response.GetConflict() {
+			w.WriteHeader(http.StatusConflict)
+		}
+	case *pulpv3.DeleteTaskResponse:
+		w.Header().Del("Content-Type")
+		w.WriteHeader(http.StatusNoContent)
+	}
+	return nil
+}
+
+// shape gives a page its links, and leaves out the fields that the client did not want. It has the signature that
+// grpc-gateway asks for.
+func (g *Gateway) shape(ctx context.Context, response proto.Message) (any, error) {
+	if wrapper, ok := response.(interface{ XXX_ResponseBody() any }); ok {
+		inside, ok := wrapper.XXX_ResponseBody().(proto.Message)
+		if !ok {
+			return nil, fmt.Errorf("shape the answer: %T holds no message", response)
+		}
+		response = inside
+	}
+	request := requestFrom(ctx)
+	switch page := response.(type) {
+	case *pulpv3.DeleteTaskResponse:
+		return page, nil
+	case *pulpv3.ListTasksResponse:
+		page.Next, page.Previous = request.links(page.GetCount())
+	case *pulpv3.ListWorkersResponse:
+		page.Next, page.Previous = request.links(page.GetCount())
+	}
+	return view{message: response, shows: request.shows()}, nil
+}

@@ -1,0 +1,129 @@
+package gateway
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	pulpv3 "github.com/sluice-tasks/sluice/pkg/pb/pulp/v3"
+)
+
+const (
+	headerCorrelation = "Correlation-ID"
+	headerTraceparent = "Traceparent"
+	headerTracestate  = "Tracestate"
+
+	// metaCorrelation carries the correlation id to tasks.go; the other two also go on to the dispatcher.
+	metaCorrelation = "correlation-id"
+	metaTraceparent = "traceparent"
+	metaTracestate  = "tracestate"
+
+	// maxTracestate is what W3C wants to be passed on at least, in bytes.
+	maxTracestate = 512
+	// maxCorrelation keeps the many spellings of a UUID from growing without end, in bytes.
+	maxCorrelation = 64
+)
+
+// request is what of a REST request is needed besides its message.
+type request struct {
+	cid         string
+	traceparent string
+	tracestate  string
+	url         *url.URL // without the query
+	query       url.Values
+}
+
+type requestKey struct{}
+
+func withRequest(ctx context.Context, r *request) context.Context {
+	return context.WithValue(ctx, requestKey{}, r)
+}
+
+func requestFrom(ctx context.Context) *request {
+	if r, ok := ctx.Value(requestKey{}).(*request); ok {
+		return r
+	}
+	return &request{url: &url.URL{}}
+}
+
+// traceparentForm is a W3C trace context of any version. Another value must be ignored as if it had not been sent.
+var traceparentForm = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[ -~]*)?$`)
+
+// outgoing makes the gRPC metadata of a call.
+func outgoing(ctx context.Context, _ *http.Request) metadata.MD {
+	r := requestFrom(ctx)
+	md := metadata.Pairs(metaCorrelation, r.cid)
+	if traceparentForm.MatchString(r.traceparent) && len(r.traceparent) <= maxTracestate {
+		md.Set(metaTraceparent, r.traceparent)
+		if r.tracestate != "" && len(r.tracestate) <= maxTracestate && printable(r.tracestate) {
+			md.Set(metaTracestate, r.tracestate)
+		}
+	}
+	return md
+}
+
+// printable reports whether gRPC can carry the text in metadata.
+func printable(text string) bool {
+	return strings.IndexFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) < 0
+}
+
+// correlationID keeps what the client sent, byte for byte, if it is a UUID in any spelling that Pulp takes; otherwise it
+// makes a new one, in the spelling of Pulp's own.
+func correlationID(sent string) string {
+	bare := strings.ToLower(sent)
+	bare = strings.TrimPrefix(strings.TrimPrefix(bare, "urn:"), "uuid:")
+	if open, isOpen := strings.CutPrefix(bare, "{"); isOpen && strings.HasSuffix(open, "}") {
+		bare = strings.TrimSuffix(open, "}")
+	}
+	bare = strings.ReplaceAll(bare, "-", "")
+	if len(sent) <= maxCorrelation && len(bare) == 32 && strings.Trim(bare, "0123456789abcdef") == "" {
+		return sent
+	}
+	return strings.ReplaceAll(uuid.NewString(), "-", "")
+}
+
+// shows tells which fields the client wants; nil is all of them.
+func (r *request) shows() func(string) bool {
+	only, without := names(r.query["fields"]), names(r.query["exclude_fields"])
+	minimal, err := truth(r.query.Get("minimal"))
+	if err != nil {
+		minimal = false // as Pulp: what is no truth is none
+	}
+	if len(only) == 0 && len(without) == 0 && !minimal {
+		return nil
+	}
+	return func(field string) bool {
+		if minimal && minimalFields.ByName(protoreflect.Name(field)) == nil {
+			return false
+		}
+		return (len(only) == 0 || only[field]) && !without[field]
+	}
+}
+
+var minimalFields = (&pulpv3.MinimalTask{}).ProtoReflect().Descriptor().Fields()
+
+// names splits lists that are given several times, separated by commas, or both.
+func names(lists []string) map[string]bool {
+	set := map[string]bool{}
+	for _, name := range split(strings.Join(lists, ",")) {
+		set[name] = true
+	}
+	return set
+}
+
+// split cuts a list at its commas. Empty parts don't count: Pulp's command line sends empty filters for those not given.
+func split(list string) []string {
+	var parts []string
+	for part := range strings.SplitSeq(list, ",") {
+		if part != "" {
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}

@@ -1,0 +1,441 @@
+package gateway_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"github.com/sluice-tasks/sluice/gateway"
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
+	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+)
+
+const (
+	tasksPath = "/pulp/api/v3/tasks/"
+	taskPath  = tasksPath + taskID + "/"
+)
+
+// golden is a running task with everything that can be set. The order of the keys is that of the proto.
+const golden = `{"pulp_href":"/pulp/api/v3/tasks/019412ab-0000-7000-8000-000000000001/",` +
+	`"prn":"prn:core.task:019412ab-0000-7000-8000-000000000001",` +
+	`"pulp_created":"2026-11-22T10:15:00.120000Z","pulp_last_updated":"2026-11-22T10:15:03.120000Z",` +
+	`"state":"running","name":"test.echo","logging_cid":"cid","created_by":null,` +
+	`"unblocked_at":"2026-11-22T10:15:01.120000Z","started_at":"2026-11-22T10:15:02.120000Z","finished_at":null,` +
+	`"error":null,"worker":"/pulp/api/v3/workers/019412ab-0000-7000-8000-0000000000bb/",` +
+	`"parent_task":"/pulp/api/v3/tasks/019412ab-0000-7000-8000-000000000003/",` +
+	`"child_tasks":["/pulp/api/v3/tasks/019412ab-0000-7000-8000-000000000002/"],` +
+	`"task_group":"/pulp/api/v3/task-groups/019412ab-0000-7000-8000-0000000000aa/",` +
+	`"progress_reports":[],"created_resources":[],"created_resource_prns":[],` +
+	`"reserved_resources_record":["a","shared:b","shared:prn:core.domain:1"],"result":null,"pulp_api_version":"v3"}`
+
+func TestTaskHasAllFieldsOfPulp(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	want(t, f.do(t, "GET", taskPath, ""), 200, golden)
+}
+
+func TestTaskWithoutAnythingOptional(t *testing.T) {
+	n := &native{getTask: func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
+		return &statusv1.GetTaskResponse{Task: &taskv1.Task{Id: taskID, State: taskv1.State_STATE_WAITING, CreatedAt: at(0)}}, nil
+	}}
+	got := object(t, newFace(t, n, gateway.Config{}).do(t, "GET", taskPath, ""))
+	for _, field := range []string{"unblocked_at", "started_at", "finished_at", "error", "worker", "parent_task", "task_group", "result", "created_by"} {
+		if value, there := got[field]; !there || value != nil {
+			t.Errorf("%s = %v, want null", field, value)
+		}
+	}
+	for _, field := range []string{"child_tasks", "progress_reports", "created_resources", "created_resource_prns", "reserved_resources_record"} {
+		if list, ok := got[field].([]any); !ok || len(list) != 0 {
+			t.Errorf("%s = %v, want []", field, got[field])
+		}
+	}
+}
+
+func TestTaskResultKeepsEveryDigit(t *testing.T) {
+	const result = `{"n": 12345678901234567890.10, "e": 1E+2, "html": "<&>"}`
+	n := &native{getTask: func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
+		return &statusv1.GetTaskResponse{Task: &taskv1.Task{Id: taskID, State: taskv1.State_STATE_COMPLETED, ResultJson: result}}, nil
+	}}
+	w := newFace(t, n, gateway.Config{}).do(t, "GET", taskPath+"?fields=result", "")
+	want(t, w, 200, `{"result":`+result+`}`)
+}
+
+func TestTaskErrorAlwaysHasADescription(t *testing.T) {
+	for name, c := range map[string]struct {
+		state taskv1.State
+		err   *taskv1.TaskError
+		want  string
+	}{
+		"handler's error":          {taskv1.State_STATE_FAILED, &taskv1.TaskError{Description: "boom <&>", Traceback: "at 1"}, `{"description":"boom <&>","traceback":"at 1"}`},
+		"handler without a trace":  {taskv1.State_STATE_FAILED, &taskv1.TaskError{Description: "boom"}, `{"description":"boom","traceback":""}`},
+		"lost worker":              {taskv1.State_STATE_FAILED, &taskv1.TaskError{Reason: "Worker has gone missing."}, `{"reason":"Worker has gone missing.","description":"Worker has gone missing."}`},
+		"failed without a word":    {taskv1.State_STATE_FAILED, nil, `{"description":"The task failed without saying why."}`},
+		"canceled without a word":  {taskv1.State_STATE_CANCELED, nil, `{"reason":"Canceled on request.","description":"Canceled on request."}`},
+		"canceled with a reason":   {taskv1.State_STATE_CANCELED, &taskv1.TaskError{Reason: "R"}, `{"reason":"R","description":"R"}`},
+		"completed":                {taskv1.State_STATE_COMPLETED, nil, `null`},
+		"both, reason from inside": {taskv1.State_STATE_FAILED, &taskv1.TaskError{Reason: "R", Description: "D"}, `{"reason":"R","description":"D","traceback":""}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := &native{getTask: func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
+				return &statusv1.GetTaskResponse{Task: &taskv1.Task{Id: taskID, State: c.state, Error: c.err}}, nil
+			}}
+			want(t, newFace(t, n, gateway.Config{}).do(t, "GET", taskPath+"?fields=error", ""), 200, `{"error":`+c.want+`}`)
+		})
+	}
+}
+
+func TestTaskIsShownWithoutItsWorkerWhenNobodyKnowsIt(t *testing.T) {
+	n := &native{apps: func(context.Context, *heartbeatv1.ListAppsRequest) (*heartbeatv1.ListAppsResponse, error) {
+		return nil, errs.Precondition(errs.BadProtocol, "broken")
+	}}
+	want(t, newFace(t, n, gateway.Config{}).do(t, "GET", taskPath+"?fields=worker,state", ""), 200, `{"state":"running","worker":null}`)
+}
+
+func TestCreateAnswers202WithOnlyTheHref(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	w := f.do(t, "POST", tasksPath, `{"name":"test.noop"}`)
+	want(t, w, 202, `{"task":"`+taskPath+`"}`)
+	if got := w.Header().Get("Location"); got != taskPath {
+		t.Errorf("Location %q", got)
+	}
+}
+
+func TestCreatePassesEverythingOn(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	const cid = "0B0fb1e8f1e24ab8b5f3a5a5d4f1c7ab"
+	w := f.do(t, "POST", tasksPath, `{
+		"name": "first", "name": "test.echo",
+		"args": [1.00, 12345678901234567890], "kwargs": {"a": {"b": null}},
+		"exclusive_resources": ["x", "y"], "shared_resources": ["z"],
+		"immediate": true, "deferred": false, "versions": {"core": "3.1"},
+		"task_group": "/pulp/api/v3/task-groups/`+groupID+`/"
+	}`, "Correlation-ID", cid,
+		"traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate", "a=b")
+	if w.Code != 202 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	deferred := false
+	if diff := cmp.Diff(&taskv1.TaskSpec{
+		Name: "test.echo", ArgsJson: `[1.00, 12345678901234567890]`, KwargsJson: `{"a": {"b": null}}`,
+		ExclusiveResources: []string{"x", "y"}, SharedResources: []string{"z"}, Immediate: true, Deferred: &deferred,
+		Versions: map[string]string{"core": "3.1"}, GroupId: groupID, CorrelationId: cid,
+	}, f.dispatched[0], protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	if got := w.Header().Get("Correlation-ID"); got != cid {
+		t.Errorf("correlation id %q came back as %q", cid, got)
+	}
+	if got := f.metadata.Get("traceparent"); !cmp.Equal(got, []string{"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}) {
+		t.Errorf("traceparent %v", got)
+	}
+	if got := f.metadata.Get("tracestate"); !cmp.Equal(got, []string{"a=b"}) {
+		t.Errorf("tracestate %v", got)
+	}
+}
+
+func TestCreateTakesNullForTheDefaultWherePulpDoes(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	w := f.do(t, "POST", tasksPath, `{"name":"n","args":null,"kwargs":null,"exclusive_resources":null,"shared_resources":null,"task_group":null,"versions":null}`)
+	if w.Code != 202 {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	spec := f.dispatched[0]
+	if spec.GetArgsJson() != "" || spec.GetKwargsJson() != "" || spec.Deferred != nil || spec.GetGroupId() != "" {
+		t.Errorf("dispatched %v", spec)
+	}
+}
+
+func TestCreateTakesAGroupInEverySpelling(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	for _, group := range []string{
+		groupID, strings.ToUpper(groupID), "prn:core.taskgroup:" + groupID, "/pulp/api/v3/task-groups/" + groupID,
+		"//pulp/api/v3/task-groups/" + groupID + "/", "http://example.org/pulp/api/v3/task-groups/" + groupID + "/",
+	} {
+		if w := f.do(t, "POST", tasksPath, `{"name":"n","task_group":"`+group+`"}`); w.Code != 202 {
+			t.Errorf("%s: %d %s", group, w.Code, w.Body)
+			continue
+		}
+		if got := f.dispatched[len(f.dispatched)-1].GetGroupId(); got != groupID {
+			t.Errorf("%s: group %q", group, got)
+		}
+	}
+}
+
+// TestBadBodies has one entry for each kind of bad input. Nothing of it may reach the dispatcher.
+func TestBadBodies(t *testing.T) {
+	n := &native{}
+	f := newFace(t, n, gateway.Config{})
+	for name, c := range map[string]struct{ body, want string }{
+		"no object":                 {`[1]`, `{"non_field_errors":["Invalid data. Expected a dictionary, but got list."]}`},
+		"null":                      {`null`, `{"non_field_errors":["No data provided"]}`},
+		"not JSON":                  {`{"name":}`, `{"detail":"JSON parse error - invalid character '}' looking for beginning of value (byte 9)"}`},
+		"two documents":             {`{} {}`, `{"detail":"JSON parse error - invalid character '{' after top-level value (byte 4)"}`},
+		"not a number":              {`{"name":"n","args":[NaN]}`, `{"detail":"JSON parse error - invalid character 'N' looking for beginning of value (byte 21)"}`},
+		"not UTF-8":                 {"{\"name\":\"\xff\"}", `{"detail":"JSON parse error - the body is not valid UTF-8"}`},
+		"no name":                   {`{}`, `{"name":["This field is required."]}`},
+		"blank name":                {`{"name":" \t"}`, `{"name":["This field may not be blank."]}`},
+		"null name":                 {`{"name":null}`, `{"name":["This field may not be null."]}`},
+		"number for a name":         {`{"name":1}`, `{"name":["Not a valid string."]}`},
+		"list for a name":           {`{"name":["n"]}`, `{"name":["Not a valid string."]}`},
+		"unknown field":             {`{"name":"n","foo":1,"bar":2}`, `{"bar":["Unexpected field"],"foo":["Unexpected field"]}`},
+		"camel case":                {`{"name":"n","exclusiveResources":[]}`, `{"exclusiveResources":["Unexpected field"]}`},
+		"text for a list":           {`{"name":"n","exclusive_resources":"r"}`, `{"exclusive_resources":["Expected a list of items but got type \"str\"."]}`},
+		"object for a list":         {`{"name":"n","shared_resources":{}}`, `{"shared_resources":["Expected a list of items but got type \"dict\"."]}`},
+		"items of other types":      {`{"name":"n","exclusive_resources":["r",1,null]}`, `{"exclusive_resources":{"1":["Not a valid string."],"2":["This field may not be null."]}}`},
+		"text for a boolean":        {`{"name":"n","immediate":"true"}`, `{"immediate":["Must be a valid boolean."]}`},
+		"null for a boolean":        {`{"name":"n","deferred":null}`, `{"deferred":["This field may not be null."]}`},
+		"object for args":           {`{"name":"n","args":{}}`, `{"args":["Expected a list of items but got type \"dict\"."]}`},
+		"list for kwargs":           {`{"name":"n","kwargs":[]}`, `{"kwargs":["Expected a dictionary of items but got type \"list\"."]}`},
+		"number for kwargs":         {`{"name":"n","kwargs":1.5}`, `{"kwargs":["Expected a dictionary of items but got type \"float\"."]}`},
+		"boolean for args":          {`{"name":"n","args":true}`, `{"args":["Expected a list of items but got type \"bool\"."]}`},
+		"list for versions":         {`{"name":"n","versions":[]}`, `{"versions":["Expected a dictionary of items but got type \"list\"."]}`},
+		"number for a version":      {`{"name":"n","versions":{"core":3}}`, `{"versions":{"core":["Not a valid string."]}}`},
+		"several at once":           {`{"args":1,"deferred":"no","foo":0}`, `{"args":["Expected a list of items but got type \"int\"."],"deferred":["Must be a valid boolean."],"foo":["Unexpected field"],"name":["This field is required."]}`},
+		"group that is no href":     {`{"name":"n","task_group":"mine"}`, `{"task_group":["Must be the href or the UUID of a task group."]}`},
+		"group of another kind":     {`{"name":"n","task_group":"` + taskPath + `"}`, `{"task_group":["Must be the href or the UUID of a task group."]}`},
+		"duplicate key, last wrong": {`{"name":"n","name":2}`, `{"name":["Not a valid string."]}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want(t, f.do(t, "POST", tasksPath, c.body), 400, c.want)
+		})
+	}
+	if n.calls > 0 {
+		t.Errorf("%d calls reached the services", n.calls)
+	}
+}
+
+// TestNativeViolationsAreNamedAsInREST uses the real limits: the fakes stand behind the same interceptors as the services.
+func TestNativeViolationsAreNamedAsInREST(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	deep := strings.Repeat("[", 101) + strings.Repeat("]", 101)
+	for name, c := range map[string]struct{ body, want string }{
+		"neither immediate nor deferred": {`{"name":"n","deferred":false}`, `{"deferred":["Must not be false unless immediate is true: a task must be at least one of immediate and deferred."]}`},
+		"several resources":              {`{"name":"n","exclusive_resources":["ok",""],"shared_resources":["shared:x"]}`, `{"exclusive_resources":{"1":["Must not be empty or blank."]},"shared_resources":{"0":["Must not begin with \"shared:\": list it under shared_resources without the prefix."]}}`},
+		"control character":              {`{"name":"n\u0000"}`, `{"name":["Must not contain control characters, has U+0000 at byte 1."]}`},
+		"deep arguments":                 {`{"name":"n","args":` + deep + `}`, `{"args":["Must be nested at most 100 deep."]}`},
+		"versions":                       {`{"name":"n","versions":{"core":""}}`, `{"versions":{"core":["Must not be empty or blank."]}}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			want(t, f.do(t, "POST", tasksPath, c.body), 400, c.want)
+		})
+	}
+	if len(f.dispatched) > 0 {
+		t.Errorf("dispatched %v", f.dispatched)
+	}
+
+	many, err := json.Marshal(map[string]any{"name": strings.Repeat("n", 256), "exclusive_resources": make([]string, 1001), "kwargs": map[string]string{"a": strings.Repeat("x", 1<<20)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := object(t, f.do(t, "POST", tasksPath, string(many)))
+	for _, field := range []string{"name", "exclusive_resources", "kwargs"} {
+		if _, there := got[field].([]any); !there {
+			t.Errorf("no message for %s in %v", field, got)
+		}
+	}
+}
+
+func TestCreateWithAGroupThatIsGoneBlamesTheField(t *testing.T) {
+	n := &native{dispatch: func(context.Context, *dispatcherv1.DispatchRequest) (*dispatcherv1.DispatchResponse, error) {
+		return nil, errs.NotFound(errs.GroupNotFound, "no group")
+	}}
+	w := newFace(t, n, gateway.Config{}).do(t, "POST", tasksPath, `{"name":"n","task_group":"`+groupID+`"}`)
+	want(t, w, 400, `{"task_group":["Invalid hyperlink - Object does not exist."]}`)
+}
+
+func TestTaskThatIsNotThere(t *testing.T) {
+	n := &native{
+		cancel: func(context.Context, *dispatcherv1.CancelRequest) (*dispatcherv1.CancelResponse, error) {
+			return nil, errs.NotFound(errs.TaskNotFound, "no task")
+		},
+		remove: func(context.Context, *dispatcherv1.DeleteRequest) (*dispatcherv1.DeleteResponse, error) {
+			return nil, errs.NotFound(errs.TaskNotFound, "no task")
+		},
+	}
+	f := newFace(t, n, gateway.Config{})
+	for _, id := range []string{otherID, "1", "not-a-uuid", strings.ReplaceAll(otherID, "-", ""), "{" + otherID + "}", "%00", "%ff", "a:b"} {
+		for method, body := range map[string]string{"GET": "", "DELETE": "", "PATCH": `{"state":"canceled"}`} {
+			t.Run(method+" "+id, func(t *testing.T) {
+				want(t, f.do(t, method, tasksPath+id+"/", body), 404, `{"detail":"No Task matches the given query."}`)
+			})
+		}
+	}
+}
+
+func TestCancelAnswersWithTheTask(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	want(t, f.do(t, "PATCH", taskPath, `{"state":"canceled"}`), 200, golden)
+}
+
+func TestCancelOfAnEndedTaskIsAConflictWithTheTask(t *testing.T) {
+	n := &native{cancel: func(context.Context, *dispatcherv1.CancelRequest) (*dispatcherv1.CancelResponse, error) {
+		return nil, errs.Precondition(errs.TaskFinal, "it completed")
+	}}
+	want(t, newFace(t, n, gateway.Config{}).do(t, "PATCH", taskPath, `{"state":"canceled"}`), 409, golden)
+}
+
+func TestCancelIsCheckedBeforeTheTaskIsLookedFor(t *testing.T) {
+	n := &native{}
+	f := newFace(t, n, gateway.Config{})
+	for body, answer := range map[string]string{
+		`{"state":"completed"}`: `{"state":["The only acceptable value for 'state' is 'canceled'."]}`,
+		`{"state":""}`:          `{"state":["The only acceptable value for 'state' is 'canceled'."]}`,
+		`{"state":null}`:        `{"state":["This field may not be null."]}`,
+		`{}`:                    `{"state":["This field is required."]}`,
+		``:                      `{"state":["This field is required."]}`,
+		`{"state":"canceled","pulp_id":"` + taskID + `"}`: `{"pulp_id":["Unexpected field"]}`,
+		`{"state":"canceled","name":"another"}`:           `{"name":["Unexpected field"]}`,
+	} {
+		t.Run(body, func(t *testing.T) {
+			want(t, f.do(t, "PATCH", tasksPath+"no-uuid/", body), 400, answer)
+		})
+	}
+	if n.calls > 0 {
+		t.Errorf("%d calls reached the services", n.calls)
+	}
+}
+
+func TestDelete(t *testing.T) {
+	n := &native{}
+	f := newFace(t, n, gateway.Config{})
+	w := f.do(t, "DELETE", taskPath, "")
+	want(t, w, 204, "")
+	if got := w.Header().Get("Content-Type"); got != "" {
+		t.Errorf("an empty answer has content type %q", got)
+	}
+	n.remove = func(context.Context, *dispatcherv1.DeleteRequest) (*dispatcherv1.DeleteResponse, error) {
+		return nil, errs.Precondition(errs.TaskNotFinal, "it runs")
+	}
+	want(t, f.do(t, "DELETE", taskPath, ""), 409, "")
+}
+
+func TestListPassesFiltersOn(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	query := "?state__in=waiting,running&name=n&logging_cid=c&task_group=/pulp/api/v3/task-groups/" + groupID + "/&parent_task=" + parentID +
+		"&reserved_resources=a&reserved_resources__in=b,c&limit=5&offset=10&ordering=-pulp_created&fields=&exclude_fields="
+	if w := f.do(t, "GET", tasksPath+query, ""); w.Code != http.StatusOK {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if diff := cmp.Diff(&statusv1.ListTasksRequest{
+		States: []taskv1.State{taskv1.State_STATE_WAITING, taskv1.State_STATE_RUNNING}, Name: "n", CorrelationId: "c",
+		GroupId: groupID, ParentId: parentID, Resources: []string{"b", "c", "a"}, PageSize: 5, Offset: 10, Count: true,
+	}, f.listed, protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestListDefaults(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	for query, size := range map[string]int32{
+		"": 100, "?limit=0": 100, "?limit=-1": 100, "?limit=x": 100, "?limit=": 100, "?limit=5000": 1000, "?limit=99999999999999999999": 1000,
+		"?limit=3&limit=4": 4, "?offset=x": 100, "?offset=-4": 100, "?state__in=&reserved_resources__in=": 100,
+	} {
+		if w := f.do(t, "GET", tasksPath+query, ""); w.Code != http.StatusOK {
+			t.Errorf("%s: %d %s", query, w.Code, w.Body)
+			continue
+		}
+		if got := f.listed; got.GetPageSize() != size || got.GetOffset() != 0 || len(got.GetStates()) != 0 {
+			t.Errorf("%s: asked for %v", query, got)
+		}
+	}
+}
+
+func TestListRefusesBadFilters(t *testing.T) {
+	n := &native{}
+	f := newFace(t, n, gateway.Config{})
+	for query, answer := range map[string]string{
+		"?x=1":                        `{"errors":["Invalid Filter: 'x'"]}`,
+		"?x=1&limit=1&State=a":        `{"errors":["Invalid Filter: 'State'","Invalid Filter: 'x'"]}`,
+		"?pulp_id=" + taskID:          `{"errors":["Invalid Filter: 'pulp_id'"]}`,
+		"?%ff=1":                      "{\"errors\":[\"Invalid Filter: '\uFFFD'\"]}",
+		"?state=nope":                 `{"state":["Select a valid choice. nope is not one of the available choices."]}`,
+		"?state__in=waiting,nope":     `{"state__in":["Select a valid choice. nope is not one of the available choices."]}`,
+		"?task_group=mine&state=nope": `{"state":["Select a valid choice. nope is not one of the available choices."],"task_group":["Must be the href or the UUID of a task group."]}`,
+		"?parent_task=mine":           `{"parent_task":["Must be the href or the UUID of a task."]}`,
+		"?ordering=name":              `{"ordering":["Select a valid choice. name is not one of the available choices."]}`,
+		"?offset=1000001":             `{"offset":["Must be between 0 and 1000000, is 1000001."]}`,
+		"?offset=99999999999999":      `{"offset":["Must be between 0 and 1000000, is 1000001."]}`,
+		"?name=%01":                   `{"name":["Must not contain control characters, has U+0001 at byte 0."]}`,
+	} {
+		t.Run(query, func(t *testing.T) {
+			want(t, f.do(t, "GET", tasksPath+query, ""), 400, answer)
+		})
+	}
+	if n.calls > 0 {
+		t.Errorf("%d calls reached the services", n.calls)
+	}
+}
+
+func TestListOfStatesThatExcludeEachOtherIsEmpty(t *testing.T) {
+	n := &native{}
+	f := newFace(t, n, gateway.Config{})
+	want(t, f.do(t, "GET", tasksPath+"?state=failed&state__in=waiting,running", ""), 200, `{"count":0,"next":null,"previous":null,"results":[]}`)
+	if n.calls > 0 {
+		t.Error("asked although nothing can match")
+	}
+}
+
+func TestListLinksPagesAndKeepsTheQuery(t *testing.T) {
+	f := newFace(t, &native{list: func(context.Context, *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
+		return &statusv1.ListTasksResponse{Total: 25}, nil
+	}}, gateway.Config{})
+	const base = "http://example.com/pulp/api/v3/tasks/"
+	for _, c := range []struct{ target, next, previous string }{
+		{tasksPath, "", ""},
+		{tasksPath + "?limit=25", "", ""},
+		{tasksPath + "?limit=10", base + "?limit=10&offset=10", ""},
+		{tasksPath + "?limit=10&offset=5", base + "?limit=10&offset=15", base + "?limit=10"},
+		{tasksPath + "?limit=10&offset=10", base + "?limit=10&offset=20", base + "?limit=10"},
+		{tasksPath + "?limit=10&offset=20&fields=state&fields=name&state__in=waiting,running", "", base + "?fields=state&fields=name&limit=10&offset=10&state__in=waiting%2Crunning"},
+		{tasksPath + "?limit=10&offset=1000", "", base + "?limit=10&offset=990"},
+		{"//pulp//api/v3/tasks?limit=20", base + "?limit=20&offset=20", ""},
+	} {
+		t.Run(c.target, func(t *testing.T) {
+			got := object(t, f.do(t, "GET", c.target, ""))
+			for field, link := range map[string]string{"next": c.next, "previous": c.previous} {
+				if shown, _ := got[field].(string); shown != link {
+					t.Errorf("%s\n got %s\nwant %s", field, shown, link)
+				}
+			}
+		})
+	}
+	got := object(t, f.do(t, "GET", tasksPath+"?limit=20", "", "X-Forwarded-Proto", "https", "Host", "ignored"))
+	if got["next"] != "https://example.com/pulp/api/v3/tasks/?limit=20&offset=20" {
+		t.Errorf("behind TLS: %v", got["next"])
+	}
+}
+
+func TestFieldsAreChosen(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	const minimal = `"pulp_href":"/pulp/api/v3/tasks/019412ab-0000-7000-8000-000000000001/","prn":"prn:core.task:019412ab-0000-7000-8000-000000000001",` +
+		`"pulp_created":"2026-11-22T10:15:00.120000Z","pulp_last_updated":"2026-11-22T10:15:03.120000Z","state":"running","name":"test.echo",` +
+		`"unblocked_at":"2026-11-22T10:15:01.120000Z","started_at":"2026-11-22T10:15:02.120000Z","finished_at":null,` +
+		`"worker":"/pulp/api/v3/workers/019412ab-0000-7000-8000-0000000000bb/","pulp_api_version":"v3"`
+	for target, answer := range map[string]string{
+		taskPath + "?fields=state,name":                                   `{"state":"running","name":"test.echo"}`,
+		taskPath + "?fields=state&fields=name":                            `{"state":"running","name":"test.echo"}`,
+		taskPath + "?fields=state,nonsense":                               `{"state":"running"}`,
+		taskPath + "?minimal=true":                                        "{" + minimal + "}",
+		taskPath + "?minimal=true&exclude_fields=state&fields=state,name": `{"name":"test.echo"}`,
+		taskPath + "?fields=&exclude_fields=&minimal=false":               golden,
+		tasksPath + "?fields=name":                                        `{"count":1,"next":null,"previous":null,"results":[{"name":"test.echo"}]}`,
+		tasksPath + "?minimal=1":                                          `{"count":1,"next":null,"previous":null,"results":[{` + minimal + `}]}`,
+		"/pulp/api/v3/task-groups/" + groupID + "/?fields=failed,running": `{"running":1,"failed":7}`,
+		"/pulp/api/v3/workers/" + workerID + "/?fields=name":              `{"name":"executor-1"}`,
+		"/pulp/api/v3/workers/?exclude_fields=prn,versions,current_task,name,pulp_created,pulp_last_updated,last_heartbeat": `{"count":1,"next":null,"previous":null,"results":[{"pulp_href":"/pulp/api/v3/workers/019412ab-0000-7000-8000-0000000000bb/"}]}`,
+	} {
+		t.Run(target, func(t *testing.T) {
+			want(t, f.do(t, "GET", target, ""), 200, answer)
+		})
+	}
+	if got := object(t, f.do(t, "GET", taskPath+"?exclude_fields=state,name", "")); len(got) != 20 {
+		t.Errorf("without two of 22 fields: %d", len(got))
+	}
+}

@@ -1,0 +1,100 @@
+package gateway
+
+import (
+	pulpv3 "github.com/sluice-tasks/sluice/pkg/pb/pulp/v3"
+	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/wire"
+)
+
+// apiVersion is the REST version that every task was dispatched with; there is no other yet.
+const apiVersion = "v3"
+
+// task shows a task as Pulp does. worker is the incarnation of its executor, empty if none is known.
+func (h hrefs) task(t *taskv1.Task, children []string, worker string) *pulpv3.Task {
+	shown := &pulpv3.Task{
+		PulpHref:                h.of(collectionTasks, t.GetId()),
+		Prn:                     prn(modelTask, t.GetId()),
+		PulpCreated:             t.GetCreatedAt(),
+		PulpLastUpdated:         t.GetUpdatedAt(),
+		State:                   string(wire.FromState(t.GetState())),
+		Name:                    t.GetName(),
+		LoggingCid:              t.GetCorrelationId(),
+		UnblockedAt:             t.GetUnblockedAt(),
+		StartedAt:               t.GetStartedAt(),
+		FinishedAt:              t.GetFinishedAt(),
+		Error:                   shownError(t),
+		Worker:                  h.optional(collectionWorkers, worker),
+		ParentTask:              h.optional(collectionTasks, t.GetParentId()),
+		TaskGroup:               h.optional(collectionGroups, t.GetGroupId()),
+		ReservedResourcesRecord: task.Reservation{Exclusive: t.GetExclusiveResources(), Shared: t.GetSharedResources()}.Record(),
+		PulpApiVersion:          apiVersion,
+	}
+	for _, child := range children {
+		shown.ChildTasks = append(shown.ChildTasks, h.of(collectionTasks, child))
+	}
+	if result := t.GetResultJson(); result != "" {
+		shown.Result = &pulpv3.Json{Text: result}
+	}
+	return shown
+}
+
+// minimal shows a task as a member of a group.
+func (h hrefs) minimal(t *taskv1.Task, worker string) *pulpv3.MinimalTask {
+	full := h.task(t, nil, worker)
+	return &pulpv3.MinimalTask{
+		PulpHref: full.GetPulpHref(), Prn: full.GetPrn(), PulpCreated: full.GetPulpCreated(),
+		PulpLastUpdated: full.GetPulpLastUpdated(), PulpApiVersion: full.GetPulpApiVersion(), Name: full.GetName(),
+		State: full.GetState(), UnblockedAt: full.GetUnblockedAt(), StartedAt: full.GetStartedAt(),
+		FinishedAt: full.GetFinishedAt(), Worker: full.Worker,
+	}
+}
+
+// shownError is the error of a task. Pulp's command line stops with a traceback of its own when a failed or canceled task
+// has none, and one web client only reads the description: so both states always have an object with a description.
+func shownError(t *taskv1.Task) *pulpv3.Json {
+	state := wire.FromState(t.GetState())
+	if state != task.Failed && state != task.Canceled {
+		return nil
+	}
+	var shown struct {
+		Reason      string  `json:"reason,omitempty"`
+		Description string  `json:"description"`
+		Traceback   *string `json:"traceback,omitempty"`
+	}
+	shown.Reason, shown.Description = t.GetError().GetReason(), t.GetError().GetDescription()
+	switch {
+	case shown.Description != "":
+		traceback := t.GetError().GetTraceback()
+		shown.Traceback = &traceback
+	case shown.Reason != "":
+		shown.Description = shown.Reason
+	case state == task.Canceled:
+		shown.Reason, shown.Description = task.ReasonCanceled, task.ReasonCanceled
+	default:
+		shown.Description = "The task failed without saying why."
+	}
+	text, err := marshalJSON(shown)
+	if err != nil {
+		return &pulpv3.Json{Text: `{"description":"The error can't be shown."}`}
+	}
+	return &pulpv3.Json{Text: string(text)}
+}
+
+// worker shows an executor as a worker of Pulp.
+func (h hrefs) worker(app *heartbeatv1.App) *pulpv3.Worker {
+	shown := &pulpv3.Worker{
+		PulpHref:        h.of(collectionWorkers, app.GetIncarnation()),
+		Prn:             prn(modelWorker, app.GetIncarnation()),
+		PulpCreated:     app.GetRegisteredAt(),
+		PulpLastUpdated: app.GetLastBeatAt(),
+		Name:            app.GetName(),
+		LastHeartbeat:   app.GetLastBeatAt(),
+		Versions:        app.GetVersions(),
+	}
+	if running := app.GetRunningTaskIds(); len(running) > 0 {
+		shown.CurrentTask = h.optional(collectionTasks, running[0])
+	}
+	return shown
+}

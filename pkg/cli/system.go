@@ -1,0 +1,304 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/grpc"
+
+	"github.com/sluice-tasks/sluice/gateway"
+	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
+	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/rpc"
+	"github.com/sluice-tasks/sluice/pkg/run"
+	"github.com/sluice-tasks/sluice/pkg/worker"
+	"github.com/sluice-tasks/sluice/pkg/worker/builtin"
+	"github.com/sluice-tasks/sluice/services/dispatcher"
+	"github.com/sluice-tasks/sluice/services/executor"
+	"github.com/sluice-tasks/sluice/services/heartbeat"
+	"github.com/sluice-tasks/sluice/services/scheduler"
+	"github.com/sluice-tasks/sluice/services/status"
+)
+
+// stopGrace bounds how long a part that only finishes calls in flight may take to stop.
+const stopGrace = 10 * time.Second
+
+// system is one process of Sluice while it is put together: what it has opened, what it answers, what it runs. `sluice dev`
+// adds every service to one system, a role adds one; the code of a service can't tell the difference.
+type system struct {
+	env    *Environment
+	log    *slog.Logger
+	ladder *run.Ladder
+	// server answers gRPC for all services of this process; nil for one that answers none.
+	server *rpc.Server
+	ready  []namedReady
+	closes []func()
+}
+
+type namedReady struct {
+	name  string
+	ready func(context.Context) error
+}
+
+func newSystem(env *Environment, log *slog.Logger) *system {
+	return &system{env: env, log: log, ladder: run.NewLadder(log)}
+}
+
+// onClose adds something to be closed at the end, in reverse order.
+func (s *system) onClose(what func()) { s.closes = append(s.closes, what) }
+
+func (s *system) close() {
+	for i := len(s.closes) - 1; i >= 0; i-- {
+		s.closes[i]()
+	}
+}
+
+// listen opens the gRPC address. Services are added after it, and answer once run is called.
+func (s *system) listen(ctx context.Context, addr string) (net.Listener, error) {
+	listener, err := rpc.Listen(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(func() { _ = listener.Close() }) // closed already, when it was served
+	s.serve(rpc.NewServer(s.log), listener)
+	return listener, nil
+}
+
+// serve puts a gRPC server at the bottom of the ladder: it is the last to stop, so that the parts above can still talk.
+func (s *system) serve(server *rpc.Server, listener net.Listener) {
+	s.server = server
+	s.ladder.Add(run.Loop{Name: "grpc", Grace: stopGrace, Run: func(ctx context.Context) error {
+		failed := make(chan error, 1)
+		go func() { failed <- server.Serve(listener) }()
+		select {
+		case err := <-failed:
+			return fmt.Errorf("serve %s: %w", listener.Addr(), err)
+		case <-ctx.Done():
+			server.SetServing(false)
+			server.Stop(stopGrace / 2)
+			<-failed
+			return nil
+		}
+	}})
+}
+
+// add puts a service on the ladder, and on the server if there is one.
+func (s *system) add(name string, grace time.Duration, service run.Service) {
+	if s.server != nil {
+		service.Register(s.server)
+	}
+	s.ladder.Add(run.Loop{Name: name, Run: service.Run, Grace: grace})
+	s.ready = append(s.ready, namedReady{name: name, ready: service.Ready})
+}
+
+// dial opens a connection to a peer.
+func (s *system) dial(addr string) (*grpc.ClientConn, error) {
+	conn, err := rpc.Dial(addr)
+	if err != nil {
+		return nil, err
+	}
+	s.onClose(func() { _ = conn.Close() }) // it only fails when closed twice
+	return conn, nil
+}
+
+// database opens the pool once the database answers: the order in which processes are started must not matter.
+func (s *system) database(ctx context.Context, url, name string) (*pgxpool.Pool, error) {
+	if url == "" {
+		return nil, usage("--database-url: is required (or DATABASE_URL in the environment)")
+	}
+	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
+		pool, err := postgres.Open(ctx, url, postgres.Options{ApplicationName: "sluice " + name})
+		if err == nil {
+			s.onClose(pool.Close)
+			return pool, postgres.CheckSchema(ctx, pool)
+		}
+		if ctx.Err() != nil || !postgres.IsUnavailable(err) {
+			return nil, err
+		}
+		s.log.WarnContext(ctx, "waiting for the database", slog.Any("error", err))
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("wait for the database: %w", ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// run runs the system until ctx ends or a part fails. whenReady is called once every part is ready.
+func (s *system) run(ctx context.Context, whenReady func()) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if s.server != nil {
+		s.server.Reflect()
+	}
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		s.awaitReady(ctx, whenReady)
+	}()
+	err := s.ladder.Run(ctx)
+	cancel()
+	<-watched
+	return err
+}
+
+// awaitReady looks ten times a second until all parts are ready. Health follows.
+func (s *system) awaitReady(ctx context.Context, whenReady func()) {
+	look := time.NewTicker(100 * time.Millisecond)
+	defer look.Stop()
+	said, start := "", time.Now()
+	for {
+		waitsFor := s.waitsFor(ctx)
+		if waitsFor == "" {
+			break
+		}
+		// A start that takes longer than usual should not look dead.
+		if waitsFor != said && time.Since(start) > 2*time.Second {
+			s.log.InfoContext(ctx, "not ready yet", slog.String("waits_for", waitsFor))
+			said = waitsFor
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+	}
+	if s.server != nil {
+		s.server.SetServing(true)
+	}
+	whenReady()
+}
+
+func (s *system) waitsFor(ctx context.Context) string {
+	for _, part := range s.ready {
+		if err := part.ready(ctx); err != nil {
+			return part.name + ": " + err.Error()
+		}
+	}
+	return ""
+}
+
+// The services, each with what it needs. They speak gRPC to each other, also inside one process.
+
+func (s *system) addHeartbeat(pool *pgxpool.Pool) {
+	s.add("heartbeat", stopGrace, heartbeat.New(heartbeat.Defaults(), heartbeat.NewStore(pool), s.part("heartbeat")))
+}
+
+func (s *system) addStatus(pool *pgxpool.Pool, toScheduler grpc.ClientConnInterface) {
+	cfg := status.Defaults()
+	cfg.Version = Version()
+	s.add("status", stopGrace, status.New(cfg, status.NewStore(pool), schedulerv1.NewSchedulerServiceClient(toScheduler), s.part("status")))
+}
+
+func (s *system) addScheduler(pool *pgxpool.Pool, cfg scheduler.Config) {
+	s.add("scheduler", stopGrace, scheduler.New(cfg, scheduler.NewStore(pool, cfg.Lease), s.part("scheduler")))
+}
+
+func (s *system) addDispatcher(pool *pgxpool.Pool, toScheduler grpc.ClientConnInterface, cfg dispatcher.Config) {
+	log := s.part("dispatcher")
+	hinter := dispatcher.NewHinter(schedulerv1.NewSchedulerServiceClient(toScheduler), log)
+	s.add("dispatcher", stopGrace, dispatcher.NewService(cfg, dispatcher.NewStore(pool), hinter, log))
+}
+
+// executorPeers are the connections of an executor; they may all be the same.
+type executorPeers struct{ scheduler, dispatcher, heartbeat, status grpc.ClientConnInterface }
+
+func (s *system) addExecutor(cfg executor.Config, peers executorPeers, handlers builtin.Options) error {
+	environment, err := childEnvironment(handlers)
+	if err != nil {
+		return err
+	}
+	cfg.ChildEnv = append(cfg.ChildEnv, environment)
+	mux := worker.NewMux()
+	builtin.Register(mux, handlers)
+	service, err := executor.New(cfg, executor.Peers{
+		Scheduler:  schedulerv1.NewSchedulerServiceClient(peers.scheduler),
+		Dispatcher: dispatcherv1.NewDispatcherServiceClient(peers.dispatcher),
+		Heartbeat:  heartbeatv1.NewHeartbeatServiceClient(peers.heartbeat),
+		Status:     statusv1.NewStatusServiceClient(peers.status),
+	}, mux, s.part("executor"))
+	if err != nil {
+		return usage("%s", err)
+	}
+	s.add("executor", cfg.ShutdownGrace+cfg.CancelGrace+stopGrace, service)
+	return nil
+}
+
+func (s *system) addGateway(ctx context.Context, cfg gateway.Config, services gateway.Services, addr string) (net.Addr, error) {
+	listener, err := rpc.Listen(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	g, err := gateway.New(cfg, services, s.part("gateway"))
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	s.onClose(g.Close)
+	s.ladder.Add(run.Loop{Name: "gateway", Grace: stopGrace + cfg.Grace, Run: func(ctx context.Context) error { return g.Run(ctx, listener) }})
+	s.ready = append(s.ready, namedReady{name: "gateway", ready: g.Ready})
+	return listener.Addr(), nil
+}
+
+func (s *system) part(name string) *slog.Logger { return s.log.With(slog.String("service", name)) }
+
+// childHandlers tells a child which handlers its executor has: they are the same program, but only the executor got flags.
+const childHandlers = "SLUICE_CHILD_HANDLERS"
+
+func childEnvironment(handlers builtin.Options) (string, error) {
+	text, err := json.Marshal(handlers)
+	if err != nil {
+		return "", fmt.Errorf("encode the handlers for child processes: %w", err)
+	}
+	return childHandlers + "=" + string(text), nil
+}
+
+// childMain makes this process a worker of the executor that started it.
+func childMain(env Environment) int {
+	var handlers builtin.Options
+	text, _ := env.LookupEnv(childHandlers)
+	if err := json.Unmarshal([]byte(text), &handlers); err != nil {
+		return env.report(fmt.Errorf("read %s: %w", childHandlers, err))
+	}
+	mux := worker.NewMux()
+	builtin.Register(mux, handlers)
+	return worker.ChildMain(mux)
+}
+
+// LogFlags are the flags of every command that runs until it is stopped.
+type LogFlags struct {
+	LogLevel  slog.Level `name:"log-level" default:"info" placeholder:"LEVEL" group:"log" help:"debug, info, warn or error (${default})."`
+	LogFormat string     `name:"log-format" enum:"json,text" default:"json" placeholder:"json|text" group:"log" help:"One JSON object a line, or text (${default})."`
+}
+
+func (f LogFlags) logger(w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: f.LogLevel}
+	if f.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// untilStopped gives a context that SIGTERM and SIGINT end. A second signal ends the process as usual: who sends two means
+// it, and neither a child nor a database server of ours outlives us.
+func untilStopped(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// defaultSlots is one for each processor, and two at least: a task that waits for another must not hold up everything.
+func defaultSlots() int { return max(2, runtime.NumCPU()) }

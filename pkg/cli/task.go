@@ -1,0 +1,222 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/sluice-tasks/sluice/pkg/client"
+)
+
+// TaskCmd holds what can be done with tasks that were dispatched.
+type TaskCmd struct {
+	List    TaskListCmd    `cmd:"" help:"List tasks, the newest first."`
+	Show    TaskShowCmd    `cmd:"" help:"Show all about one task."`
+	Wait    TaskWaitCmd    `cmd:"" help:"Wait until tasks have ended."`
+	Watch   TaskWatchCmd   `cmd:"" help:"Follow one task, a line for each change."`
+	Explain TaskExplainCmd `cmd:"" help:"Say why a task has not started."`
+	Logs    TaskLogsCmd    `cmd:"" help:"Print what a task wrote."`
+	Cancel  TaskCancelCmd  `cmd:"" help:"Stop tasks."`
+	Delete  TaskDeleteCmd  `cmd:"" help:"Delete tasks that have ended."`
+}
+
+// TaskCancelCmd stops tasks.
+type TaskCancelCmd struct {
+	ID []string `arg:"" help:"Ids of the tasks."`
+	Connection
+}
+
+// Help is the longer explanation.
+func (*TaskCancelCmd) Help() string {
+	return `A task that never started is canceled at once. One that runs is asked to stop and is "canceling" until it has; it keeps its resources until then. A task that has ended can't be canceled.
+
+    sluice task cancel 0192f0c1-7a52-7c3e-9d3f-2f5c3a1b4e60`
+}
+
+// Run cancels one after the other; a failure does not spare the others.
+func (c *TaskCancelCmd) Run(ctx context.Context, env *Environment) error {
+	return c.with(ctx, env, func(ctx context.Context, s *session) error {
+		views := make([]taskView, 0, len(c.ID))
+		err := each(ctx, s, c.Addr, c.ID, func(id string) error {
+			t, err := s.Cancel(ctx, id)
+			if err != nil {
+				return err
+			}
+			views = append(views, viewTask(t))
+			if !s.json {
+				s.printf("%s %s\n", t.ID, t.State)
+			}
+			return nil
+		})
+		if s.json {
+			if err := s.printJSON(views); err != nil {
+				return err
+			}
+		}
+		return err
+	})
+}
+
+// TaskDeleteCmd removes finished tasks.
+type TaskDeleteCmd struct {
+	ID []string `arg:"" help:"Ids of the tasks."`
+	Connection
+}
+
+// Help is the longer explanation.
+func (*TaskDeleteCmd) Help() string {
+	return `Only a task that has ended can be deleted; cancel it first.
+
+    sluice task delete 0192f0c1-7a52-7c3e-9d3f-2f5c3a1b4e60`
+}
+
+// Run deletes one after the other; a failure does not spare the others.
+func (c *TaskDeleteCmd) Run(ctx context.Context, env *Environment) error {
+	return c.with(ctx, env, func(ctx context.Context, s *session) error {
+		views := make([]deletedView, 0, len(c.ID))
+		err := each(ctx, s, c.Addr, c.ID, func(id string) error {
+			if err := s.Delete(ctx, id); err != nil {
+				return err
+			}
+			views = append(views, deletedView{ID: id, Deleted: true})
+			if !s.json {
+				s.printf("%s deleted\n", id)
+			}
+			return nil
+		})
+		if s.json {
+			if err := s.printJSON(views); err != nil {
+				return err
+			}
+		}
+		return err
+	})
+}
+
+// each does something to every id and reports failures as they come. It ends with the worst exit code of them.
+func each(ctx context.Context, s *session, addr string, ids []string, do func(id string) error) error {
+	worst := exitOK
+	for _, id := range ids {
+		if err := do(id); err != nil {
+			f := explain(&callError{addr: addr, err: err})
+			if len(ids) > 1 && f.code == exitUsage {
+				f = &failure{code: f.code, lines: prefixed(id+": ", f.lines)}
+			}
+			worst = max(worst, s.report(f))
+			// Nobody wants the same sentence for each of a hundred ids.
+			if ctx.Err() != nil || status.Code(err) == codes.Unavailable {
+				break
+			}
+		}
+	}
+	if worst == exitOK {
+		return nil
+	}
+	return &failure{code: worst}
+}
+
+func prefixed(prefix string, lines []string) []string {
+	made := make([]string, len(lines))
+	for i, line := range lines {
+		made[i] = prefix + line
+	}
+	return made
+}
+
+// TaskLogsCmd prints a task's output.
+type TaskLogsCmd struct {
+	ID string `arg:"" help:"Id of the task."`
+	Connection
+}
+
+// Help is the longer explanation.
+func (*TaskLogsCmd) Help() string {
+	return `Prints standard output and standard error of the task's process as they were written, at most the last 256 KiB.
+
+    sluice task logs 0192f0c1-7a52-7c3e-9d3f-2f5c3a1b4e60`
+}
+
+// Run prints the log.
+func (c *TaskLogsCmd) Run(ctx context.Context, env *Environment) error {
+	return c.with(ctx, env, func(ctx context.Context, s *session) error {
+		text, truncated, err := s.Log(ctx, c.ID)
+		switch {
+		case err != nil:
+			return err
+		case s.json:
+			return s.printJSON(logView{ID: c.ID, Text: text, Truncated: truncated})
+		case truncated:
+			s.note("the beginning was cut off")
+		}
+		s.printf("%s", text)
+		return nil
+	})
+}
+
+// TaskWatchCmd follows a task.
+type TaskWatchCmd struct {
+	ID string `arg:"" help:"Id of the task."`
+	Connection
+}
+
+// Help is the longer explanation.
+func (*TaskWatchCmd) Help() string {
+	return `Prints the task as it is now, then a line for each change of its state, and ends with the task. The exit code says whether the watching went well, not the task. With --output json, each line is one task as in "sluice task show".
+
+    sluice task watch 0192f0c1-7a52-7c3e-9d3f-2f5c3a1b4e60`
+}
+
+// Run prints a line for each state.
+func (c *TaskWatchCmd) Run(ctx context.Context, env *Environment) error {
+	return c.with(ctx, env, func(ctx context.Context, s *session) error {
+		for t, err := range s.Watch(ctx, c.ID) {
+			if err != nil {
+				return err
+			}
+			if err := s.printChange(t); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s *session) printChange(t client.Task) error {
+	if s.json {
+		return printLine(s.Environment, viewTask(t))
+	}
+	line := fmt.Sprintf("%s  %-9s  %s", s.clock(t.UpdatedAt), t.State, s.remark(t))
+	s.printf("%s\n", strings.TrimRight(line, " "))
+	return nil
+}
+
+// TaskExplainCmd says why a task waits.
+type TaskExplainCmd struct {
+	ID string `arg:"" help:"Id of the task."`
+	Connection
+}
+
+// Help is the longer explanation.
+func (*TaskExplainCmd) Help() string {
+	return `Names each resource that the task still lacks, who holds it and how many tasks must go first; or, when it has all its resources, what it needs of a worker.
+
+    sluice task explain 0192f0c1-7a52-7c3e-9d3f-2f5c3a1b4e60`
+}
+
+// Run prints the explanation.
+func (c *TaskExplainCmd) Run(ctx context.Context, env *Environment) error {
+	return c.with(ctx, env, func(ctx context.Context, s *session) error {
+		e, err := s.Explain(ctx, c.ID)
+		switch {
+		case err != nil:
+			return err
+		case s.json:
+			return s.printJSON(viewExplanation(c.ID, e))
+		}
+		s.printExplanation(e)
+		return nil
+	})
+}

@@ -1,0 +1,306 @@
+package cli
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/sluice-tasks/sluice/pkg/client"
+	"github.com/sluice-tasks/sluice/pkg/task"
+)
+
+// The views below are what `--output json` prints. Programs rely on them: fields are added, never renamed or removed. What is
+// not there is null; lists and maps are never null.
+
+// stamp prints as RFC 3339 in UTC with microseconds, the precision of the database.
+type stamp time.Time
+
+// MarshalJSON implements json.Marshaler.
+func (s stamp) MarshalJSON() ([]byte, error) {
+	return []byte(time.Time(s).UTC().Format(`"2006-01-02T15:04:05.000000Z07:00"`)), nil
+}
+
+func stampOf(t *time.Time) *stamp {
+	if t == nil {
+		return nil
+	}
+	made := stamp(*t)
+	return &made
+}
+
+// taskView is one task, in all commands.
+type taskView struct {
+	ID                 string            `json:"id"`
+	Seq                int64             `json:"seq"`
+	Name               string            `json:"name"`
+	State              task.State        `json:"state"`
+	Domain             string            `json:"domain"`
+	ExclusiveResources []string          `json:"exclusive_resources"`
+	SharedResources    []string          `json:"shared_resources"`
+	Immediate          bool              `json:"immediate"`
+	Deferred           bool              `json:"deferred"`
+	Versions           map[string]string `json:"versions"`
+	ParentID           *string           `json:"parent_id"`
+	GroupID            *string           `json:"group_id"`
+	CorrelationID      *string           `json:"correlation_id"`
+	CreatedAt          stamp             `json:"created_at"`
+	UpdatedAt          stamp             `json:"updated_at"`
+	UnblockedAt        *stamp            `json:"unblocked_at"`
+	StartedAt          *stamp            `json:"started_at"`
+	FinishedAt         *stamp            `json:"finished_at"`
+	Executor           *string           `json:"executor"`
+	Attempt            int               `json:"attempt"`
+	Claim              int64             `json:"claim"`
+	Result             json.RawMessage   `json:"result"`
+	Error              *errorView        `json:"error"`
+}
+
+// errorView says why a task did not complete.
+type errorView struct {
+	Description *string `json:"description"`
+	Traceback   *string `json:"traceback"`
+	Reason      *string `json:"reason"`
+}
+
+// shownTaskView is what `task show` prints.
+type shownTaskView struct {
+	taskView
+	ChildIDs []string `json:"child_ids"`
+}
+
+func viewTask(t client.Task) taskView {
+	view := taskView{
+		ID:                 t.ID,
+		Seq:                t.Seq,
+		Name:               t.Name,
+		State:              t.State,
+		Domain:             t.Domain,
+		ExclusiveResources: list(t.Exclusive),
+		SharedResources:    list(t.Shared),
+		Immediate:          t.Immediate,
+		Deferred:           t.Deferred,
+		Versions:           dict(t.Versions),
+		ParentID:           text(t.ParentID),
+		GroupID:            text(t.GroupID),
+		CorrelationID:      text(t.CorrelationID),
+		CreatedAt:          stamp(t.CreatedAt),
+		UpdatedAt:          stamp(t.UpdatedAt),
+		UnblockedAt:        stampOf(t.UnblockedAt),
+		StartedAt:          stampOf(t.StartedAt),
+		FinishedAt:         stampOf(t.FinishedAt),
+		Executor:           text(t.Executor),
+		Attempt:            t.Attempt,
+		Claim:              t.Claim,
+		Result:             t.Result,
+	}
+	if e := t.Error; e != nil {
+		view.Error = &errorView{Description: text(e.Description), Traceback: text(e.Traceback), Reason: text(e.Reason)}
+	}
+	return view
+}
+
+func viewTasks(tasks []client.Task) []taskView { return views(tasks, viewTask) }
+
+func viewTaskWithChildren(t client.Task, children []string) shownTaskView {
+	return shownTaskView{taskView: viewTask(t), ChildIDs: list(children)}
+}
+
+// deletedView is one element of what `task delete` prints.
+type deletedView struct {
+	ID      string `json:"id"`
+	Deleted bool   `json:"deleted"`
+}
+
+// logView is what `task logs` prints.
+type logView struct {
+	ID        string `json:"id"`
+	Text      string `json:"text"`
+	Truncated bool   `json:"truncated"`
+}
+
+// explanationView is what `task explain` prints.
+type explanationView struct {
+	ID                    string             `json:"id"`
+	Live                  bool               `json:"live"`
+	Summary               string             `json:"summary"`
+	Unblocked             bool               `json:"unblocked"`
+	Waits                 []resourceWaitView `json:"waits"`
+	ExecutorsWithName     int                `json:"executors_with_name"`
+	ExecutorsWithVersions int                `json:"executors_with_versions"`
+	FreeSlots             int                `json:"free_slots"`
+}
+
+type resourceWaitView struct {
+	Resource    string            `json:"resource"`
+	Exclusive   bool              `json:"exclusive"`
+	Holders     []resourceUseView `json:"holders"`
+	HolderCount int64             `json:"holder_count"`
+	Ahead       int64             `json:"ahead"`
+}
+
+// resourceUseView is one task in the queue of a resource; `granted` says that it holds it.
+type resourceUseView struct {
+	ID        string `json:"id"`
+	Name      string `json:"name"`
+	Exclusive bool   `json:"exclusive"`
+	Granted   bool   `json:"granted"`
+	CreatedAt stamp  `json:"created_at"`
+}
+
+func viewExplanation(id string, e client.Explanation) explanationView {
+	return explanationView{
+		ID:        id,
+		Live:      e.Live,
+		Summary:   e.Summary,
+		Unblocked: e.Unblocked,
+		Waits: views(e.Waits, func(w client.ResourceWait) resourceWaitView {
+			return resourceWaitView{
+				Resource: w.Resource, Exclusive: w.Exclusive, Holders: views(w.Holders, viewUse), HolderCount: w.HolderCount, Ahead: w.Ahead,
+			}
+		}),
+		ExecutorsWithName:     e.ExecutorsWithName,
+		ExecutorsWithVersions: e.ExecutorsWithVersions,
+		FreeSlots:             e.FreeSlots,
+	}
+}
+
+func viewUse(u client.ResourceUse) resourceUseView {
+	return resourceUseView{ID: u.TaskID, Name: u.Name, Exclusive: u.Exclusive, Granted: u.Granted, CreatedAt: stamp(u.CreatedAt)}
+}
+
+// resourceView is one element of what `resource list` prints.
+type resourceView struct {
+	Name      string `json:"name"`
+	Exclusive bool   `json:"exclusive"`
+	Holders   int64  `json:"holders"`
+	Waiting   int64  `json:"waiting"`
+}
+
+// shownResourceView is what `resource show` prints.
+type shownResourceView struct {
+	resourceView
+	Queue []resourceUseView `json:"queue"`
+}
+
+func viewResource(r client.Resource) resourceView {
+	return resourceView{Name: r.Name, Exclusive: r.Exclusive, Holders: r.Holders, Waiting: r.Waiting}
+}
+
+// workerView is one element of what `worker list` prints.
+type workerView struct {
+	Name           string            `json:"name"`
+	Incarnation    string            `json:"incarnation"`
+	Online         bool              `json:"online"`
+	Missing        bool              `json:"missing"`
+	RegisteredAt   stamp             `json:"registered_at"`
+	LastBeatAt     stamp             `json:"last_beat_at"`
+	Versions       map[string]string `json:"versions"`
+	RunningTaskIDs []string          `json:"running_task_ids"`
+}
+
+func viewWorker(w client.Worker) workerView {
+	return workerView{
+		Name:           w.Name,
+		Incarnation:    w.Incarnation,
+		Online:         w.Online,
+		Missing:        w.Missing,
+		RegisteredAt:   stamp(w.RegisteredAt),
+		LastBeatAt:     stamp(w.LastBeatAt),
+		Versions:       dict(w.Versions),
+		RunningTaskIDs: list(w.Running),
+	}
+}
+
+// statsView is one element of what `stats` prints. Times are in seconds.
+type statsView struct {
+	Name     string          `json:"name"`
+	Finished int64           `json:"finished"`
+	Failed   int64           `json:"failed"`
+	Canceled int64           `json:"canceled"`
+	Unblock  percentilesView `json:"unblock_seconds"`
+	Start    percentilesView `json:"start_seconds"`
+	Run      percentilesView `json:"run_seconds"`
+}
+
+type percentilesView struct {
+	P50 float64 `json:"p50"`
+	P95 float64 `json:"p95"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
+}
+
+func viewStats(n client.NameStats) statsView {
+	percentiles := func(p client.Percentiles) percentilesView {
+		return percentilesView{P50: p.P50.Seconds(), P95: p.P95.Seconds(), P99: p.P99.Seconds(), Max: p.Max.Seconds()}
+	}
+	return statsView{
+		Name: n.Name, Finished: n.Finished, Failed: n.Failed, Canceled: n.Canceled,
+		Unblock: percentiles(n.Unblock), Start: percentiles(n.Start), Run: percentiles(n.Run),
+	}
+}
+
+// statusView is what `status` prints. tasks counts those that are not final.
+type statusView struct {
+	Version           string       `json:"version"`
+	DatabaseConnected bool         `json:"database_connected"`
+	SchedulerLeads    bool         `json:"scheduler_leads"`
+	Epoch             int64        `json:"epoch"`
+	Executors         int          `json:"executors"`
+	Tasks             liveTaskView `json:"tasks"`
+}
+
+type liveTaskView struct {
+	Waiting   int64 `json:"waiting"`
+	Running   int64 `json:"running"`
+	Canceling int64 `json:"canceling"`
+}
+
+func viewStatus(s client.Status) statusView {
+	return statusView{
+		Version:           s.Version,
+		DatabaseConnected: s.DatabaseConnected,
+		SchedulerLeads:    s.SchedulerLeads,
+		Epoch:             s.Epoch,
+		Executors:         s.Executors,
+		Tasks:             liveTaskView{Waiting: s.Live[task.Waiting], Running: s.Live[task.Running], Canceling: s.Live[task.Canceling]},
+	}
+}
+
+// versionView is what `version` prints.
+type versionView struct {
+	Version  string  `json:"version"`
+	Commit   *string `json:"commit"`
+	Modified bool    `json:"modified"`
+	Go       string  `json:"go"`
+	Platform string  `json:"platform"`
+}
+
+func views[T, V any](from []T, view func(T) V) []V {
+	made := make([]V, len(from))
+	for i, t := range from {
+		made[i] = view(t)
+	}
+	return made
+}
+
+// list and dict print what is empty as [] and {}.
+func list(names []string) []string {
+	if names == nil {
+		return []string{}
+	}
+	return names
+}
+
+func dict(pairs map[string]string) map[string]string {
+	if pairs == nil {
+		return map[string]string{}
+	}
+	return pairs
+}
+
+// text prints what is empty as null.
+func text(value string) *string {
+	if value == "" {
+		return nil
+	}
+	return &value
+}

@@ -1,0 +1,160 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"time"
+
+	"github.com/sluice-tasks/sluice/pkg/limits"
+	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/wire"
+)
+
+// Dispatch stores a task. When it returns without an error, the task is committed and keeps its place on all its resources;
+// an immediate one that nothing blocked has run.
+func (c *Client) Dispatch(ctx context.Context, spec Spec) (Task, error) {
+	asked, err := spec.wire()
+	if err != nil {
+		return Task{}, err
+	}
+	answer, err := c.dispatcher.Dispatch(ctx, &dispatcherv1.DispatchRequest{Task: asked})
+	if err != nil {
+		return Task{}, err
+	}
+	return fromTask(answer.GetTask()), nil
+}
+
+// Cancel asks a task to stop. One that never started is canceled when Cancel returns, a running one is canceling.
+func (c *Client) Cancel(ctx context.Context, id string) (Task, error) {
+	answer, err := c.dispatcher.Cancel(ctx, &dispatcherv1.CancelRequest{TaskId: id})
+	if err != nil {
+		return Task{}, err
+	}
+	return fromTask(answer.GetTask()), nil
+}
+
+// Delete removes a task that is in a final state.
+func (c *Client) Delete(ctx context.Context, id string) error {
+	_, err := c.dispatcher.Delete(ctx, &dispatcherv1.DeleteRequest{TaskId: id})
+	return err
+}
+
+// CreateGroup makes an empty task group and returns its id, for Spec.GroupID.
+func (c *Client) CreateGroup(ctx context.Context, description string) (string, error) {
+	answer, err := c.dispatcher.CreateTaskGroup(ctx, &dispatcherv1.CreateTaskGroupRequest{Description: description})
+	if err != nil {
+		return "", err
+	}
+	return answer.GetGroupId(), nil
+}
+
+// Group is a task group with its members counted by state; a state without members is missing.
+type Group struct {
+	ID, Description string
+	CreatedAt       time.Time
+	Counts          map[task.State]int64
+}
+
+// Group returns a task group.
+func (c *Client) Group(ctx context.Context, id string) (Group, error) {
+	answer, err := c.status.GetTaskGroup(ctx, &statusv1.GetTaskGroupRequest{GroupId: id})
+	if err != nil {
+		return Group{}, err
+	}
+	return Group{
+		ID:          answer.GetId(),
+		Description: answer.GetDescription(),
+		CreatedAt:   answer.GetCreatedAt().AsTime(),
+		Counts:      fromCounts(answer.GetCounts()),
+	}, nil
+}
+
+// Get returns a task as it is now.
+func (c *Client) Get(ctx context.Context, id string) (Task, error) {
+	t, _, err := c.GetWithChildren(ctx, id)
+	return t, err
+}
+
+// GetWithChildren also returns the ids of the tasks that it dispatched, the oldest first, at most 1,000.
+func (c *Client) GetWithChildren(ctx context.Context, id string) (Task, []string, error) {
+	answer, err := c.status.GetTask(ctx, &statusv1.GetTaskRequest{TaskId: id})
+	if err != nil {
+		return Task{}, nil, err
+	}
+	return fromTask(answer.GetTask()), answer.GetChildIds(), nil
+}
+
+// Log returns what a task's process wrote, at most the last 256 KiB; truncated says that there was more before it.
+func (c *Client) Log(ctx context.Context, id string) (text string, truncated bool, err error) {
+	answer, err := c.status.GetTaskLog(ctx, &statusv1.GetTaskLogRequest{TaskId: id})
+	if err != nil {
+		return "", false, err
+	}
+	return answer.GetText(), answer.GetTruncated(), nil
+}
+
+// Filter selects tasks. All that is set must match; the zero value selects every task.
+type Filter struct {
+	// States: any of these.
+	States []task.State
+	// Name, CorrelationID, GroupID and ParentID: exactly this.
+	Name, CorrelationID, GroupID, ParentID string
+	// Resources: all of these, exclusively or shared.
+	Resources []string
+	// Limit is how many tasks are wanted at most. 0 means all there are.
+	Limit int
+}
+
+// List yields the selected tasks, the newest first, asking for further pages as the loop goes on. An error ends it.
+func (c *Client) List(ctx context.Context, filter Filter) iter.Seq2[Task, error] {
+	return func(yield func(Task, error) bool) {
+		request := &statusv1.ListTasksRequest{
+			States:        toStates(filter.States),
+			Name:          filter.Name,
+			CorrelationId: filter.CorrelationID,
+			GroupId:       filter.GroupID,
+			ParentId:      filter.ParentID,
+			Resources:     filter.Resources,
+		}
+		for left := filter.Limit; ; {
+			request.PageSize = limits.MaxPage
+			if filter.Limit > 0 {
+				request.PageSize = int32(min(left, limits.MaxPage))
+			}
+			page, err := c.status.ListTasks(ctx, request)
+			if err != nil {
+				yield(Task{}, err)
+				return
+			}
+			for _, t := range page.GetTasks() {
+				if !yield(fromTask(t), nil) {
+					return
+				}
+			}
+			left -= len(page.GetTasks())
+			request.PageToken = page.GetNextPageToken()
+			if request.GetPageToken() == "" || (filter.Limit > 0 && left <= 0) {
+				return
+			}
+		}
+	}
+}
+
+func toStates(states []task.State) []taskv1.State {
+	made := make([]taskv1.State, len(states))
+	for i, s := range states {
+		made[i] = wire.State(s)
+	}
+	return made
+}
+
+func fromCounts(counts []*statusv1.StateCount) map[task.State]int64 {
+	made := make(map[task.State]int64, len(counts))
+	for _, c := range counts {
+		made[wire.FromState(c.GetState())] = c.GetCount()
+	}
+	return made
+}

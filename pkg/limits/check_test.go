@@ -1,0 +1,428 @@
+package limits_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/limits"
+	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
+	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+)
+
+const id = "01234567-89ab-7def-8123-456789abcdef"
+
+// violations returns what Check says of a request, and fails the test when it says so in another form than it must.
+func violations(t *testing.T, request proto.Message) []errs.Violation {
+	t.Helper()
+	err := limits.Check(request)
+	if err == nil {
+		return nil
+	}
+	var e *errs.Error
+	if !errors.As(err, &e) || e.Code != codes.InvalidArgument || e.Reason != errs.InvalidInput || len(e.Violations) == 0 {
+		t.Fatalf("%v is no InvalidArgument with violations", err)
+	}
+	return e.Violations
+}
+
+func fields(violations []errs.Violation) []string {
+	var names []string
+	for _, v := range violations {
+		names = append(names, v.Field)
+	}
+	return names
+}
+
+// spec is a request to dispatch a task that is right but for what change does.
+func spec(change func(*taskv1.TaskSpec)) *dispatcherv1.DispatchRequest {
+	s := &taskv1.TaskSpec{Name: "test.noop"}
+	change(s)
+	return &dispatcherv1.DispatchRequest{Task: s}
+}
+
+func hello(change func(*schedulerv1.Hello)) *schedulerv1.AcquireRequest {
+	h := &schedulerv1.Hello{Executor: "e1", Incarnation: id}
+	change(h)
+	return &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Hello{Hello: h}}
+}
+
+func finish(o *taskv1.Outcome) *schedulerv1.AcquireRequest {
+	return &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Finish{Finish: &schedulerv1.Finish{
+		Claim: &schedulerv1.Claim{TaskId: id, Claim: 1}, Outcome: o,
+	}}}
+}
+
+func failed(e *taskv1.TaskError) *schedulerv1.AcquireRequest {
+	return finish(&taskv1.Outcome{State: taskv1.State_STATE_FAILED, Error: e})
+}
+
+func register(change func(*heartbeatv1.RegisterRequest)) *heartbeatv1.RegisterRequest {
+	r := &heartbeatv1.RegisterRequest{Name: "w1", Kind: heartbeatv1.Kind_KIND_WORKER, Ttl: durationpb.New(10 * time.Second)}
+	change(r)
+	return r
+}
+
+func long(n int) string { return strings.Repeat("x", n) }
+
+func times[T any](n int, make func(int) T) []T {
+	list := make0[T](n)
+	for i := range n {
+		list = append(list, make(i))
+	}
+	return list
+}
+
+func make0[T any](n int) []T { return make([]T, 0, n) }
+
+func numbered(prefix string) func(int) string {
+	return func(i int) string { return fmt.Sprintf("%s%d", prefix, i) }
+}
+
+func component(n int) map[string]string {
+	versions := map[string]string{}
+	for i := range n {
+		versions[fmt.Sprint("c", i)] = "1"
+	}
+	return versions
+}
+
+// nested is an array of arrays, n deep.
+func nested(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", n) }
+
+// sized is a JSON array of n bytes.
+func sized(n int) string { return `["` + long(n-4) + `"]` }
+
+// Each row gives a request for a number; at the edge it passes, one step beyond it is refused for exactly one field.
+func TestEveryLimitHoldsAtItsEdge(t *testing.T) {
+	text := func(set func(*taskv1.TaskSpec, string)) func(int) proto.Message {
+		return func(n int) proto.Message { return spec(func(s *taskv1.TaskSpec) { set(s, long(n)) }) }
+	}
+	list := func(set func(*statusv1.ListTasksRequest, int)) func(int) proto.Message {
+		return func(n int) proto.Message { r := &statusv1.ListTasksRequest{}; set(r, n); return r }
+	}
+	for _, c := range []struct {
+		name   string
+		edge   int
+		beyond int // edge+1 unless set
+		make   func(int) proto.Message
+		field  string
+	}{
+		{name: "task name", edge: 255, field: "task.name", make: text(func(s *taskv1.TaskSpec, v string) { s.Name = v })},
+		{name: "task name, least", edge: 1, beyond: -1, field: "task.name", make: func(n int) proto.Message {
+			return spec(func(s *taskv1.TaskSpec) { s.Name = long(max(0, n)) })
+		}},
+		{name: "exclusive resource", edge: 1024, field: "task.exclusive_resources[0]", make: text(func(s *taskv1.TaskSpec, v string) { s.ExclusiveResources = []string{v} })},
+		{name: "shared resource", edge: 1024, field: "task.shared_resources[1]", make: text(func(s *taskv1.TaskSpec, v string) { s.SharedResources = []string{"a", v} })},
+		{name: "correlation id", edge: 255, field: "task.correlation_id", make: text(func(s *taskv1.TaskSpec, v string) { s.CorrelationId = v })},
+		{name: "version", edge: 255, field: `task.versions["core"]`, make: text(func(s *taskv1.TaskSpec, v string) { s.Versions = map[string]string{"core": v} })},
+		{name: "component", edge: 255, field: `task.versions["` + long(40) + `"]`, make: text(func(s *taskv1.TaskSpec, v string) { s.Versions = map[string]string{v: "1"} })},
+		{name: "components", edge: 64, field: "task.versions", make: func(n int) proto.Message { return spec(func(s *taskv1.TaskSpec) { s.Versions = component(n) }) }},
+		{name: "exclusive resources", edge: 1000, field: "task.exclusive_resources", make: func(n int) proto.Message {
+			return spec(func(s *taskv1.TaskSpec) { s.ExclusiveResources = times(n, numbered("r")) })
+		}},
+		{name: "resources together", edge: 1000, field: "task.exclusive_resources", make: func(n int) proto.Message {
+			return spec(func(s *taskv1.TaskSpec) {
+				s.ExclusiveResources, s.SharedResources = times(400, numbered("e")), times(n-400, numbered("s"))
+			})
+		}},
+		{name: "arguments", edge: 1 << 20, field: "task.args_json", make: func(n int) proto.Message { return spec(func(s *taskv1.TaskSpec) { s.ArgsJson = sized(n) }) }},
+		{name: "named arguments", edge: 1 << 20, field: "task.kwargs_json", make: func(n int) proto.Message {
+			return spec(func(s *taskv1.TaskSpec) { s.KwargsJson = `{"a":"` + long(n-8) + `"}` })
+		}},
+		{name: "depth of arguments", edge: 100, field: "task.args_json", make: func(n int) proto.Message { return spec(func(s *taskv1.TaskSpec) { s.ArgsJson = nested(n) }) }},
+		{name: "depth of named arguments", edge: 100, field: "task.kwargs_json", make: func(n int) proto.Message {
+			return spec(func(s *taskv1.TaskSpec) { s.KwargsJson = `{"a":` + nested(n-1) + `}` })
+		}},
+		{name: "group description", edge: 1024, field: "description", make: func(n int) proto.Message {
+			return &dispatcherv1.CreateTaskGroupRequest{Description: long(n)}
+		}},
+
+		{name: "tasks to settle", edge: 1000, field: "settle_task_ids", make: func(n int) proto.Message {
+			return &schedulerv1.OfferRequest{SettleTaskIds: times(n, func(int) string { return id })}
+		}},
+		{name: "executor name", edge: 255, field: "hello.executor", make: func(n int) proto.Message { return hello(func(h *schedulerv1.Hello) { h.Executor = long(n) }) }},
+		{name: "slots", edge: 10000, field: "hello.slots", make: func(n int) proto.Message { return hello(func(h *schedulerv1.Hello) { h.Slots = int32(n) }) }},
+		{name: "slots, least", edge: 0, beyond: -1, field: "hello.slots", make: func(n int) proto.Message { return hello(func(h *schedulerv1.Hello) { h.Slots = int32(n) }) }},
+		{name: "immediate slots", edge: 10000, field: "hello.immediate_slots", make: func(n int) proto.Message {
+			return hello(func(h *schedulerv1.Hello) { h.ImmediateSlots = int32(n) })
+		}},
+		{name: "task names", edge: 10000, field: "hello.task_names", make: func(n int) proto.Message {
+			return hello(func(h *schedulerv1.Hello) { h.TaskNames = times(n, numbered("t")) })
+		}},
+		{name: "one task name", edge: 255, field: "hello.task_names[0]", make: func(n int) proto.Message {
+			return hello(func(h *schedulerv1.Hello) { h.TaskNames = []string{long(n)} })
+		}},
+		{name: "executor's components", edge: 64, field: "hello.versions", make: func(n int) proto.Message {
+			return hello(func(h *schedulerv1.Hello) { h.Versions = component(n) })
+		}},
+		{name: "result", edge: 1 << 20, field: "finish.outcome.result_json", make: func(n int) proto.Message {
+			return finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: sized(n)})
+		}},
+		{name: "depth of result", edge: 100, field: "finish.outcome.result_json", make: func(n int) proto.Message {
+			return finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: nested(n)})
+		}},
+		{name: "error description", edge: 64 << 10, field: "finish.outcome.error.description", make: func(n int) proto.Message {
+			return failed(&taskv1.TaskError{Description: long(n)})
+		}},
+		{name: "traceback", edge: 64 << 10, field: "finish.outcome.error.traceback", make: func(n int) proto.Message {
+			return failed(&taskv1.TaskError{Traceback: long(n)})
+		}},
+		{name: "reason", edge: 64 << 10, field: "finish.outcome.error.reason", make: func(n int) proto.Message {
+			return failed(&taskv1.TaskError{Reason: long(n)})
+		}},
+		{name: "page of resources", edge: 1000, field: "page_size", make: func(n int) proto.Message { return &schedulerv1.ListResourcesRequest{PageSize: int32(n)} }},
+		{name: "resource asked for", edge: 1024, field: "name", make: func(n int) proto.Message { return &schedulerv1.GetResourceRequest{Name: long(n)} }},
+		{name: "page of a queue", edge: 1000, field: "page_size", make: func(n int) proto.Message {
+			return &schedulerv1.GetResourceRequest{Name: "r", PageSize: int32(n)}
+		}},
+
+		{name: "page of tasks", edge: 1000, field: "page_size", make: list(func(r *statusv1.ListTasksRequest, n int) { r.PageSize = int32(n) })},
+		{name: "page of tasks, least", edge: 0, beyond: -1, field: "page_size", make: list(func(r *statusv1.ListTasksRequest, n int) { r.PageSize = int32(n) })},
+		{name: "offset", edge: 1_000_000, field: "offset", make: list(func(r *statusv1.ListTasksRequest, n int) { r.Offset = int32(n) })},
+		{name: "offset, least", edge: 0, beyond: -1, field: "offset", make: list(func(r *statusv1.ListTasksRequest, n int) { r.Offset = int32(n) })},
+		{name: "page token", edge: 255, field: "page_token", make: list(func(r *statusv1.ListTasksRequest, n int) { r.PageToken = long(n) })},
+		{name: "name filter", edge: 255, field: "name", make: list(func(r *statusv1.ListTasksRequest, n int) { r.Name = long(n) })},
+		{name: "correlation id filter", edge: 255, field: "correlation_id", make: list(func(r *statusv1.ListTasksRequest, n int) { r.CorrelationId = long(n) })},
+		{name: "resource filters", edge: 100, field: "resources", make: list(func(r *statusv1.ListTasksRequest, n int) { r.Resources = times(n, numbered("r")) })},
+		{name: "resource filter", edge: 1024, field: "resources[0]", make: list(func(r *statusv1.ListTasksRequest, n int) { r.Resources = []string{long(n)} })},
+		{name: "tasks to wait for", edge: 1000, field: "task_ids", make: func(n int) proto.Message {
+			return &statusv1.WaitTasksRequest{TaskIds: times(n, func(int) string { return id })}
+		}},
+		{name: "tasks to wait for, least", edge: 1, beyond: -1, field: "task_ids", make: func(n int) proto.Message {
+			return &statusv1.WaitTasksRequest{TaskIds: times(max(0, n), func(int) string { return id })}
+		}},
+		{name: "time to wait, ns", edge: int(5 * time.Minute), field: "timeout", make: func(n int) proto.Message {
+			return &statusv1.WaitTasksRequest{TaskIds: []string{id}, Timeout: durationpb.New(time.Duration(n))}
+		}},
+		{name: "time to wait, least", edge: 0, beyond: -1, field: "timeout", make: func(n int) proto.Message {
+			return &statusv1.WaitTasksRequest{TaskIds: []string{id}, Timeout: durationpb.New(time.Duration(n))}
+		}},
+		{name: "log", edge: 256 << 10, field: "text", make: func(n int) proto.Message {
+			return &statusv1.PutTaskLogRequest{TaskId: id, Claim: 1, Text: long(n)}
+		}},
+		{name: "log's claim, least", edge: 1, beyond: -1, field: "claim", make: func(n int) proto.Message {
+			return &statusv1.PutTaskLogRequest{TaskId: id, Claim: int64(n)}
+		}},
+		{name: "statistics of a name", edge: 255, field: "name", make: func(n int) proto.Message { return &statusv1.GetStatsRequest{Name: long(n)} }},
+		{name: "statistics, ns back", edge: int(30 * 24 * time.Hour), field: "since", make: func(n int) proto.Message {
+			return &statusv1.GetStatsRequest{Since: durationpb.New(time.Duration(n))}
+		}},
+		{name: "statistics, least", edge: int(time.Second), beyond: int(time.Second) - 1, field: "since", make: func(n int) proto.Message {
+			return &statusv1.GetStatsRequest{Since: durationpb.New(time.Duration(n))}
+		}},
+
+		{name: "app name", edge: 255, field: "name", make: func(n int) proto.Message {
+			return register(func(r *heartbeatv1.RegisterRequest) { r.Name = long(n) })
+		}},
+		{name: "app's components", edge: 64, field: "versions", make: func(n int) proto.Message {
+			return register(func(r *heartbeatv1.RegisterRequest) { r.Versions = component(n) })
+		}},
+		{name: "time to live, ns", edge: int(time.Hour), field: "ttl", make: func(n int) proto.Message {
+			return register(func(r *heartbeatv1.RegisterRequest) { r.Ttl = durationpb.New(time.Duration(n)) })
+		}},
+		{name: "time to live, least", edge: int(time.Second), beyond: int(time.Second) - 1, field: "ttl", make: func(n int) proto.Message {
+			return register(func(r *heartbeatv1.RegisterRequest) { r.Ttl = durationpb.New(time.Duration(n)) })
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := violations(t, c.make(c.edge)); got != nil {
+				t.Errorf("at the edge: %v", got)
+			}
+			beyond := c.beyond
+			if beyond == 0 {
+				beyond = c.edge + 1
+			}
+			if diff := cmp.Diff([]string{c.field}, fields(violations(t, c.make(beyond)))); diff != "" {
+				t.Errorf("beyond the edge: %s", diff)
+			}
+		})
+	}
+}
+
+func TestBadInputNamesTheFieldAndTheRule(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		request proto.Message
+		field   string
+		rule    string // a part of it
+	}{
+		{"no task", &dispatcherv1.DispatchRequest{}, "task", "is required"},
+		{"no name", spec(func(s *taskv1.TaskSpec) { s.Name = "" }), "task.name", "must not be empty or blank"},
+		{"blank name", spec(func(s *taskv1.TaskSpec) { s.Name = " \t\n " }), "task.name", "must not be empty or blank"},
+		{"blank in another alphabet", spec(func(s *taskv1.TaskSpec) { s.Name = "\u2003\u00a0" }), "task.name", "must not be empty or blank"},
+		{"newline in name", spec(func(s *taskv1.TaskSpec) { s.Name = "a\nb" }), "task.name", "U+000A at byte 1"},
+		{"zero in name", spec(func(s *taskv1.TaskSpec) { s.Name = "a\x00" }), "task.name", "U+0000 at byte 1"},
+		{"delete in name", spec(func(s *taskv1.TaskSpec) { s.Name = "ä\x7f" }), "task.name", "U+007F at byte 2"},
+		{"C1 control in name", spec(func(s *taskv1.TaskSpec) { s.Name = "a\u0085" }), "task.name", "U+0085 at byte 1"},
+		{"invalid UTF-8", spec(func(s *taskv1.TaskSpec) { s.Name = "a\xff" }), "task.name", "must be valid UTF-8"},
+		{"cut UTF-8", spec(func(s *taskv1.TaskSpec) { s.CorrelationId = "a\xe2\x82" }), "task.correlation_id", "must be valid UTF-8"},
+		{"surrogate in UTF-8", spec(func(s *taskv1.TaskSpec) { s.ExclusiveResources = []string{"\xed\xa0\x80"} }), "task.exclusive_resources[0]", "must be valid UTF-8"},
+		{"empty resource", spec(func(s *taskv1.TaskSpec) { s.ExclusiveResources = []string{"a", ""} }), "task.exclusive_resources[1]", "must not be empty or blank"},
+		{"control in resource", spec(func(s *taskv1.TaskSpec) { s.SharedResources = []string{"a\tb"} }), "task.shared_resources[0]", "U+0009"},
+		{"prefix in exclusive", spec(func(s *taskv1.TaskSpec) { s.ExclusiveResources = []string{"shared:a"} }), "task.exclusive_resources[0]", `must not begin with "shared:"`},
+		{"prefix in shared", spec(func(s *taskv1.TaskSpec) { s.SharedResources = []string{"shared:"} }), "task.shared_resources[0]", "shared_resources without the prefix"},
+		{"neither immediate nor deferred", spec(func(s *taskv1.TaskSpec) { s.Deferred = proto.Bool(false) }), "task.deferred", "at least one of immediate and deferred"},
+		{"empty component", spec(func(s *taskv1.TaskSpec) { s.Versions = map[string]string{"": "1"} }), `task.versions[""]`, "must not be empty"},
+		{"empty version", spec(func(s *taskv1.TaskSpec) { s.Versions = map[string]string{"core": ""} }), `task.versions["core"]`, "must not be empty"},
+		{"component in invalid UTF-8", spec(func(s *taskv1.TaskSpec) { s.Versions = map[string]string{"a\xff": "1"} }), `task.versions["a\xff"]`, "must be valid UTF-8"},
+
+		{"arguments are no JSON", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = "[1,]" }), "task.args_json", "must be valid JSON: invalid character ']'"},
+		{"arguments are Python", spec(func(s *taskv1.TaskSpec) { s.KwargsJson = "{'a': None}" }), "task.kwargs_json", "at byte 2"},
+		{"arguments are cut", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = `["a` }), "task.args_json", "must be valid JSON"},
+		{"two values", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = `[] []` }), "task.args_json", "must be valid JSON"},
+		{"only space", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = " " }), "task.args_json", "must be valid JSON"},
+		{"no number", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = "[NaN]" }), "task.args_json", "must be valid JSON"},
+		{"raw zero in JSON", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = "[\"\x00\"]" }), "task.args_json", "must be valid JSON"},
+		{"invalid UTF-8 in JSON", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = "[\"\xff\"]" }), "task.args_json", "must be valid UTF-8"},
+		{"byte order mark", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = "\ufeff[]" }), "task.args_json", "must be valid JSON"},
+		{"very deep", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = nested(200_000) }), "task.args_json", "must"},
+		{"arguments are an object", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = ` {"a":1}` }), "task.args_json", "must be a JSON array, is an object"},
+		{"named arguments are an array", spec(func(s *taskv1.TaskSpec) { s.KwargsJson = "\n[]" }), "task.kwargs_json", "must be a JSON object, is an array"},
+		{"arguments are a string", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = `"[]"` }), "task.args_json", "is a string"},
+		{"arguments are a number", spec(func(s *taskv1.TaskSpec) { s.ArgsJson = `-1` }), "task.args_json", "is a number"},
+		{"arguments are null", spec(func(s *taskv1.TaskSpec) { s.KwargsJson = `null` }), "task.kwargs_json", "is null"},
+		{"arguments are true", spec(func(s *taskv1.TaskSpec) { s.KwargsJson = `true` }), "task.kwargs_json", "is a boolean"},
+
+		{"control in description", &dispatcherv1.CreateTaskGroupRequest{Description: "a\nb"}, "description", "U+000A"},
+		{"empty stream message", &schedulerv1.AcquireRequest{}, "message", "is required"},
+		{"empty hello", &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Hello{}}, "hello.executor", "must not be empty"},
+		{"held without a task", hello(func(h *schedulerv1.Hello) { h.Held = []*schedulerv1.Claim{{TaskId: id}, {}} }), "hello.held[1].task_id", "is required"},
+		{"acknowledge of nothing", &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Acknowledge{}}, "acknowledge.claim.task_id", "is required"},
+		{"finish of nothing", &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Finish{}}, "finish.claim.task_id", "is required"},
+		{"finish without outcome", finish(nil), "finish.outcome", "is required"},
+		{"finish that runs on", finish(&taskv1.Outcome{State: taskv1.State_STATE_RUNNING}), "finish.outcome.state", "must be completed, failed or canceled"},
+		{"finish as skipped", finish(&taskv1.Outcome{State: taskv1.State_STATE_SKIPPED}), "finish.outcome.state", "must be completed"},
+		{"completed with error", finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, Error: &taskv1.TaskError{}}), "finish.outcome.error", "must not be set"},
+		{"failed without error", failed(nil), "finish.outcome.error", "is required"},
+		{"canceled without error", finish(&taskv1.Outcome{State: taskv1.State_STATE_CANCELED}), "finish.outcome.error", "is required"},
+		{"failed with result", finish(&taskv1.Outcome{State: taskv1.State_STATE_FAILED, Error: &taskv1.TaskError{}, ResultJson: "1"}), "finish.outcome.result_json", "must not be set"},
+		{"result is no JSON", finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "yes"}), "finish.outcome.result_json", "must be valid JSON"},
+		{"resource without name", &schedulerv1.GetResourceRequest{}, "name", "must not be empty"},
+
+		{"unknown state", &statusv1.ListTasksRequest{States: []taskv1.State{taskv1.State_STATE_RUNNING, 77}}, "states[1]", "is 77"},
+		{"unset state", &statusv1.ListTasksRequest{States: []taskv1.State{0}}, "states[0]", "must be a known state"},
+		{"offset with token", &statusv1.ListTasksRequest{Offset: 1, PageToken: "a"}, "offset", "not be given together"},
+		{"blank resource filter", &statusv1.ListTasksRequest{Resources: []string{" "}}, "resources[0]", "must not be empty"},
+		{"no duration", &statusv1.WaitTasksRequest{TaskIds: []string{id}, Timeout: &durationpb.Duration{Seconds: 1, Nanos: -1}}, "timeout", "must be a valid duration"},
+		{"duration beyond int64", &statusv1.WaitTasksRequest{TaskIds: []string{id}, Timeout: &durationpb.Duration{Seconds: 300_000_000_000}}, "timeout", "must be between"},
+
+		{"no time to live", register(func(r *heartbeatv1.RegisterRequest) { r.Ttl = nil }), "ttl", "is required"},
+		{"no kind", register(func(r *heartbeatv1.RegisterRequest) { r.Kind = 0 }), "kind", "is required"},
+		{"unknown kind", register(func(r *heartbeatv1.RegisterRequest) { r.Kind = 9 }), "kind", "is required"},
+		{"unknown kind in list", &heartbeatv1.ListAppsRequest{Kind: 9}, "kind", "must be a known kind, is 9"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := violations(t, c.request)
+			if len(got) == 0 || got[0].Field != c.field || !strings.Contains(got[0].Rule, c.rule) {
+				t.Errorf("got %q, want %s: …%s…", got, c.field, c.rule)
+			}
+		})
+	}
+}
+
+func TestGoodInputPasses(t *testing.T) {
+	for name, request := range map[string]proto.Message{
+		"nothing but a name":    spec(func(*taskv1.TaskSpec) {}),
+		"explicitly deferred":   spec(func(s *taskv1.TaskSpec) { s.Deferred = proto.Bool(true) }),
+		"immediate alone":       spec(func(s *taskv1.TaskSpec) { s.Immediate, s.Deferred = true, proto.Bool(false) }),
+		"both":                  spec(func(s *taskv1.TaskSpec) { s.Immediate, s.Deferred = true, proto.Bool(true) }),
+		"in both lists":         spec(func(s *taskv1.TaskSpec) { s.ExclusiveResources, s.SharedResources = []string{"a"}, []string{"a"} }),
+		"prefix in the middle":  spec(func(s *taskv1.TaskSpec) { s.ExclusiveResources = []string{"not shared:a"} }),
+		"other alphabets":       spec(func(s *taskv1.TaskSpec) { s.Name, s.ExclusiveResources = "näme 🚰", []string{"資源"} }),
+		"JSON with space":       spec(func(s *taskv1.TaskSpec) { s.ArgsJson, s.KwargsJson = " \n[ 1 ]\t", "\r\n{ }" }),
+		"JSON with big numbers": spec(func(s *taskv1.TaskSpec) { s.ArgsJson = "[1e400, 123456789012345678901234567890]" }),
+		"brackets in strings":   spec(func(s *taskv1.TaskSpec) { s.ArgsJson = `["` + strings.Repeat(`[{\"\\`, 500) + `"]` }),
+		"failed":                failed(&taskv1.TaskError{Description: "a\x00b\n"}),
+		"completed with null":   finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "null"}),
+		"completed with none":   finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED}),
+		"drain":                 &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Drain{}},
+		"all states":            &statusv1.ListTasksRequest{States: []taskv1.State{1, 2, 3, 4, 5, 6, 7}},
+		"unset timeout":         &statusv1.WaitTasksRequest{TaskIds: []string{id}},
+		"log with controls":     &statusv1.PutTaskLogRequest{TaskId: id, Claim: 1, Text: "a\x00\x1b[0m\n"},
+		"any kind":              &heartbeatv1.ListAppsRequest{},
+	} {
+		if got := violations(t, request); got != nil {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
+func TestIDsHaveOneSpelling(t *testing.T) {
+	if got := violations(t, &statusv1.GetTaskRequest{TaskId: id}); got != nil {
+		t.Errorf("%s: %v", id, got)
+	}
+	for _, spelling := range []string{
+		strings.ToUpper(id), "{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""), id + " ", " " + id, id[:35], id + "0",
+		"g" + id[1:], strings.Replace(id, "-", "_", 1), "/pulp/api/v3/tasks/" + id + "/", "1", "\x00", "\xff",
+	} {
+		for _, request := range []proto.Message{
+			&statusv1.GetTaskRequest{TaskId: spelling}, &dispatcherv1.CancelRequest{TaskId: spelling},
+			&heartbeatv1.BeatRequest{Incarnation: spelling}, &statusv1.ListTasksRequest{GroupId: spelling},
+			spec(func(s *taskv1.TaskSpec) { s.ParentId = spelling }),
+		} {
+			got := violations(t, request)
+			if len(got) != 1 || !strings.HasPrefix(got[0].Rule, "must be a UUID in lower case") {
+				t.Errorf("%T with %q: %v", request, spelling, got)
+			}
+		}
+	}
+	for _, required := range []proto.Message{
+		&statusv1.GetTaskRequest{}, &statusv1.WatchTaskRequest{}, &statusv1.GetTaskGroupRequest{}, &statusv1.GetTaskLogRequest{},
+		&dispatcherv1.CancelRequest{}, &dispatcherv1.DeleteRequest{}, &schedulerv1.ExplainRequest{},
+		&heartbeatv1.BeatRequest{}, &heartbeatv1.DeregisterRequest{}, &statusv1.PutTaskLogRequest{Claim: 1},
+	} {
+		if got := violations(t, required); len(got) != 1 || got[0].Rule != "is required" {
+			t.Errorf("%T: %v", required, got)
+		}
+	}
+}
+
+func TestAllBrokenFieldsAreNamedAtOnceAndEachOnce(t *testing.T) {
+	got := violations(t, &dispatcherv1.DispatchRequest{Task: &taskv1.TaskSpec{
+		Name: "", ArgsJson: "{}", KwargsJson: "[]", ExclusiveResources: []string{"ok", "", "shared:" + long(1024)}, SharedResources: []string{"a\nb"},
+		Deferred: proto.Bool(false), Versions: map[string]string{" ": "", "core": "1"}, ParentId: "x", GroupId: "y", CorrelationId: "\x01",
+	}})
+	want := []string{
+		"task.name", "task.args_json", "task.kwargs_json", "task.exclusive_resources[1]", "task.exclusive_resources[2]",
+		"task.shared_resources[0]", "task.deferred", `task.versions[" "]`, "task.parent_id", "task.group_id", "task.correlation_id",
+	}
+	if diff := cmp.Diff(want, fields(got)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A thousand broken resources, or names that are megabytes long, must not make an answer that no client can take.
+func TestAnswersStaySmallHoweverMuchIsBroken(t *testing.T) {
+	versions := map[string]string{}
+	for i := range 64 {
+		versions[fmt.Sprint(i, long(1<<16))] = ""
+	}
+	for name, request := range map[string]proto.Message{
+		"resources":  spec(func(s *taskv1.TaskSpec) { s.SharedResources = times(1000, func(int) string { return "\x01" }) }),
+		"versions":   spec(func(s *taskv1.TaskSpec) { s.Versions = versions }),
+		"task names": hello(func(h *schedulerv1.Hello) { h.TaskNames = make([]string, 10_000) }),
+		"held":       hello(func(h *schedulerv1.Hello) { h.Held = make([]*schedulerv1.Claim, 100_000) }),
+		"states":     &statusv1.ListTasksRequest{States: make([]taskv1.State, 100_000)},
+	} {
+		var e *errs.Error
+		if !errors.As(limits.Check(request), &e) || len(e.Violations) != limits.MaxViolations {
+			t.Errorf("%s: %d violations, want %d", name, len(e.Violations), limits.MaxViolations)
+		}
+		// The details travel in base64, the message as it is.
+		if size := len(e.Message) + proto.Size(e.GRPCStatus().Proto())*4/3; size > 8<<10 {
+			t.Errorf("%s: the answer takes %d bytes of headers", name, size)
+		}
+	}
+}

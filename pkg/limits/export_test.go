@@ -1,0 +1,12 @@
+package limits
+
+import "google.golang.org/protobuf/proto"
+
+// Knows reports whether Check has rules, or knows that none are needed, for a request.
+func Knows(request proto.Message) bool { return new(checks).request(request) }
+
+// Depth is the nesting of valid JSON.
+func Depth(text string) int { return depth(text) }
+
+// MaxViolations is how many broken fields are named.
+const MaxViolations = maxViolations

@@ -1,0 +1,14 @@
+// Package rpc is how Sluice's services speak gRPC: servers, clients, and what happens to every call on the way.
+//
+// # Owns
+//
+// The order of the interceptors (a slice each, outermost first, with the reason beside every line), the default deadlines,
+// keepalive, message sizes, health and reflection, the rule that nothing listens beyond loopback without credentials, and
+// Front, which forwards all services under one address.
+//
+// # Failure
+//
+// A server answers with what pkg/errs lets pass; everything else is masked and logged under a reference. A client turns
+// what it receives back into *errs.Error, so that errs.Is means the same on both sides. Calls that are declared idempotent
+// in the protos are repeated while a server is unavailable, within their deadline; others are not.
+package rpc

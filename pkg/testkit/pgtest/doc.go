@@ -1,0 +1,17 @@
+// Package pgtest gives every test a database of its own in a real PostgreSQL.
+//
+// # Owns
+//
+// One server per test process, started at first use and stopped by Main; in it a template database with the schema, and
+// a clone of the template per test, dropped when the test ends. With SLUICE_TEST_DATABASE_URL set, the clones are made
+// on that server instead; its role needs CREATEDB.
+//
+// A package that uses it has this and nothing else in TestMain, which also checks that no goroutine is left:
+//
+//	func TestMain(m *testing.M) { pgtest.Main(m) }
+//
+// # Failure
+//
+// A machine without PostgreSQL fails the test with what to install; it does not skip. The server does not sync to disk,
+// so no test may draw conclusions about durability from it.
+package pgtest

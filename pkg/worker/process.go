@@ -1,0 +1,140 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// ChildEnv is set in the environment of a process that an executor started as a worker. Its value is the number of the
+// inherited file descriptor (a connected unix stream socket) that leads to the executor.
+const ChildEnv = "SLUICE_CHILD_FD"
+
+// IsChild reports whether this process was started to be a worker. A program whose executor starts it again for each
+// worker (the default) asks this first, before it opens, locks or prints anything.
+func IsChild() bool { return os.Getenv(ChildEnv) != "" }
+
+// ChildMain makes this process a worker until its executor ends it; it only returns if that could not even begin, with the
+// exit code for main. When the executor is gone, the whole process group dies at once by SIGKILL, this process included.
+func ChildMain(mux *Mux) int {
+	conn, err := executorLine()
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "sluice worker: %v\n", err)
+		return 1
+	}
+	// Orphans of the task come to us instead of to process 1, so that killLeftovers finds all of them.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		fmt.Fprintf(os.Stderr, "sluice worker: become the reaper of the task's processes: %v\n", err)
+		return 1
+	}
+	c := newChild(mux, conn)
+	c.settle = killLeftovers
+	go c.watchSignals(os.Getppid())
+
+	if err := c.serve(context.Background()); err != nil {
+		fmt.Fprintf(os.Stderr, "sluice worker: %v\n", err)
+	}
+	killGroup()
+	return 1
+}
+
+// executorLine takes over the inherited socket.
+func executorLine() (net.Conn, error) {
+	value := os.Getenv(ChildEnv)
+	fd, err := strconv.Atoi(value)
+	if err != nil || fd < 3 {
+		return nil, fmt.Errorf("%s=%q: must be the number of an inherited socket", ChildEnv, value)
+	}
+	// What a task starts is no worker, even if it is this very program.
+	if err := os.Unsetenv(ChildEnv); err != nil {
+		return nil, fmt.Errorf("unset %s: %w", ChildEnv, err)
+	}
+	file := os.NewFile(uintptr(fd), "executor")
+	defer func() { _ = file.Close() }()
+	conn, err := net.FileConn(file) // a duplicate, closed on exec: the task's processes must not keep the line open
+	if err != nil {
+		return nil, fmt.Errorf("%s=%s: open the line to the executor: %w", ChildEnv, value, err)
+	}
+	return conn, nil
+}
+
+// watchSignals turns SIGTERM into a stop of what runs, for handlers whose own processes got it too, and into the death of
+// the group when it announces the executor's: SIGTERM is what the kernel was told to send us then. SIGKILL would be
+// surer for this process, and leave the task's other processes behind: it gives no time to kill them, and it comes before
+// the end of the line is seen.
+//
+// SIGPIPE is caught so that writing to standard output after the executor's death is an error and not ours, for the same
+// reason. Signals are caught, not ignored: what a task starts begins with the default again.
+func (c *child) watchSignals(executor int) {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, unix.SIGTERM, unix.SIGPIPE)
+	if os.Getppid() != executor {
+		killGroup() // it died before we listened
+	}
+	for s := range signals {
+		if os.Getppid() != executor {
+			killGroup()
+		}
+		if s == unix.SIGTERM {
+			c.stopAny()
+		}
+	}
+}
+
+// killGroup kills the process group, and this process with it. The executor made us its leader.
+func killGroup() {
+	_ = unix.Kill(0, unix.SIGKILL)
+}
+
+// killLeftovers kills and reaps all that is left of the processes that a task started, also those that left the process
+// group or lost their parent. When it returns this process has no children, so the next task begins alone.
+func killLeftovers() {
+	for {
+		reaped, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+		switch {
+		case errors.Is(err, unix.EINTR), reaped > 0:
+			continue
+		case err != nil: // ECHILD: none is left
+			return
+		}
+		children := livingChildren(os.Getpid())
+		if len(children) == 0 {
+			return // there is one, but /proc does not show it: nothing we could do
+		}
+		for _, pid := range children {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+		// One has ended by now or is about to. Its own children become ours, so look again.
+		_, _ = unix.Wait4(-1, nil, 0, nil)
+	}
+}
+
+// livingChildren lists the children of a process. It reads all of /proc, which is only done for the rare task that leaves
+// processes behind.
+func livingChildren(parent int) []int {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	var children []int
+	for _, path := range stats {
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		// pid (name) state ppid ...: the name can hold anything, so what counts begins after its last bracket.
+		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+		if len(fields) < 2 || string(fields[1]) != strconv.Itoa(parent) {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
+			children = append(children, pid)
+		}
+	}
+	return children
+}

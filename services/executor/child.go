@@ -1,0 +1,224 @@
+package executor
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/encoding/protodelim"
+
+	"github.com/sluice-tasks/sluice/pkg/limits"
+	executorv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/executor/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/worker"
+)
+
+// child is one worker process, leader of its own process group.
+type child struct {
+	pid    int
+	cmd    *exec.Cmd
+	conn   net.Conn
+	output *capture
+	tasks  int
+	lost   bool // the line has closed; under the lock of the pool
+	// messages are what the child says. Closed when it has closed the line, which is when it has ended, or was going to.
+	messages chan *executorv1.FromWorker
+	outgoing chan *executorv1.ToWorker
+	// gone is closed when the process has been reaped.
+	gone  chan struct{}
+	parts sync.WaitGroup
+
+	mu     sync.Mutex
+	reaped bool
+	fault  error
+}
+
+// fork runs a function on a thread that lives as long as the executor: see pool.open.
+type fork func(start func() error) error
+
+// startChild starts a child and the goroutines that belong to it. lost is called when the line to it has closed.
+func startChild(config Config, dir string, env []string, fork fork, lost func(*child)) (*child, error) {
+	conn, theirs, err := socketPair()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = theirs.Close() }() // or the end of the child would not be the end of the line
+	capture, w, err := newCapture()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	defer func() { _ = w.Close() }()
+
+	cmd := exec.Command(config.ChildCommand[0], config.ChildCommand[1:]...)
+	if path, err := os.Executable(); err == nil && config.ChildCommand[0] == "/proc/self/exe" {
+		cmd.Args[0] = path // what ps shows
+	}
+	cmd.Dir = dir
+	cmd.Env = env
+	cmd.Stdout, cmd.Stderr = w, w
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid: true,
+		// Not SIGKILL: the child must live to kill its group. See worker.ChildMain.
+		Pdeathsig: syscall.SIGTERM,
+	}
+	if err := fork(cmd.Start); err != nil {
+		_ = conn.Close()
+		capture.close()
+		return nil, fmt.Errorf("start %s: %w", config.ChildCommand[0], err)
+	}
+	c := &child{
+		pid: cmd.Process.Pid, cmd: cmd, conn: conn, output: capture,
+		messages: make(chan *executorv1.FromWorker), outgoing: make(chan *executorv1.ToWorker, openCalls+8), gone: make(chan struct{}),
+	}
+	c.parts.Go(c.write)
+	go func() {
+		c.read()
+		lost(c)
+	}()
+	return c, nil
+}
+
+// socketPair makes the line to a child: our end, and the file that it inherits.
+func socketPair() (net.Conn, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "child"), os.NewFile(uintptr(fds[1]), "executor")
+	conn, err := net.FileConn(ours) // a duplicate
+	if err := errors.Join(err, ours.Close()); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open the line to the child: %w", err), theirs.Close())
+	}
+	return conn, theirs, nil
+}
+
+// childEnv is the environment of all children: ours, without what opens doors. What differs from task to task travels in
+// messages, for children are used again.
+func childEnv(own, added []string) []string {
+	env := slices.DeleteFunc(slices.Clone(own), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return name == "DATABASE_URL" || name == "PGPASSWORD" || strings.HasPrefix(name, "SLUICE_")
+	})
+	env = append(env, added...)
+	return append(env, worker.ChildEnv+"=3") // the first of ExtraFiles
+}
+
+// read passes on what the child says until the line closes or makes no sense.
+func (c *child) read() {
+	defer close(c.messages)
+	reader := bufio.NewReader(c.conn)
+	for {
+		message := &executorv1.FromWorker{}
+		err := protodelim.UnmarshalOptions{MaxSize: limits.MaxMessage}.UnmarshalFrom(reader, message)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, unix.ECONNRESET):
+			return
+		case err != nil:
+			c.blame(err)
+			return
+		}
+		select {
+		case c.messages <- message:
+		case <-c.gone:
+			return
+		}
+	}
+}
+
+// write sends what is queued. A child that does not read keeps only this goroutine waiting.
+func (c *child) write() {
+	for {
+		select {
+		case message := <-c.outgoing:
+			if _, err := protodelim.MarshalTo(c.conn, message); err != nil {
+				return // read finds out why
+			}
+		case <-c.gone:
+			return
+		}
+	}
+}
+
+// send queues a message. There is room for every reply to a call that may be open and for a task and its stop; a child for
+// which that is not enough does not read, and what it does not read it will not miss.
+func (c *child) send(message *executorv1.ToWorker) {
+	select {
+	case c.outgoing <- message:
+	default:
+		c.blame(errors.New("it does not read what it is sent"))
+	}
+}
+
+// blame records what the child did wrong, to be told as the reason of its end.
+func (c *child) blame(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fault == nil {
+		c.fault = err
+	}
+}
+
+// awaitReady waits for the child's first word.
+func (c *child) awaitReady(ctx context.Context) error {
+	select {
+	case message, alive := <-c.messages:
+		if !alive {
+			return errors.New("it ended before it was ready")
+		}
+		if message.GetReady() == nil {
+			return errors.New("its first message was not that it is ready")
+		}
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("it was not ready in time: %w", ctx.Err())
+	}
+}
+
+// signal sends a signal to the whole process group. Until the leader is reaped, its number can't belong to anyone else.
+func (c *child) signal(signal syscall.Signal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.reaped {
+		_ = unix.Kill(-c.pid, signal)
+	}
+}
+
+// end kills what is left of the process group, reaps the child, and returns the outcome for a task that it had.
+func (c *child) end() *taskv1.Outcome {
+	c.signal(unix.SIGKILL)
+	// With the status, Wait gives away the number: nothing may be sent to the group from here on.
+	c.mu.Lock()
+	c.reaped = true
+	c.mu.Unlock()
+	err := c.cmd.Wait()
+	c.output.close()
+	_ = c.conn.Close()
+	close(c.gone)
+	c.parts.Wait()
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fault != nil {
+		return worker.Failed(fmt.Sprintf("The task's process did not keep to the protocol: %v.", c.fault), "")
+	}
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		return worker.Failed(fmt.Sprintf("Could not wait for the task's process: %v.", err), "")
+	}
+	if status, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+		return ended(taskv1.State_STATE_FAILED, fmt.Sprintf(task.ReasonKilledFormat, status.Signal()))
+	}
+	return ended(taskv1.State_STATE_FAILED, fmt.Sprintf(task.ReasonExitedFormat, c.cmd.ProcessState.ExitCode()))
+}

@@ -1,0 +1,34 @@
+// Package scheduler decides which task may run, and gives it to an executor that can run it.
+//
+// # Owns
+//
+// Of a task: unblocked_at, the claim (executor, incarnation, claim number, attempt, started_at) and every end that follows a
+// start. Of the database: the lease row. It answers Offer, Acquire, Follow, Explain and the questions about resources.
+//
+// # The leader
+//
+// Any number of schedulers may run, one leads. The leader keeps every task that is not final in memory, in a lock table
+// (pkg/lock), and decides alone; the others stand by. One goroutine owns that memory. What happens outside (an executor
+// says hello, a run ends, somebody offers a task) is put into its inbox. It works in ticks:
+//
+//  1. take everything from the inbox and change the memory accordingly;
+//  2. give what is ready to free slots;
+//  3. write all of it in one transaction of one round trip, headed by a fence that fails unless this leader's epoch still
+//     holds; the same round trip looks for new tasks, cancels and lost executors if somebody hinted at them or a second
+//     has passed;
+//  4. only now let effects out: assignments, cancels, confirmations.
+//
+// Under load ticks run back to back and each carries what arrived during the one before. When idle, one runs at once.
+//
+// # States
+//
+//	standby --(lease taken)--> loading --> leading --(any error, any doubt)--> standby
+//
+// # Failure
+//
+// After any error the leader drops its memory and takes the lease anew, under a new epoch, and loads what the database
+// holds: it is the truth, whether or not the failed transaction was committed. A deposed leader's transactions fail at the
+// fence. Executors keep their tasks meanwhile, say hello again, and the two lists are compared: what the executor holds goes
+// on, what it never received goes back to waiting, what is not its own is refused. A lost hint costs one periodic look. Rows
+// become visible in the order of commit, not of seq: the leader remembers the numbers that it has not seen and asks for them.
+package scheduler

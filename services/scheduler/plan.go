@@ -1,0 +1,108 @@
+package scheduler
+
+import (
+	"errors"
+	"time"
+
+	"github.com/sluice-tasks/sluice/pkg/task"
+)
+
+// ErrDeposed says that the lease has another epoch: this leadership is over, and nothing of the transaction was written.
+var ErrDeposed = errors.New("another scheduler leads")
+
+// Row is what the leader reads of a task.
+type Row struct {
+	Seq         int64
+	ID          string
+	Name        string
+	State       task.State
+	Exclusive   []string
+	Shared      []string
+	Immediate   bool
+	Deferred    bool
+	Versions    map[string]string
+	CreatedAt   time.Time
+	Unblocked   bool
+	Executor    string
+	Incarnation string
+	Claim       int64
+}
+
+// Plan is what one tick writes and what it looks for.
+type Plan struct {
+	Finish        []End
+	Requeue       []Back
+	Reject        []int64 // immediate tasks that can't run at once and would not wait
+	Unblock       []int64 // got their resources, and no slot yet
+	Claim         []Give
+	ForgetCancels []int64 // wishes that were acted on
+	// The tasks behind Finish and Requeue, for what is let out after the commit.
+	ended, returned []*live
+
+	Look      bool
+	LookLimit int
+	After     int64    // highest seq seen
+	Gaps      []Gap    // lower ones that were not seen and may still come
+	Late      *Window  // after a takeover: what could not be seen by the load
+	Owners    []string // incarnations to ask after
+}
+
+// Gap is a run of numbers, From to To, that were not seen when a higher one was.
+type Gap struct {
+	From, To int64
+	// until is the first transaction id that had not been given out when the gap was noticed: once all before it have ended,
+	// what is missing was rolled back.
+	until uint64
+}
+
+// Window is what a load could not see: rows up to High of transactions that were open at its snapshot.
+type Window struct {
+	High     int64
+	Snapshot string
+	until    uint64
+}
+
+// End is the end of one run.
+type End struct {
+	Seq, Claim int64
+	State      task.State
+	Result     string // JSON, empty for none
+	Error      *task.Error
+}
+
+// Back is an assignment that never reached its executor.
+type Back struct{ Seq, Claim int64 }
+
+// Give is a task for a slot.
+type Give struct {
+	Seq                   int64
+	Executor, Incarnation string
+}
+
+// writes reports whether the plan changes anything.
+func (p *Plan) writes() bool {
+	return len(p.Finish)+len(p.Requeue)+len(p.Reject)+len(p.Unblock)+len(p.Claim)+len(p.ForgetCancels) > 0
+}
+
+// Report is what one tick found. All of it is committed.
+type Report struct {
+	Finished map[int64]task.State
+	Requeued map[int64]task.State
+	Rejected []int64
+	Claimed  []Claimed
+	New      []Row
+	Cancels  []int64
+	Gone     []string
+	// OldestOpen is the oldest transaction that was open before the look, NextXact the first id that was not given out after it.
+	OldestOpen, NextXact uint64
+}
+
+// Claimed is a task as its executor gets it.
+type Claimed struct {
+	Seq, Claim    int64
+	Attempt       int32
+	Args, Kwargs  string
+	CorrelationID string
+	Traceparent   string
+	GroupID       string
+}

@@ -1,0 +1,229 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+)
+
+// Config of a scheduler. Start from Defaults.
+type Config struct {
+	// Holder names this scheduler in the lease row, for people.
+	Holder string
+	// Lease is how long a leadership lasts without being renewed; a standby takes over at most that long after a death.
+	Lease time.Duration
+	// LookEvery is the time between looks when nobody hints.
+	LookEvery time.Duration
+	// Steal takes the lease from another without waiting for its end. Only for an installation that is known to be alone.
+	Steal bool
+}
+
+// Defaults are the settings of a production scheduler.
+func Defaults() Config {
+	return Config{Holder: "scheduler", Lease: 3 * time.Second, LookEvery: time.Second}
+}
+
+// Database is the SQL that the service needs: Store, or a test's.
+type Database interface {
+	store
+	Take(ctx context.Context, holder string, steal bool) (epoch int64, taken bool, err error)
+	Yield(ctx context.Context, epoch int64) error
+	Living(ctx context.Context, name, incarnation string) (bool, error)
+}
+
+// Service is one scheduler: leader or standby.
+type Service struct {
+	schedulerv1.UnimplementedSchedulerServiceServer
+
+	cfg Config
+	db  Database
+	log *slog.Logger
+
+	mu        sync.Mutex
+	inbox     *queue[event] // nil while standing by
+	followers map[*queue[*schedulerv1.Change]]struct{}
+}
+
+// New makes a scheduler.
+func New(cfg Config, db Database, log *slog.Logger) *Service {
+	return &Service{cfg: cfg, db: db, log: log, followers: map[*queue[*schedulerv1.Change]]struct{}{}}
+}
+
+// errStandby answers while another leads, or none.
+func errStandby() *errs.Error { return errs.Away(errs.NotLeading, nil, "this scheduler does not lead") }
+
+// Run stands by, leads when it can, and goes back to standing by after any error.
+func (s *Service) Run(ctx context.Context) error {
+	// A quarter of the lease keeps the gap after a death short; the jitter keeps standbys from asking in step.
+	pause := s.cfg.Lease / 4
+	for ctx.Err() == nil {
+		epoch, taken, err := s.db.Take(ctx, s.cfg.Holder, s.cfg.Steal)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			s.log.WarnContext(ctx, "can't ask for the lease", slog.Any("error", err))
+		case taken:
+			err := s.lead(ctx, epoch)
+			if err != nil && ctx.Err() == nil {
+				s.log.ErrorContext(ctx, "leadership ended", slog.Int64("epoch", epoch), slog.Any("error", err))
+			}
+			if ctx.Err() == nil && !errors.Is(err, ErrDeposed) {
+				// The lease is still ours by name: take it anew at once, under a new epoch.
+				s.yield(ctx, epoch)
+			}
+		}
+		wait(ctx, pause/2+rand.N(pause))
+	}
+	return nil
+}
+
+// lead loads the memory and ticks until the leadership or ctx ends.
+func (s *Service) lead(ctx context.Context, epoch int64) error {
+	// A write under way when ctx ends should be known to have happened; it is bounded by its own time limit.
+	tickCtx := context.WithoutCancel(ctx)
+	l := newLeader(epoch, s.db, s.log, time.Now, s.publish)
+	loadCtx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := l.load(loadCtx); err != nil {
+		return err
+	}
+
+	inbox := newQueue[event]()
+	s.setInbox(inbox)
+	defer func() {
+		s.setInbox(nil)
+		inbox.close(errStandby())
+		l.disband(inbox)
+	}()
+
+	look := time.NewTicker(s.cfg.LookEvery)
+	defer look.Stop()
+	for more := true; ; {
+		if !more {
+			select {
+			case <-ctx.Done():
+				s.yield(tickCtx, epoch)
+				return nil
+			case <-inbox.signal:
+			case <-look.C:
+			}
+		} else if ctx.Err() != nil {
+			s.yield(tickCtx, epoch)
+			return nil
+		}
+		events, _, _ := inbox.take()
+		// A tick that takes longer than the lease is likely to have lost it; the fence decides.
+		limited, cancel := context.WithTimeout(tickCtx, 2*s.cfg.Lease)
+		var err error
+		more, err = l.tick(limited, events, s.cfg.LookEvery)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// yield gives the lease up within a bounded time, also when the process is about to stop.
+func (s *Service) yield(ctx context.Context, epoch int64) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.Lease)
+	defer cancel()
+	if err := s.db.Yield(ctx, epoch); err != nil {
+		s.log.WarnContext(ctx, "can't yield the lease, it will run out", slog.Any("error", err))
+	}
+}
+
+// disband ends every line and every wait of a leadership that is over: executors and dispatchers look for the next leader.
+func (l *leader) disband(inbox *queue[event]) {
+	for _, x := range l.executors {
+		if x.line != nil {
+			x.line.close(errStandby())
+		}
+	}
+	late, _, _ := inbox.take()
+	for _, e := range late {
+		if hello, ok := e.(helloEvent); ok {
+			hello.line.close(errStandby())
+		}
+	}
+}
+
+// Ready reports nil while this scheduler leads, or stands by in good order. Standing by without ever having reached the
+// database shows in the log and in the status service.
+func (s *Service) Ready(context.Context) error {
+	if _, err := s.leading(); err != nil {
+		return err
+	}
+	return nil
+}
+
+func (s *Service) setInbox(inbox *queue[event]) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inbox = inbox
+}
+
+// leading returns the leader's inbox.
+func (s *Service) leading() (*queue[event], error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.inbox == nil {
+		return nil, errStandby()
+	}
+	return s.inbox, nil
+}
+
+// post puts an event into the leader's inbox.
+func (s *Service) post(e event) error {
+	inbox, err := s.leading()
+	if err != nil {
+		return err
+	}
+	if !inbox.put(e) {
+		return errStandby()
+	}
+	return nil
+}
+
+// maxBehind is how many changes a follower may be behind before it is cut off: it looks by itself anyway.
+const maxBehind = 100_000
+
+// publish tells all followers.
+func (s *Service) publish(changes []*schedulerv1.Change) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for follower := range s.followers {
+		for _, c := range changes {
+			follower.put(c)
+		}
+		if follower.length() > maxBehind {
+			follower.close(errs.Away(errs.Overloaded, nil, "too far behind"))
+			delete(s.followers, follower)
+		}
+	}
+}
+
+func (s *Service) follow() (follower *queue[*schedulerv1.Change], unfollow func()) {
+	follower = newQueue[*schedulerv1.Change]()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.followers[follower] = struct{}{}
+	return follower, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.followers, follower)
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,188 @@
+package scheduler
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"google.golang.org/grpc"
+
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+)
+
+// Register adds the service to a server.
+func (s *Service) Register(r grpc.ServiceRegistrar) { schedulerv1.RegisterSchedulerServiceServer(r, s) }
+
+// Offer wakes the leader. With tasks to settle it waits for their fate.
+func (s *Service) Offer(ctx context.Context, req *schedulerv1.OfferRequest) (*schedulerv1.OfferResponse, error) {
+	if len(req.GetSettleTaskIds()) == 0 {
+		return &schedulerv1.OfferResponse{}, s.post(offerEvent{})
+	}
+	inbox, err := s.leading()
+	if err != nil {
+		return nil, err
+	}
+	waiting := &settle{ids: req.GetSettleTaskIds(), done: make(chan struct{})}
+	if !inbox.put(offerEvent{settle: waiting}) {
+		return nil, errStandby()
+	}
+	select {
+	case <-waiting.done:
+		return &schedulerv1.OfferResponse{}, nil
+	case <-inbox.ended:
+		return nil, errStandby()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Acquire serves one executor.
+func (s *Service) Acquire(stream grpc.BidiStreamingServer[schedulerv1.AcquireRequest, schedulerv1.AcquireResponse]) error {
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	hello := first.GetHello()
+	if hello == nil {
+		return errs.Precondition(errs.BadProtocol, "the first message must be a hello")
+	}
+	inbox, err := s.leading()
+	if err != nil {
+		return err
+	}
+	living, err := s.db.Living(stream.Context(), hello.GetExecutor(), hello.GetIncarnation())
+	if err != nil {
+		return err
+	}
+	if !living {
+		return errFenced
+	}
+
+	out := newQueue[*schedulerv1.AcquireResponse]()
+	if !inbox.put(helloEvent{line: out, hello: hello}) {
+		return errStandby()
+	}
+	defer inbox.put(hangupEvent{line: out, from: hello.GetIncarnation()})
+
+	// Reading ends when the stream's context does, which is when this function returns.
+	go func() { out.close(s.listen(stream, inbox, out, hello.GetIncarnation())) }()
+	for {
+		select {
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case <-out.signal:
+		}
+		messages, closed, err := out.take()
+		for _, m := range messages {
+			if err := stream.Send(m); err != nil {
+				return err
+			}
+		}
+		if closed {
+			return err
+		}
+	}
+}
+
+// listen puts what the executor says into the inbox. It returns what the stream is to end with.
+func (s *Service) listen(stream grpc.BidiStreamingServer[schedulerv1.AcquireRequest, schedulerv1.AcquireResponse], inbox *queue[event], out *line, from string) error {
+	for {
+		request, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		var e event
+		switch m := request.GetMessage().(type) {
+		case *schedulerv1.AcquireRequest_Finish:
+			e = finishEvent{line: out, from: from, finish: m.Finish}
+		case *schedulerv1.AcquireRequest_Drain:
+			e = drainEvent{from: from}
+		case *schedulerv1.AcquireRequest_Acknowledge:
+			// What was not acknowledged shows when the executor says hello again, by not being held.
+			continue
+		default:
+			return errs.Precondition(errs.BadProtocol, "a hello is sent once, as the first message")
+		}
+		if !inbox.put(e) {
+			return errStandby()
+		}
+	}
+}
+
+// Follow streams committed changes.
+func (s *Service) Follow(_ *schedulerv1.FollowRequest, stream grpc.ServerStreamingServer[schedulerv1.FollowResponse]) error {
+	inbox, err := s.leading()
+	if err != nil {
+		return err
+	}
+	follower, unfollow := s.follow()
+	defer unfollow()
+	// An empty message tells the follower that from here on nothing is missed.
+	if err := stream.Send(&schedulerv1.FollowResponse{}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case <-inbox.ended:
+			return errStandby()
+		case <-follower.signal:
+			changes, closed, err := follower.take()
+			if len(changes) > 0 {
+				if err := stream.Send(&schedulerv1.FollowResponse{Changes: changes}); err != nil {
+					return err
+				}
+			}
+			if closed {
+				return err
+			}
+		}
+	}
+}
+
+// ask runs a question in the goroutine that owns the leader's memory.
+func ask[T any](ctx context.Context, s *Service, question func(*leader) T) (T, error) {
+	var zero T
+	inbox, err := s.leading()
+	if err != nil {
+		return zero, err
+	}
+	answer := make(chan T, 1)
+	if !inbox.put(askEvent(func(l *leader) { answer <- question(l) })) {
+		return zero, errStandby()
+	}
+	select {
+	case a := <-answer:
+		return a, nil
+	case <-inbox.ended:
+		return zero, errStandby()
+	case <-ctx.Done():
+		return zero, ctx.Err()
+	}
+}
+
+// Explain says why a task waits.
+func (s *Service) Explain(ctx context.Context, req *schedulerv1.ExplainRequest) (*schedulerv1.ExplainResponse, error) {
+	return ask(ctx, s, func(l *leader) *schedulerv1.ExplainResponse { return l.explain(req.GetTaskId()) })
+}
+
+// ListResources lists the longest queues.
+func (s *Service) ListResources(ctx context.Context, req *schedulerv1.ListResourcesRequest) (*schedulerv1.ListResourcesResponse, error) {
+	return ask(ctx, s, func(l *leader) *schedulerv1.ListResourcesResponse { return l.resources(pageSize(req.GetPageSize())) })
+}
+
+// GetResource shows one queue.
+func (s *Service) GetResource(ctx context.Context, req *schedulerv1.GetResourceRequest) (*schedulerv1.GetResourceResponse, error) {
+	found, err := ask(ctx, s, func(l *leader) *schedulerv1.GetResourceResponse {
+		return l.resource(req.GetName(), pageSize(req.GetPageSize()))
+	})
+	if err == nil && found == nil {
+		return nil, errs.NotFound(errs.ResourceUnknown, "nobody holds or waits for resource %q", req.GetName())
+	}
+	return found, err
+}

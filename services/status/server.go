@@ -1,0 +1,199 @@
+package status
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/limits"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/wire"
+)
+
+// Register adds the service to a server.
+func (s *Service) Register(r grpc.ServiceRegistrar) {
+	statusv1.RegisterStatusServiceServer(r, server{service: s})
+}
+
+// server is the gRPC face. Limits were checked before it is reached.
+type server struct {
+	statusv1.UnimplementedStatusServiceServer
+
+	service *Service
+}
+
+// GetTask returns one task with its children.
+func (s server) GetTask(ctx context.Context, req *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
+	t, err := s.service.db.Get(ctx, req.GetTaskId())
+	if err != nil {
+		return nil, err
+	}
+	children, err := s.service.db.Children(ctx, req.GetTaskId())
+	if err != nil {
+		return nil, err
+	}
+	return &statusv1.GetTaskResponse{Task: wire.Task(t), ChildIds: children}, nil
+}
+
+// ListTasks returns one page.
+func (s server) ListTasks(ctx context.Context, req *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
+	filter := Filter{
+		Name: req.GetName(), CorrelationID: req.GetCorrelationId(), GroupID: req.GetGroupId(), ParentID: req.GetParentId(),
+		Resources: req.GetResources(),
+	}
+	for _, state := range req.GetStates() {
+		filter.States = append(filter.States, string(wire.FromState(state)))
+	}
+	var before int64
+	if token := req.GetPageToken(); token != "" {
+		n, err := strconv.ParseInt(token, 36, 64)
+		if err != nil || n < 1 {
+			return nil, errs.Invalid(errs.Violation{Field: "page_token", Rule: "must be the next_page_token of a page before"})
+		}
+		before = n
+	}
+	size := int(req.GetPageSize())
+	if size == 0 {
+		size = limits.DefaultPage
+	}
+	// One more than asked for tells whether there is a next page.
+	tasks, err := s.service.db.List(ctx, filter, before, size+1, int(req.GetOffset()))
+	if err != nil {
+		return nil, err
+	}
+	answer := &statusv1.ListTasksResponse{}
+	if len(tasks) > size {
+		tasks = tasks[:size]
+		answer.NextPageToken = strconv.FormatInt(tasks[size-1].Seq, 36)
+	}
+	answer.Tasks = onWire(tasks)
+	if req.GetCount() {
+		if answer.Total, err = s.service.db.Count(ctx, filter); err != nil {
+			return nil, err
+		}
+	}
+	return answer, nil
+}
+
+// WaitTasks waits until all the tasks are final.
+func (s server) WaitTasks(ctx context.Context, req *statusv1.WaitTasksRequest) (*statusv1.WaitTasksResponse, error) {
+	limit := limits.DefaultWait
+	if req.GetTimeout() != nil {
+		limit = req.GetTimeout().AsDuration()
+	}
+	// The answer must be on its way before the caller gives up: a quarter of a second is left for it.
+	if deadline, has := ctx.Deadline(); has {
+		limit = min(limit, max(0, time.Until(deadline)-250*time.Millisecond))
+	}
+	waitCtx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tasks, done, err := s.service.waitFor(waitCtx, req.GetTaskIds())
+	if err != nil {
+		return nil, err
+	}
+	return &statusv1.WaitTasksResponse{Tasks: onWire(tasks), Done: done}, nil
+}
+
+// WatchTask streams one task.
+func (s server) WatchTask(req *statusv1.WatchTaskRequest, stream grpc.ServerStreamingServer[statusv1.WatchTaskResponse]) error {
+	return s.service.watch(stream.Context(), req.GetTaskId(), func(t *task.Task) error {
+		return stream.Send(&statusv1.WatchTaskResponse{Task: wire.Task(t)})
+	})
+}
+
+// GetTaskGroup returns one group.
+func (s server) GetTaskGroup(ctx context.Context, req *statusv1.GetTaskGroupRequest) (*statusv1.GetTaskGroupResponse, error) {
+	g, err := s.service.db.Group(ctx, req.GetGroupId())
+	if err != nil {
+		return nil, err
+	}
+	return &statusv1.GetTaskGroupResponse{
+		Id: g.ID, Description: g.Description, CreatedAt: timestamppb.New(g.CreatedAt), Counts: stateCounts(g.Counts),
+	}, nil
+}
+
+// GetTaskLog returns a task's log.
+func (s server) GetTaskLog(ctx context.Context, req *statusv1.GetTaskLogRequest) (*statusv1.GetTaskLogResponse, error) {
+	l, err := s.service.db.Log(ctx, req.GetTaskId())
+	if err != nil {
+		return nil, err
+	}
+	return &statusv1.GetTaskLogResponse{Text: l.Text, Truncated: l.Truncated}, nil
+}
+
+// PutTaskLog stores a task's log.
+func (s server) PutTaskLog(ctx context.Context, req *statusv1.PutTaskLogRequest) (*statusv1.PutTaskLogResponse, error) {
+	// Text columns can't hold the zero character, which processes do write.
+	text := strings.ReplaceAll(req.GetText(), "\x00", "\uFFFD")
+	if err := s.service.db.PutLog(ctx, req.GetTaskId(), req.GetClaim(), Log{Text: text, Truncated: req.GetTruncated()}); err != nil {
+		return nil, err
+	}
+	return &statusv1.PutTaskLogResponse{}, nil
+}
+
+// GetStats returns how tasks fared.
+func (s server) GetStats(ctx context.Context, req *statusv1.GetStatsRequest) (*statusv1.GetStatsResponse, error) {
+	since := limits.DefaultSince
+	if req.GetSince() != nil {
+		since = req.GetSince().AsDuration()
+	}
+	stats, err := s.service.db.Stats(ctx, req.GetName(), since)
+	if err != nil {
+		return nil, err
+	}
+	answer := &statusv1.GetStatsResponse{}
+	for _, n := range stats {
+		answer.Names = append(answer.Names, &statusv1.NameStats{
+			Name: n.Name, Finished: n.Finished, Failed: n.Failed, Canceled: n.Canceled,
+			Unblock: percentiles(n.Unblock), Start: percentiles(n.Start), Run: percentiles(n.Run),
+		})
+	}
+	return answer, nil
+}
+
+// GetSystemStatus says how the whole is doing. An unreachable database is part of the answer, not an error.
+func (s server) GetSystemStatus(ctx context.Context, _ *statusv1.GetSystemStatusRequest) (*statusv1.GetSystemStatusResponse, error) {
+	answer := &statusv1.GetSystemStatusResponse{Version: s.service.cfg.Version}
+	sys, err := s.service.db.System(ctx)
+	if errs.Is(err, errs.DatabaseAway) {
+		return answer, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	answer.DatabaseConnected, answer.SchedulerLeads, answer.Epoch = true, sys.Leads, sys.Epoch
+	answer.Executors, answer.Live = sys.Executors, stateCounts(sys.Live)
+	return answer, nil
+}
+
+func onWire(tasks []*task.Task) []*taskv1.Task {
+	out := make([]*taskv1.Task, len(tasks))
+	for i, t := range tasks {
+		out[i] = wire.Task(t)
+	}
+	return out
+}
+
+func stateCounts(counts map[task.State]int64) []*statusv1.StateCount {
+	out := make([]*statusv1.StateCount, 0, len(counts))
+	for _, state := range slices.Sorted(maps.Keys(counts)) {
+		out = append(out, &statusv1.StateCount{State: wire.State(state), Count: counts[state]})
+	}
+	return out
+}
+
+func percentiles(values []float64) *statusv1.Percentiles {
+	if len(values) != 4 {
+		return nil
+	}
+	return &statusv1.Percentiles{P50: values[0], P95: values[1], P99: values[2], Max: values[3]}
+}

@@ -1,0 +1,232 @@
+package status
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
+)
+
+// Database is the SQL that the service needs.
+type Database interface {
+	Get(ctx context.Context, id string) (*task.Task, error)
+	GetMany(ctx context.Context, ids []string) (map[string]*task.Task, error)
+	Children(ctx context.Context, id string) ([]string, error)
+	List(ctx context.Context, f Filter, before int64, limit, offset int) ([]*task.Task, error)
+	Count(ctx context.Context, f Filter) (int64, error)
+	Group(ctx context.Context, id string) (*Group, error)
+	Log(ctx context.Context, id string) (Log, error)
+	PutLog(ctx context.Context, id string, claim int64, l Log) error
+	Stats(ctx context.Context, name string, since time.Duration) ([]NameStats, error)
+	System(ctx context.Context) (*System, error)
+}
+
+// Config of a status service. Start from Defaults.
+type Config struct {
+	// Version of the binary, for the system's status.
+	Version string
+	// LookEvery is how often a waiter looks by itself while the leader is followed.
+	LookEvery time.Duration
+	// LookAlone is the same while no leader is followed.
+	LookAlone time.Duration
+}
+
+// Defaults are the settings of a production service.
+func Defaults() Config {
+	return Config{Version: "unknown", LookEvery: time.Second, LookAlone: 100 * time.Millisecond}
+}
+
+// Service is one status service. All of them are active.
+type Service struct {
+	cfg       Config
+	db        Database
+	scheduler schedulerv1.SchedulerServiceClient
+	log       *slog.Logger
+
+	following atomic.Bool
+	mu        sync.Mutex
+	waiters   map[string]map[*waiter]struct{} // by task id
+	// stopping is closed when Run ends: open streams must not hold the process up.
+	stopping chan struct{}
+}
+
+// New makes a status service.
+func New(cfg Config, db Database, scheduler schedulerv1.SchedulerServiceClient, log *slog.Logger) *Service {
+	return &Service{cfg: cfg, db: db, scheduler: scheduler, log: log,
+		waiters: map[string]map[*waiter]struct{}{}, stopping: make(chan struct{})}
+}
+
+// waiter is woken when one of its tasks may have changed.
+type waiter struct{ signal chan struct{} }
+
+func (w *waiter) wake() {
+	select {
+	case w.signal <- struct{}{}:
+	default:
+	}
+}
+
+// await registers interest in tasks. A caller registers before it looks, so that no change falls between.
+func (s *Service) await(ids []string) (w *waiter, leave func()) {
+	w = &waiter{signal: make(chan struct{}, 1)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		if s.waiters[id] == nil {
+			s.waiters[id] = map[*waiter]struct{}{}
+		}
+		s.waiters[id][w] = struct{}{}
+	}
+	return w, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for _, id := range ids {
+			delete(s.waiters[id], w)
+			if len(s.waiters[id]) == 0 {
+				delete(s.waiters, id)
+			}
+		}
+	}
+}
+
+// next returns when a task of the waiter may have changed, or it is time to look anyway. It reports false when ctx ends or
+// the service stops.
+func (s *Service) next(ctx context.Context, w *waiter) bool {
+	pause := s.cfg.LookAlone
+	if s.following.Load() {
+		pause = s.cfg.LookEvery
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-w.signal:
+		return true
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	case <-s.stopping:
+		return false
+	}
+}
+
+// waitFor returns the tasks as they are once all are final, or when ctx ends.
+func (s *Service) waitFor(ctx context.Context, ids []string) (tasks []*task.Task, done bool, err error) {
+	w, leave := s.await(ids)
+	defer leave()
+	// The last look must not fail because the time to wait has ended.
+	lookCtx := context.WithoutCancel(ctx)
+	for {
+		found, err := s.db.GetMany(lookCtx, ids)
+		if err != nil {
+			return nil, false, err
+		}
+		tasks, done = tasks[:0], true
+		for _, id := range ids {
+			t := found[id]
+			if t == nil {
+				return nil, false, errs.NotFound(errs.TaskNotFound, "no task %s", id)
+			}
+			tasks = append(tasks, t)
+			done = done && t.State.Final()
+		}
+		if done || !s.next(ctx, w) {
+			return tasks, done, nil
+		}
+	}
+}
+
+// watch calls show with the task as it is now, and after each change, until it is final.
+func (s *Service) watch(ctx context.Context, id string, show func(*task.Task) error) error {
+	w, leave := s.await([]string{id})
+	defer leave()
+	var shown time.Time
+	for {
+		t, err := s.db.Get(ctx, id)
+		if err != nil {
+			return err
+		}
+		if !t.UpdatedAt.Equal(shown) {
+			if err := show(t); err != nil {
+				return err
+			}
+			shown = t.UpdatedAt
+		}
+		if t.State.Final() {
+			return nil
+		}
+		if !s.next(ctx, w) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return errs.Away(errs.Stopping, nil, "this status service is stopping")
+		}
+	}
+}
+
+// Run follows the leader until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	defer close(s.stopping)
+	for ctx.Err() == nil {
+		err := s.follow(ctx)
+		s.following.Store(false)
+		s.wakeAll()
+		if ctx.Err() == nil {
+			s.log.DebugContext(ctx, "not following a leader", slog.Any("error", err))
+			pause(ctx, 200*time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// follow wakes waiters by what one leader commits.
+func (s *Service) follow(ctx context.Context) error {
+	stream, err := s.scheduler.Follow(ctx, &schedulerv1.FollowRequest{})
+	if err != nil {
+		return err
+	}
+	for {
+		message, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		if !s.following.Swap(true) {
+			// What was committed before this moment was not told: everybody looks.
+			s.wakeAll()
+		}
+		s.mu.Lock()
+		for _, change := range message.GetChanges() {
+			for w := range s.waiters[change.GetTaskId()] {
+				w.wake()
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (s *Service) wakeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, those := range s.waiters {
+		for w := range those {
+			w.wake()
+		}
+	}
+}
+
+// Ready always reports nil: while the database is away, callers are told so.
+func (s *Service) Ready(context.Context) error { return nil }
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,299 @@
+package status
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/task"
+)
+
+// Store is the SQL of the status service.
+type Store struct{ pool *pgxpool.Pool }
+
+// NewStore makes a store.
+func NewStore(pool *pgxpool.Pool) *Store { return &Store{pool: pool} }
+
+// childrenShown is how many child tasks are listed with a task.
+const childrenShown = 1000
+
+// Get reads one task.
+func (s *Store) Get(ctx context.Context, id string) (*task.Task, error) {
+	t, err := postgres.ScanTask(s.pool.QueryRow(ctx, `select `+postgres.TaskColumns+` from task where id = $1::text::uuid`, id))
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, errs.NotFound(errs.TaskNotFound, "no task %s", id)
+	case err != nil:
+		return nil, away(fmt.Errorf("read task %s: %w", id, err))
+	}
+	return t, nil
+}
+
+// GetMany reads tasks; those that do not exist are left out.
+func (s *Store) GetMany(ctx context.Context, ids []string) (map[string]*task.Task, error) {
+	rows, err := s.pool.Query(ctx, `select `+postgres.TaskColumns+` from task where id = any($1::text[]::uuid[])`, ids)
+	if err != nil {
+		return nil, away(fmt.Errorf("read %d tasks: %w", len(ids), err))
+	}
+	list, err := collect(rows)
+	if err != nil {
+		return nil, away(fmt.Errorf("read %d tasks: %w", len(ids), err))
+	}
+	found := make(map[string]*task.Task, len(list))
+	for _, t := range list {
+		found[t.ID] = t
+	}
+	return found, nil
+}
+
+// Children lists the tasks that a task dispatched, the oldest first.
+func (s *Store) Children(ctx context.Context, id string) ([]string, error) {
+	rows, err := s.pool.Query(ctx, `select id::text from task where parent_id = $1::text::uuid order by seq limit $2`, id, childrenShown)
+	if err != nil {
+		return nil, away(fmt.Errorf("read children of task %s: %w", id, err))
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, away(fmt.Errorf("read children of task %s: %w", id, err))
+	}
+	return ids, nil
+}
+
+// Filter selects tasks. What is empty does not matter.
+type Filter struct {
+	States        []string
+	Name          string
+	CorrelationID string
+	GroupID       string
+	ParentID      string
+	Resources     []string
+}
+
+// where writes the conditions of a filter and numbers their arguments. Only what was asked for appears, so that the planner
+// sees which index helps.
+func (f Filter) where() (where string, args []any) {
+	var conditions []string
+	add := func(condition string, arg any) {
+		args = append(args, arg)
+		conditions = append(conditions, fmt.Sprintf(condition, len(args)))
+	}
+	if len(f.States) > 0 {
+		add("state = any($%d::text[])", f.States)
+		if !anyFinal(f.States) {
+			// What is not final stands in a short list; the history need not be searched.
+			conditions = append(conditions, "seq in (select seq from task_live)")
+		}
+	}
+	if f.Name != "" {
+		add("name = $%d", f.Name)
+	}
+	if f.CorrelationID != "" {
+		add("correlation_id = $%d", f.CorrelationID)
+	}
+	if f.GroupID != "" {
+		add("group_id = $%d::text::uuid", f.GroupID)
+	}
+	if f.ParentID != "" {
+		add("parent_id = $%d::text::uuid", f.ParentID)
+	}
+	if len(f.Resources) > 0 {
+		add("(exclusive || shared) @> $%d::text[]", f.Resources)
+	}
+	if len(conditions) == 0 {
+		return "true", args
+	}
+	return strings.Join(conditions, " and "), args
+}
+
+func anyFinal(states []string) bool {
+	for _, s := range states {
+		if task.State(s).Final() {
+			return true
+		}
+	}
+	return false
+}
+
+// List returns tasks, the newest first: those with a seq below before (0 for no bound), without the first offset ones.
+func (s *Store) List(ctx context.Context, f Filter, before int64, limit, offset int) ([]*task.Task, error) {
+	where, args := f.where()
+	if before > 0 {
+		args = append(args, before)
+		where += fmt.Sprintf(" and seq < $%d", len(args))
+	}
+	args = append(args, limit, offset)
+	rows, err := s.pool.Query(ctx, fmt.Sprintf(`select %s from task where %s order by seq desc limit $%d offset $%d`,
+		postgres.TaskColumns, where, len(args)-1, len(args)), args...)
+	if err != nil {
+		return nil, away(fmt.Errorf("list tasks: %w", err))
+	}
+	list, err := collect(rows)
+	if err != nil {
+		return nil, away(fmt.Errorf("list tasks: %w", err))
+	}
+	return list, nil
+}
+
+// Count says how many tasks match.
+func (s *Store) Count(ctx context.Context, f Filter) (n int64, err error) {
+	where, args := f.where()
+	if err := s.pool.QueryRow(ctx, `select count(*) from task where `+where, args...).Scan(&n); err != nil {
+		return 0, away(fmt.Errorf("count tasks: %w", err))
+	}
+	return n, nil
+}
+
+// Group is a task group with its members counted by state.
+type Group struct {
+	ID          string
+	Description string
+	CreatedAt   time.Time
+	Counts      map[task.State]int64
+}
+
+// Group reads one group.
+func (s *Store) Group(ctx context.Context, id string) (*Group, error) {
+	g := &Group{}
+	err := s.pool.QueryRow(ctx, `select id::text, description, created_at from task_group where id = $1::text::uuid`, id).
+		Scan(&g.ID, &g.Description, &g.CreatedAt)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil, errs.NotFound(errs.GroupNotFound, "no task group %s", id)
+	case err != nil:
+		return nil, away(fmt.Errorf("read task group %s: %w", id, err))
+	}
+	rows, err := s.pool.Query(ctx, `select state, count(*) from task where group_id = $1::text::uuid group by state`, id)
+	if err != nil {
+		return nil, away(fmt.Errorf("count members of task group %s: %w", id, err))
+	}
+	g.Counts, err = counts(rows)
+	if err != nil {
+		return nil, away(fmt.Errorf("count members of task group %s: %w", id, err))
+	}
+	return g, nil
+}
+
+// Log is what a task's process wrote.
+type Log struct {
+	Text      string
+	Truncated bool
+}
+
+// Log reads a task's log. A task that wrote nothing has an empty one.
+func (s *Store) Log(ctx context.Context, id string) (Log, error) {
+	var l Log
+	err := s.pool.QueryRow(ctx, `
+		select coalesce(l.text, ''), coalesce(l.truncated, false)
+		from task t left join task_log l on l.task_id = t.id where t.id = $1::text::uuid`, id).Scan(&l.Text, &l.Truncated)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return l, errs.NotFound(errs.TaskNotFound, "no task %s", id)
+	case err != nil:
+		return l, away(fmt.Errorf("read the log of task %s: %w", id, err))
+	}
+	return l, nil
+}
+
+// PutLog stores the log of one run, unless a later run has stored one.
+func (s *Store) PutLog(ctx context.Context, id string, claim int64, l Log) error {
+	_, err := s.pool.Exec(ctx, `
+		insert into task_log (task_id, claim, text, truncated) values ($1::text::uuid, $2, $3, $4)
+		on conflict (task_id) do update set claim = excluded.claim, text = excluded.text, truncated = excluded.truncated, updated_at = now()
+		where task_log.claim <= excluded.claim`, id, claim, l.Text, l.Truncated)
+	switch {
+	case postgres.Constraint(err) == "task_log_task_id_fkey":
+		return errs.NotFound(errs.TaskNotFound, "no task %s", id)
+	case err != nil:
+		return away(fmt.Errorf("store the log of task %s: %w", id, err))
+	}
+	return nil
+}
+
+// NameStats tells how the tasks of one name fared.
+type NameStats struct {
+	Name                       string
+	Finished, Failed, Canceled int64
+	// Times of p50, p95, p99 and the longest, in seconds; nil if no task had such a time.
+	Unblock, Start, Run []float64
+}
+
+// Stats reads how the tasks fared that finished since then. It searches the tasks of that time.
+func (s *Store) Stats(ctx context.Context, name string, since time.Duration) ([]NameStats, error) {
+	const percentiles = `percentile_disc(array[0.5, 0.95, 0.99, 1.0]) within group (order by extract(epoch from %s)::float8)`
+	rows, err := s.pool.Query(ctx, fmt.Sprintf(`
+		select name, count(*), count(*) filter (where state = 'failed'), count(*) filter (where state = 'canceled'), %s, %s, %s
+		from task
+		where finished_at > now() - $1::interval and ($2 = '' or name = $2)
+		group by name order by name`,
+		fmt.Sprintf(percentiles, "unblocked_at - created_at"),
+		fmt.Sprintf(percentiles, "started_at - unblocked_at"),
+		fmt.Sprintf(percentiles, "finished_at - started_at")), since, name)
+	if err != nil {
+		return nil, away(fmt.Errorf("read statistics: %w", err))
+	}
+	stats, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n NameStats, err error) {
+		err = row.Scan(&n.Name, &n.Finished, &n.Failed, &n.Canceled, &n.Unblock, &n.Start, &n.Run)
+		return n, err
+	})
+	if err != nil {
+		return nil, away(fmt.Errorf("read statistics: %w", err))
+	}
+	return stats, nil
+}
+
+// System is how the whole is doing.
+type System struct {
+	Leads     bool
+	Epoch     int64
+	Executors int32
+	Live      map[task.State]int64
+}
+
+// System reads how the whole is doing.
+func (s *Store) System(ctx context.Context) (*System, error) {
+	sys := &System{}
+	batch := &pgx.Batch{}
+	batch.Queue(`select expires_at > now(), epoch from lease where name = 'scheduler'`).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&sys.Leads, &sys.Epoch)
+	})
+	batch.Queue(`select count(*) from app where kind = 'worker' and missing_at is null and ended_at is null`).QueryRow(func(row pgx.Row) error {
+		return row.Scan(&sys.Executors)
+	})
+	batch.Queue(`select t.state, count(*) from task_live l join task t on t.id = l.task_id group by t.state`).Query(func(rows pgx.Rows) (err error) {
+		sys.Live, err = counts(rows)
+		return err
+	})
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, away(fmt.Errorf("read the system's state: %w", err))
+	}
+	return sys, nil
+}
+
+func collect(rows pgx.Rows) ([]*task.Task, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*task.Task, error) { return postgres.ScanTask(row) })
+}
+
+func counts(rows pgx.Rows) (map[task.State]int64, error) {
+	found := map[task.State]int64{}
+	var state task.State
+	var n int64
+	_, err := pgx.ForEachRow(rows, []any{&state, &n}, func() error {
+		found[state] = n
+		return nil
+	})
+	return found, err
+}
+
+func away(err error) error {
+	if postgres.IsUnavailable(err) {
+		return errs.Away(errs.DatabaseAway, err, "the database can't be reached")
+	}
+	return err
+}

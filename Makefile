@@ -6,16 +6,14 @@
 .SHELLFLAGS := -eu -c
 MAKEFLAGS += --no-builtin-rules
 
-# An empty repository, a tarball or somebody else's checkout has no version to tell; that must not stop a build.
-VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo dev)
-COMMIT  ?= $(shell git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)
-CLI     := github.com/sluice-tasks/sluice/pkg/cli
-LDFLAGS := -s -w -X $(CLI).version=$(VERSION) -X $(CLI).commit=$(COMMIT)
+# The version in the binary is what Go makes of the commit and its tags. A tarball, an empty repository or a checkout that
+# belongs to somebody else has none, which must not stop a build.
+VCS = $(if $(shell git rev-parse -q --verify HEAD 2>/dev/null),true,false)
 
 # The race detector needs a C compiler; Go itself says whether it sees one.
 RACE = $(if $(filter 1,$(shell go env CGO_ENABLED)),-race)
 
-# Give your own where the pinned one does not run: make verify BUF=buf.
+# Give your own where the pinned one does not run: make verify BUF=/usr/local/bin/buf.
 BUF ?= tools/node_modules/.bin/buf
 # A linter built by an older Go refuses newer code, so both versions are in its name.
 LINT := tools/bin/golangci-lint-$(shell awk '$$1 ~ "golangci/golangci-lint/v2$$" {print $$2}' tools/go.mod)-$(shell go env GOVERSION)
@@ -34,7 +32,7 @@ help: ## this list
 
 .PHONY: build
 build: ## bin/sluice, the one binary
-	@CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/sluice .
+	@CGO_ENABLED=0 go build -trimpath -buildvcs=$(VCS) -ldflags='-s -w' -o bin/sluice .
 
 .PHONY: run
 run: build ## build, then all of Sluice in one process with its own database; ARGS='--slots 4' passes flags
@@ -106,8 +104,10 @@ proto: $(BUF) ## format the protos and generate pkg/pb from them
 fmt: $(LINT) ## format the Go code as the linter wants it
 	@$(LINT) fmt
 
-.PHONY: tools
-tools: $(LINT) $(BUF) ## fetch and build the pinned tools now
+.PHONY: tools tools-go tools-proto
+tools: tools-go tools-proto ## fetch and build the pinned tools now
+tools-go: $(LINT)
+tools-proto: $(BUF)
 
 .PHONY: clean
 clean: ## remove bin/ and what tests left; the tools stay
@@ -117,7 +117,7 @@ clean: ## remove bin/ and what tests left; the tools stay
 # npm ci checks the sums in the lock file, and leaves nothing behind when it fails. Its binary needs no build.
 tools/node_modules/.bin/buf: tools/package-lock.json
 	@command -v npm >/dev/null || { echo 'buf comes through npm, which is not installed: install Node.js (Debian: apt-get install npm),'; \
-		echo 'or give a buf of your own: make $(or $(MAKECMDGOALS),verify) BUF=buf'; exit 1; }
+		echo 'or give a buf of your own: make $(or $(MAKECMDGOALS),verify) BUF=/usr/local/bin/buf'; exit 1; }
 	@echo 'fetching buf'
 	@cd tools && npm ci --loglevel=error
 	@touch $@

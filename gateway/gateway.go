@@ -27,7 +27,7 @@ const CoreVersion = "3.117.0"
 const (
 	defaultRoot  = "/pulp/"
 	defaultTTL   = 30 * time.Second
-	defaultGrace = 10 * time.Second
+	defaultGrace = 8 * time.Second
 	// maxBody is the largest request body: two JSON arguments of 1 MiB and a thousand resource names, with room to spare.
 	maxBody = 4 << 20
 	// pipeSize is the buffer of the in-process connection, in bytes.
@@ -44,7 +44,7 @@ type Config struct {
 	Name string
 	// TTL is how long the gateway may be silent before it is taken for missing. Zero means 30 seconds.
 	TTL time.Duration
-	// Grace bounds how long requests in flight may go on after the gateway was told to stop. Zero means 10 seconds.
+	// Grace bounds how long requests in flight may go on after the gateway was told to stop. Zero means 8 seconds.
 	Grace time.Duration
 	// Metrics answers /metrics. Nil: there is nothing there.
 	Metrics http.Handler
@@ -98,6 +98,9 @@ type Gateway struct {
 
 // New makes a gateway that is ready to answer through Handler.
 func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
+	if services.Dispatcher == nil || services.Status == nil || services.Heartbeat == nil {
+		return nil, errors.New("make a gateway: it needs connections to the dispatcher, the status and the heartbeat service")
+	}
 	config = config.withDefaults()
 	routes, err := readRoutes(routesYAML)
 	if err != nil {
@@ -140,9 +143,10 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 		return nil, err
 	}
 	g.mux = g.newMux()
+	unused := context.Background() //nolint:forbidigo // the generated code asks for one, and each request has its own
 	err = errors.Join(
-		pulpv3.RegisterTasksServiceHandler(context.Background(), g.mux, g.conn),
-		pulpv3.RegisterSystemServiceHandler(context.Background(), g.mux, g.conn),
+		pulpv3.RegisterTasksServiceHandler(unused, g.mux, g.conn),
+		pulpv3.RegisterSystemServiceHandler(unused, g.mux, g.conn),
 	)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("register REST routes: %w", err), g.conn.Close())

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"mime"
@@ -42,7 +43,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *Gateway) panicked(ctx context.Context, w *recorder, p any) {
-	if p == http.ErrAbortHandler {
+	if err, ok := p.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		panic(p) // somebody wants the connection broken, and no noise
 	}
 	answer := g.internal(ctx, fmt.Errorf("panic: %v\n%s", p, debug.Stack()))

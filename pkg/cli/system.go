@@ -14,7 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 
 	"github.com/sluice-tasks/sluice/gateway"
@@ -116,7 +115,7 @@ func (s *system) dial(addr string) (*grpc.ClientConn, error) {
 }
 
 // database opens the pool once the database answers: the order in which processes are started must not matter.
-func (s *system) database(ctx context.Context, url, name string) (*pgxpool.Pool, error) {
+func (s *system) database(ctx context.Context, url, name string) (*postgres.Pool, error) {
 	if url == "" {
 		return nil, usage("--database-url: is required (or DATABASE_URL in the environment)")
 	}
@@ -194,21 +193,21 @@ func (s *system) waitsFor(ctx context.Context) string {
 
 // The services, each with what it needs. They speak gRPC to each other, also inside one process.
 
-func (s *system) addHeartbeat(pool *pgxpool.Pool) {
+func (s *system) addHeartbeat(pool *postgres.Pool) {
 	s.add("heartbeat", stopGrace, heartbeat.New(heartbeat.Defaults(), heartbeat.NewStore(pool), s.part("heartbeat")))
 }
 
-func (s *system) addStatus(pool *pgxpool.Pool, toScheduler grpc.ClientConnInterface) {
+func (s *system) addStatus(pool *postgres.Pool, toScheduler grpc.ClientConnInterface) {
 	cfg := status.Defaults()
 	cfg.Version = Version()
 	s.add("status", stopGrace, status.New(cfg, status.NewStore(pool), schedulerv1.NewSchedulerServiceClient(toScheduler), s.part("status")))
 }
 
-func (s *system) addScheduler(pool *pgxpool.Pool, cfg scheduler.Config) {
+func (s *system) addScheduler(pool *postgres.Pool, cfg scheduler.Config) {
 	s.add("scheduler", stopGrace, scheduler.New(cfg, scheduler.NewStore(pool, cfg.Lease), s.part("scheduler")))
 }
 
-func (s *system) addDispatcher(pool *pgxpool.Pool, toScheduler grpc.ClientConnInterface, cfg dispatcher.Config) {
+func (s *system) addDispatcher(pool *postgres.Pool, toScheduler grpc.ClientConnInterface, cfg dispatcher.Config) {
 	log := s.part("dispatcher")
 	hinter := dispatcher.NewHinter(schedulerv1.NewSchedulerServiceClient(toScheduler), log)
 	s.add("dispatcher", stopGrace, dispatcher.NewService(cfg, dispatcher.NewStore(pool), hinter, log))

@@ -11,7 +11,7 @@ import (
 // TaskListCmd lists tasks.
 type TaskListCmd struct {
 	State         []string `placeholder:"STATE" help:"Only tasks in this state: waiting, running, canceling, completed, failed, canceled or skipped. Give the flag again, or a comma, for another."`
-	Name          string   `placeholder:"NAME" help:"Only tasks of exactly this name."`
+	Name          string   `placeholder:"NAME" env:"-" help:"Only tasks of exactly this name."`
 	CorrelationID string   `placeholder:"TEXT" help:"Only tasks with this correlation id."`
 	Group         string   `placeholder:"ID" help:"Only members of this task group."`
 	Parent        string   `placeholder:"ID" help:"Only tasks that this task dispatched."`

@@ -76,15 +76,13 @@ func register(change func(*heartbeatv1.RegisterRequest)) *heartbeatv1.RegisterRe
 
 func long(n int) string { return strings.Repeat("x", n) }
 
-func times[T any](n int, make func(int) T) []T {
-	list := make0[T](n)
-	for i := range n {
-		list = append(list, make(i))
+func times[T any](n int, item func(int) T) []T {
+	list := make([]T, n)
+	for i := range list {
+		list[i] = item(i)
 	}
 	return list
 }
-
-func make0[T any](n int) []T { return make([]T, 0, n) }
 
 func numbered(prefix string) func(int) string {
 	return func(i int) string { return fmt.Sprintf("%s%d", prefix, i) }

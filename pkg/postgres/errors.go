@@ -16,6 +16,7 @@ import (
 const (
 	codeUniqueViolation      = "23505"
 	codeReadOnly             = "25006"
+	codeFailedTransaction    = "25P02"
 	codeSerializationFailure = "40001"
 	codeDeadlock             = "40P01"
 	codeUndefinedTable       = "42P01"

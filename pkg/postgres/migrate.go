@@ -127,14 +127,17 @@ func (l *transactionLock) SessionLock(ctx context.Context, conn *sql.Conn) error
 // commit would keep the one without the other; the note of the last migration is the last statement of a run.
 func (l *transactionLock) SessionUnlock(ctx context.Context, conn *sql.Conn) error {
 	version, err := l.store.GetLatestVersion(ctx, conn)
-	if err != nil || version != l.head {
-		_, _ = conn.ExecContext(ctx, "rollback") // the run has failed already and has the better error
+	if err == nil && version == l.head {
+		if _, err := conn.ExecContext(ctx, "commit"); err != nil {
+			return fmt.Errorf("commit migration: %w", err)
+		}
 		return nil
 	}
-	if _, err := conn.ExecContext(ctx, "commit"); err != nil {
-		return fmt.Errorf("commit migration: %w", err)
+	_, _ = conn.ExecContext(ctx, "rollback") // with the connection gone, the server does it
+	if err != nil && code(err) != codeFailedTransaction {
+		return fmt.Errorf("end migration: %w", err) // a run that went well is lost with its connection
 	}
-	return nil
+	return nil // the run has failed and says why
 }
 
 // lockMigrations waits until no other migrator is at work. Limits that a role sets for its ordinary statements do not

@@ -249,6 +249,42 @@ func TestUnfinishedRunIsNotCommitted(t *testing.T) {
 	}
 }
 
+// TestRunThatLostItsConnectionIsNotASuccess is about the moment before the commit.
+func TestRunThatLostItsConnectionIsNotASuccess(t *testing.T) {
+	url := pgtest.EmptyURL(t)
+	if err := postgres.MigrateFiles(t.Context(), url, files("create table one (n int);"), quiet()); err != nil {
+		t.Fatal(err)
+	}
+	store, err := database.NewStore(database.DialectPostgres, "goose_db_version")
+	if err != nil {
+		t.Fatal(err)
+	}
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	conn, err := db.Conn(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	lock := postgres.NewTransactionLock(store, 2)
+	if err := lock.SessionLock(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+	var backend int
+	if err := conn.QueryRowContext(t.Context(), "select pg_backend_pid()").Scan(&backend); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.ExecContext(t.Context(), "select pg_terminate_backend($1)", backend); err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.SessionUnlock(t.Context(), conn); !postgres.IsUnavailable(err) {
+		t.Errorf("SessionUnlock = %v, want that the connection was lost", err)
+	}
+}
+
 func TestMigrationMayTakeLongerThanTheRoleAllows(t *testing.T) {
 	url := pgtest.EmptyURL(t)
 	pool := pgtest.Open(t, url)

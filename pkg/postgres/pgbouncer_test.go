@@ -42,7 +42,8 @@ func someStatements(ctx context.Context, pool interface {
 	postgres.Querier
 	postgres.Beginner
 	CopyFrom(context.Context, pgx.Identifier, []string, pgx.CopyFromSource) (int64, error)
-}, rounds int) error {
+}, rounds int,
+) error {
 	for i := range rounds {
 		if _, err := pool.Exec(ctx, "insert into entry values ($1)", i); err != nil {
 			return fmt.Errorf("alone: %w", err)

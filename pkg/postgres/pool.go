@@ -26,6 +26,9 @@ const (
 	maxConnLifetime       = time.Hour
 )
 
+// Pool is the pool that Open returns, named here so that who only hands it on need not know the driver.
+type Pool = pgxpool.Pool
+
 // Options tunes Open. The zero value is good for a service.
 type Options struct {
 	// MaxConns bounds the pool; 0 means DefaultMaxConns. A pool_max_conns in the URL wins, it is the operator's word.

@@ -3,6 +3,7 @@ package postgres_test
 import (
 	"encoding/json"
 	"net"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -34,6 +35,19 @@ func TestOpenTakesURLsAndKeywords(t *testing.T) {
 	}
 }
 
+// with adds a setting to a database URL.
+func with(t *testing.T, database, setting, value string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := u.Query()
+	query.Set(setting, value)
+	u.RawQuery = query.Encode()
+	return u.String()
+}
+
 func TestOpenBoundsThePoolUnlessTheURLSaysOtherwise(t *testing.T) {
 	url := pgtest.URL(t)
 	for _, tc := range []struct {
@@ -43,7 +57,7 @@ func TestOpenBoundsThePoolUnlessTheURLSaysOtherwise(t *testing.T) {
 	}{
 		{url, postgres.Options{}, postgres.DefaultMaxConns},
 		{url, postgres.Options{MaxConns: 3}, 3},
-		{url + "&pool_max_conns=5", postgres.Options{MaxConns: 3}, 5},
+		{with(t, url, "pool_max_conns", "5"), postgres.Options{MaxConns: 3}, 5},
 	} {
 		pool, err := postgres.Open(t.Context(), tc.url, tc.opts)
 		if err != nil {
@@ -61,7 +75,7 @@ func TestApplicationNameIsShown(t *testing.T) {
 	for _, tc := range []struct{ url, option, want string }{
 		{url, "", "sluice"},
 		{url, "sluice status", "sluice status"},
-		{url + "&application_name=mine", "sluice status", "mine"},
+		{with(t, url, "application_name", "mine"), "sluice status", "mine"},
 	} {
 		pool, err := postgres.Open(t.Context(), tc.url, postgres.Options{ApplicationName: tc.option})
 		if err != nil {
@@ -81,7 +95,7 @@ func TestApplicationNameIsShown(t *testing.T) {
 func TestOpenPreparesNothingEvenIfTheURLAsksForIt(t *testing.T) {
 	url := pgtest.URL(t)
 	statements := pgtest.LogStatements(t, url)
-	pool := pgtest.Open(t, url+"&default_query_exec_mode=cache_statement")
+	pool := pgtest.Open(t, with(t, url, "default_query_exec_mode", "cache_statement"))
 	for range 3 {
 		if _, err := pool.Exec(t.Context(), "select $1::int", 1); err != nil {
 			t.Fatal(err)

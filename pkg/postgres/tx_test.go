@@ -12,9 +12,11 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
 )
 
-var _ postgres.Querier = (*pgxpool.Pool)(nil)
-var _ postgres.Querier = (pgx.Tx)(nil)
-var _ postgres.Beginner = (*pgxpool.Pool)(nil)
+var (
+	_ postgres.Querier  = (*pgxpool.Pool)(nil)
+	_ postgres.Querier  = pgx.Tx(nil)
+	_ postgres.Beginner = (*pgxpool.Pool)(nil)
+)
 
 func raise(ctx context.Context, tx pgx.Tx, code string) error {
 	_, err := tx.Exec(ctx, "do $$ begin raise exception 'on purpose' using errcode = '"+code+"'; end $$")

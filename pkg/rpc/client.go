@@ -19,7 +19,7 @@ import (
 )
 
 // Dial prepares a connection; it connects when first used. Calls fail fast while the server is away, except those that the
-// protos declare idempotent: these are repeated until their deadline ends.
+// protos declare idempotent: these get five attempts, spread over about a second.
 func Dial(target string, extra ...grpc.DialOption) (*grpc.ClientConn, error) {
 	options := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),

@@ -10,5 +10,5 @@
 //
 // A server answers with what pkg/errs lets pass; everything else is masked and logged under a reference. A client turns
 // what it receives back into *errs.Error, so that errs.Is means the same on both sides. Calls that are declared idempotent
-// in the protos are repeated while a server is unavailable, within their deadline; others are not.
+// in the protos are attempted up to five times in about a second while a server is unavailable; others are not repeated.
 package rpc

@@ -126,30 +126,32 @@ func (f *Front) forward(_ any, caller grpc.ServerStream) error {
 	}
 	// It ends with the far stream, or when forward returns: then receiving from the caller fails.
 	go func() {
-		if err := requests(caller, server); err != nil {
+		if !requests(caller, server) {
 			cancel()
 		}
 	}()
 	return answers(server, caller)
 }
 
-// requests passes on what the caller sends. An error means that the caller is gone or broken; if the far side is, then
-// answers knows why.
-func requests(caller grpc.ServerStream, server grpc.ClientStream) error {
+// requests passes on what the caller sends. It returns false when the caller is gone; if the far side is, that is no news:
+// answers knows it already, and why.
+func requests(caller grpc.ServerStream, server grpc.ClientStream) bool {
 	for {
 		var message frame
 		err := caller.RecvMsg(&message)
-		if errors.Is(err, io.EOF) {
-			return server.CloseSend()
+		if err == nil {
+			err = server.SendMsg(&message)
+			message.free()
+			if err != nil {
+				return true
+			}
+			continue
 		}
-		if err != nil {
-			return err
+		if !errors.Is(err, io.EOF) {
+			return false
 		}
-		err = server.SendMsg(&message)
-		message.free()
-		if err != nil {
-			return nil
-		}
+		_ = server.CloseSend() // it never fails: a stream that broke says so in RecvMsg
+		return true
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/reflection"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -67,8 +68,12 @@ func (s *Server) SetServing(serving bool) {
 	s.health.SetServingStatus("", state)
 }
 
-// Reflect lets generic clients ask what is served. Call it after everything is registered.
-func (s *Server) Reflect() { reflection.Register(s.Server) }
+// Reflect lets generic clients ask what is served. Call it after everything is registered. A front does so by itself.
+func (s *Server) Reflect() {
+	if _, done := s.GetServiceInfo()[reflectionpb.ServerReflection_ServiceDesc.ServiceName]; !done {
+		reflection.Register(s.Server)
+	}
+}
 
 // Stop lets calls in flight end, at most for grace, then cuts them. Long streams never end by themselves: their services
 // must have been told to stop before.

@@ -15,7 +15,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -64,7 +63,6 @@ func (l *Ladder) Run(ctx context.Context) error {
 	var (
 		ended  = make(chan *rung, len(l.loops))
 		rungs  = make([]*rung, 0, len(l.loops))
-		all    sync.WaitGroup
 		result error
 	)
 	// The loops outlive ctx: each is canceled when its turn has come.
@@ -74,9 +72,7 @@ func (l *Ladder) Run(ctx context.Context) error {
 		var own context.Context
 		own, r.cancel = context.WithCancel(base)
 		rungs = append(rungs, r)
-		all.Add(1)
 		go func() {
-			defer all.Done()
 			defer close(r.done)
 			r.err = r.Run(own)
 			ended <- r

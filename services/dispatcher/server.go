@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"context"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -77,15 +78,43 @@ func fromSpec(ctx context.Context, spec *taskv1.TaskSpec) *New {
 	if t.Versions == nil {
 		t.Versions = map[string]string{}
 	}
-	// The caller's trace goes on with the task. Anything that is no trace context is not worth an error, nor storing.
-	t.Traceparent, t.Tracestate = header(ctx, "traceparent", 55), header(ctx, "tracestate", 512)
+	t.Traceparent, t.Tracestate = traceContext(ctx)
 	return t
 }
 
-// header reads one metadata value, "" if it is absent or longer than the standard allows.
-func header(ctx context.Context, key string, longest int) string {
+// traceContext is the caller's trace, which goes on with the task. Anything that is no W3C trace context is not worth an
+// error, nor storing: headers may hold bytes that the database refuses.
+func traceContext(ctx context.Context) (parent, state string) {
+	parent = header(ctx, "traceparent")
+	if !isTraceparent(parent) {
+		return "", ""
+	}
+	state = header(ctx, "tracestate")
+	unprintable := func(r rune) bool { return r < ' ' || r > '~' }
+	if len(state) > 512 || strings.ContainsFunc(state, unprintable) {
+		return parent, ""
+	}
+	return parent, state
+}
+
+// isTraceparent knows the form version-trace-span-flags, all in lower-case hexadecimal, and neither id zero.
+func isTraceparent(value string) bool {
+	parts := strings.Split(value, "-")
+	if len(parts) != 4 {
+		return false
+	}
+	for i, size := range []int{2, 32, 16, 2} {
+		if len(parts[i]) != size || strings.Trim(parts[i], "0123456789abcdef") != "" {
+			return false
+		}
+	}
+	return parts[0] != "ff" && strings.Trim(parts[1], "0") != "" && strings.Trim(parts[2], "0") != ""
+}
+
+// header reads one metadata value, "" if there is none or more than one.
+func header(ctx context.Context, key string) string {
 	values := metadata.ValueFromIncomingContext(ctx, key)
-	if len(values) != 1 || len(values[0]) > longest {
+	if len(values) != 1 {
 		return ""
 	}
 	return values[0]

@@ -126,6 +126,9 @@ func (s *Service) live(ctx context.Context, life life) (fenced bool) {
 	}
 	end(errStopping)
 	parts.Wait()
+	if fenced {
+		s.dropAll() // again: a line that was just being opened may have brought something in between
+	}
 	s.performing.Wait()
 	if !fenced {
 		s.deregister(life)

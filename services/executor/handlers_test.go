@@ -40,6 +40,14 @@ func testMux() *worker.Mux {
 	worker.Handle(mux, "orphan", orphan)
 	worker.Handle(mux, "wait", wait)
 	worker.Handle(mux, "wait.here", wait, worker.InProcess())
+	worker.Handle(mux, "sticky", sticky)
+	worker.Handle(mux, "sticky.here", func(ctx context.Context, _ struct{}) (worker.None, error) {
+		if err := tell(ctx, os.Getpid()); err != nil {
+			return worker.None{}, err
+		}
+		<-letGo
+		return worker.None{}, nil
+	}, worker.InProcess())
 	worker.Handle(mux, "dispatch", dispatching)
 	worker.Handle(mux, "dispatch.here", dispatching, worker.Immediate())
 	worker.Handle(mux, "env", func(context.Context, struct{}) ([]string, error) { return os.Environ(), nil })
@@ -145,6 +153,28 @@ func wait(ctx context.Context, _ struct{}) (worker.None, error) {
 	}
 	<-ctx.Done()
 	return worker.None{}, errors.New("was stopped")
+}
+
+// letGo ends the handlers in this process that nothing else ends.
+var letGo = make(chan struct{})
+
+// sticky tells its process id and that of a shell, and both ignore every request to stop.
+func sticky(ctx context.Context, _ struct{}) (worker.None, error) {
+	cmd := exec.Command("sh", "-c", "trap '' TERM; echo; while :; do sleep 1000; done")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return worker.None{}, err
+	}
+	if err := cmd.Start(); err != nil {
+		return worker.None{}, err
+	}
+	if _, err := stdout.Read(make([]byte, 1)); err != nil { // the trap is set
+		return worker.None{}, err
+	}
+	if err := tell(ctx, os.Getpid(), cmd.Process.Pid); err != nil {
+		return worker.None{}, err
+	}
+	select {}
 }
 
 func dispatching(ctx context.Context, _ struct{}) ([]string, error) {

@@ -406,7 +406,11 @@ func (f *fakes) begin(config executor.Config) *subject {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	s, err := executor.New(config, peersOn(conn), testMux(), slog.New(slog.NewTextHandler(f.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})))
+	log := slog.New(slog.NewTextHandler(f.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if _, measuring := f.t.(*testing.B); measuring {
+		log = slog.New(slog.DiscardHandler)
+	}
+	s, err := executor.New(config, peersOn(conn), testMux(), log)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -49,12 +49,7 @@ func (s *Service) register(ctx context.Context) (life, error) {
 	delays := newDelays()
 	for {
 		began := time.Now()
-		response, err := s.peers.Heartbeat.Register(ctx, &heartbeatv1.RegisterRequest{
-			Name:     s.config.Name,
-			Kind:     heartbeatv1.Kind_KIND_WORKER,
-			Versions: s.config.Versions,
-			Ttl:      durationpb.New(s.config.TTL),
-		})
+		response, err := s.registerOnce(ctx)
 		if err == nil {
 			s.log.Info("registered", slog.String("incarnation", response.GetIncarnation()))
 			s.nowWaitsFor(errors.New("waiting for the scheduler"))
@@ -73,6 +68,18 @@ func (s *Service) register(ctx context.Context) (life, error) {
 			return life{}, ctx.Err()
 		}
 	}
+}
+
+// registerOnce is not interrupted by ctx: a registration that we never heard of would keep the name taken.
+func (s *Service) registerOnce(ctx context.Context) (*heartbeatv1.RegisterResponse, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ReportTimeout)
+	defer cancel()
+	return s.peers.Heartbeat.Register(ctx, &heartbeatv1.RegisterRequest{
+		Name:     s.config.Name,
+		Kind:     heartbeatv1.Kind_KIND_WORKER,
+		Versions: s.config.Versions,
+		Ttl:      durationpb.New(s.config.TTL),
+	})
 }
 
 // deregister says goodbye, so that the name is free and nobody waits for the time to live.

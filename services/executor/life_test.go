@@ -105,14 +105,58 @@ func TestCanceledChildIsNotUsedAgain(t *testing.T) {
 }
 
 func TestStickyTaskIsKilledAfterTheGrace(t *testing.T) {
-	_, s, l := connect(t, executor.Config{CancelGrace: 100 * time.Millisecond})
-	a := l.assign(order("test.gooey", `{"seconds": 1000}`))
-	l.acknowledged(a)
+	f, s, l := connect(t, executor.Config{CancelGrace: 100 * time.Millisecond})
+	a, pids := start(f, l, "sticky")
+	child, shell := watch(t, pids[0]), watch(t, pids[1])
 	l.cancel(a)
 	expectOutcome(t, canceled, l.end(a))
+	child.ends("the sticky child")
+	shell.ends("its sticky shell")
 	if running := s.running(); len(running) != 0 {
 		t.Errorf("still running: %v", running)
 	}
+}
+
+func TestStickyTaskLivesUntilItsGraceIsOver(t *testing.T) {
+	f, s, l := connect(t, executor.Config{CancelGrace: time.Hour})
+	a, pids := start(f, l, "sticky")
+	child, shell := watch(t, pids[0]), watch(t, pids[1])
+	l.cancel(a)
+	l.cancel(a)                  // more of the same is not more
+	l.do(order("test.noop", "")) // the cancel has arrived
+	if running := s.running(); len(running) != 1 || !running[0].GetCanceling() {
+		t.Errorf("running: %v", running)
+	}
+	child.lives("the sticky child")
+	shell.lives("its sticky shell")
+	l.refuse(a) // which has no grace
+	child.ends("the sticky child")
+	shell.ends("its sticky shell")
+}
+
+// A goroutine can't be killed, so its task has not ended, and nobody else may have its resources.
+func TestStickyInProcessTaskRunsUntilItReturns(t *testing.T) {
+	f, s, l := connect(t, executor.Config{CancelGrace: time.Millisecond})
+	a, _ := start(f, l, "sticky.here")
+	l.cancel(a)
+	l.do(order("test.sleep", `{"seconds": 0.1}`)) // much later than the grace
+	if running := s.running(); len(running) != 1 || !running[0].GetCanceling() {
+		t.Errorf("running: %v", running)
+	}
+	letGo <- struct{}{}
+	expectOutcome(t, canceled, l.end(a))
+}
+
+func TestStopGivesUpOnAStickyInProcessTask(t *testing.T) {
+	f, s, l := connect(t, executor.Config{CancelGrace: time.Millisecond})
+	a, _ := start(f, l, "sticky.here")
+	s.stop()
+	if l.next().GetDrain() == nil {
+		t.Error("no drain")
+	}
+	expectOutcome(t, aborted, l.end(a))
+	s.end()
+	letGo <- struct{}{}
 }
 
 func TestCancelBeforeTheStartIsHonoured(t *testing.T) {
@@ -378,8 +422,7 @@ func TestStopAbortsWhatOutlastsTheGrace(t *testing.T) {
 	_, pids := start(f, l, "family")
 	grandchild := watch(t, pids[2])
 	_, _ = start(f, l, "wait.here")
-	sticky := l.assign(order("test.gooey", `{"seconds": 1000}`))
-	l.acknowledged(sticky)
+	_, _ = start(f, l, "sticky")
 	s.stop()
 	var outcomes []*taskv1.Outcome
 	for len(outcomes) < 3 {

@@ -70,10 +70,10 @@ func (c *capture) pull(fd int) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n, err := unix.Read(fd, c.buffer)
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(fd, c.buffer)
+	}
 	if n <= 0 {
-		if errors.Is(err, unix.EINTR) {
-			err = unix.EAGAIN // follow is called again, drain has a next time
-		}
 		return n, err
 	}
 	c.tail = append(c.tail, c.buffer[:n]...)

@@ -325,6 +325,7 @@ func (l *leader) drop(t *live) {
 // reject ends an immediate task that can't run at once and would not wait.
 func (l *leader) reject(t *live) {
 	l.plan.Reject = append(l.plan.Reject, t.seq)
+	l.plan.rejected = append(l.plan.rejected, t)
 	l.drop(t)
 }
 
@@ -488,6 +489,10 @@ func (l *leader) ended(plan *Plan, report *Report) (changes []*schedulerv1.Chang
 		t.canceling = false
 		l.makeReady(t)
 	}
+	for _, t := range plan.rejected {
+		// By this statement or by a cancel that came before it.
+		changes = append(changes, change(t, task.Canceled))
+	}
 	return changes
 }
 
@@ -526,6 +531,9 @@ func (l *leader) settle(looked bool) {
 			return false
 		}
 		for _, id := range s.ids {
+			if slices.ContainsFunc(l.plan.rejected, func(t *live) bool { return t.id == id }) {
+				return false // its end is not written yet
+			}
 			t := l.tasks[l.seqs[id]]
 			if t != nil && (t.phase != blocked && l.canStart(t) || !t.deferred) {
 				return false

@@ -36,8 +36,8 @@ type Plan struct {
 	Unblock       []int64 // got their resources, and no slot yet
 	Claim         []Give
 	ForgetCancels []int64 // wishes that were acted on
-	// The tasks behind Finish and Requeue, for what is let out after the commit.
-	ended, returned []*live
+	// The tasks behind Finish, Requeue and Reject, for what is let out after the commit.
+	ended, returned, rejected []*live
 
 	Look      bool
 	LookLimit int

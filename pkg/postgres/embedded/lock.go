@@ -45,8 +45,7 @@ func lockDir(dir, path string) (*os.File, error) {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	if err := writeHolder(file); err != nil {
-		file.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
+		return nil, fmt.Errorf("lock %s: %w", dir, errors.Join(err, file.Close()))
 	}
 	return file, nil
 }

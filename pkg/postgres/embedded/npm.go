@@ -152,7 +152,7 @@ func writeLock(stage, name, integrity string) error {
 		if err != nil {
 			return fmt.Errorf("write %s: %w", file, err)
 		}
-		if err := os.WriteFile(filepath.Join(stage, file), text, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(stage, file), text, 0o600); err != nil {
 			return fmt.Errorf("write %s: %w", file, err)
 		}
 	}
@@ -192,7 +192,12 @@ func link(home string) error {
 
 // openUp lets everybody read the build: fetched by root under umask 077 the server's user could not.
 func openUp(home string) error {
-	return filepath.WalkDir(home, func(path string, d fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(home)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.Type()&fs.ModeSymlink != 0 {
 			return err
 		}
@@ -204,7 +209,7 @@ func openUp(home string) error {
 		if d.IsDir() || mode&0o100 != 0 {
 			mode |= 0o111
 		}
-		return os.Chmod(path, mode)
+		return root.Chmod(path, mode)
 	})
 }
 

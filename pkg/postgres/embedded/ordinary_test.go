@@ -17,6 +17,9 @@ import (
 // TestEverythingAlsoWorksAsAnOrdinaryUser runs the tests of this package again as nobody.
 func TestEverythingAlsoWorksAsAnOrdinaryUser(t *testing.T) {
 	asRoot(t)
+	if testing.Short() {
+		t.Skip("takes as long as all the others")
+	}
 	binaries(t)
 	nobody, err := user.Lookup("nobody")
 	if err != nil {

@@ -128,10 +128,10 @@ func startCluster(ctx context.Context, p paths, cfg Config, server account) (*Se
 	if err := makeCluster(ctx, p, cfg, server); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(p.hba, []byte(hbaText(cfg.TCP)), 0o644); err != nil {
+	if err := os.WriteFile(p.hba, []byte(hbaText(cfg.TCP)), 0o600); err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(p.hba, 0o644); err != nil { // the umask may have closed it to the server's user
+	if err := server.own(p.hba); err != nil {
 		return nil, err
 	}
 	socketDir, err := makeSocketDir(p, server)
@@ -186,7 +186,7 @@ func startOnce(ctx context.Context, p paths, cfg Config, server account, socketD
 	}
 	go s.watch()
 	if err := s.becomeReady(ctx, cfg.TCP); err != nil {
-		s.end(ctx)
+		_ = s.end(ctx) // how it ended says less than why it did not begin
 		return nil, s.withLog(err)
 	}
 	return s, nil

@@ -61,12 +61,14 @@ func TestClusterIsUTF8WithLocaleC(t *testing.T) {
 }
 
 func TestEnvironmentOfTheCallerDoesNotReachTheServer(t *testing.T) {
-	for name, value := range map[string]string{"PGPORT": "6543", "PGDATA": "/nowhere", "PGHOST": "nowhere", "LC_ALL": "xx_XX"} {
+	for name, value := range map[string]string{"PGPORT": "6543", "PGDATA": "/nowhere", "PGCLIENTENCODING": "LATIN1", "LC_ALL": "xx_XX"} {
 		t.Setenv(name, value)
 	}
 	s := start(t, config(t, pgtest.Dir(t)))
-	if got := value(t, s.URL(), "show port"); got != "5432" {
-		t.Errorf("port = %s, want 5432", got)
+	for setting, want := range map[string]string{"port": "5432", "client_encoding": "UTF8"} {
+		if got := value(t, s.URL(), "show "+setting); got != want {
+			t.Errorf("%s = %s, want %s", setting, got, want)
+		}
 	}
 }
 

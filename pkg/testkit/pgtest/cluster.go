@@ -43,15 +43,21 @@ type cluster struct {
 	dir    string
 }
 
-// Main runs the tests, stops the server and fails the run when a goroutine is left over. It does not return.
-func Main(m *testing.M) { goleak.VerifyTestMain(runner{m}) }
+// Main runs the tests, calls after, stops the server and fails the run when a goroutine is left over. It does not return.
+func Main(m *testing.M, after ...func()) { goleak.VerifyTestMain(runner{m, after}) }
 
 // runner stops the server between the tests and the search for leaked goroutines, which would find the server's.
-type runner struct{ m *testing.M }
+type runner struct {
+	m     *testing.M
+	after []func()
+}
 
 // Run runs the tests and returns their exit code.
 func (r runner) Run() int {
 	code := r.m.Run()
+	for _, clean := range r.after {
+		clean()
+	}
 	if err := process.close(); err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)
 		return max(code, 1)

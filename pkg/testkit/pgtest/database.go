@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"strings"
 	"testing"
 	"time"
 
@@ -49,7 +48,7 @@ func URL(t testing.TB) string {
 // EmptyURL returns the URL of a database of the test's own that was never migrated.
 func EmptyURL(t testing.TB) string {
 	t.Helper()
-	return running(t).database(t, "template1")
+	return running(t).database(t, "template0") // which nobody can be connected to
 }
 
 // database clones template and returns the URL of the clone.
@@ -76,8 +75,7 @@ func (c *cluster) database(t testing.TB, template string) string {
 	return target
 }
 
-// clone tries again while somebody is connected to the template: on an external server another test process may be
-// cloning template1, or a monitor looking around.
+// clone tries again while somebody is connected to the template: on an external server a monitor may look around.
 func (c *cluster) clone(ctx context.Context, name, template string) error {
 	for {
 		_, err := c.admin.Exec(ctx, "create database "+name+" template "+template)
@@ -95,14 +93,11 @@ func (c *cluster) clone(ctx context.Context, name, template string) error {
 	}
 }
 
-// withDatabase is dsn with another database.
-func withDatabase(dsn, name string) (string, error) {
-	if !strings.Contains(dsn, "://") {
-		return dsn + " dbname=" + name, nil // of two settings of one name the last counts
-	}
-	u, err := url.Parse(dsn)
-	if err != nil {
-		return "", errors.New("SLUICE_TEST_DATABASE_URL is not a URL") // the parser's own error may show a password
+// withDatabase is the URL of another database on the same server.
+func withDatabase(server, name string) (string, error) {
+	u, err := url.Parse(server)
+	if err != nil || u.Scheme == "" {
+		return "", errors.New("SLUICE_TEST_DATABASE_URL is not a postgres:// URL") // err may show a password
 	}
 	u.Path = "/" + name
 	query := u.Query()

@@ -142,11 +142,11 @@ func (c commands) find(name string) (string, error) {
 func reason(err error) error {
 	var lookup *exec.Error
 	if errors.As(err, &lookup) {
-		return lookup.Err
+		err = lookup.Err
 	}
 	var path *os.PathError
 	if errors.As(err, &path) {
-		return path.Err
+		err = path.Err
 	}
 	return err
 }

@@ -1158,7 +1158,7 @@ type ResourceWait struct {
 	Holders []*ResourceUse `protobuf:"bytes,3,rep,name=holders,proto3" json:"holders,omitempty"`
 	// How many hold it.
 	HolderCount int64 `protobuf:"varint,4,opt,name=holder_count,json=holderCount,proto3" json:"holder_count,omitempty"`
-	// How many tasks wait in front of this one.
+	// How many tasks must go first: all that hold the resource, and those that wait for it in front of this one and conflict.
 	Ahead         int64 `protobuf:"varint,5,opt,name=ahead,proto3" json:"ahead,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -1,0 +1,17 @@
+// Package e2e tests Sluice as its users meet it: the built program, as real processes, through its command line, its REST
+// face and gRPC.
+//
+// Most stories run in both shapes that Sluice comes in: "dev", everything in one process with a PostgreSQL of its own, and
+// "services", one process for each service on one database, the executor joined through the gateway. TestStories starts one
+// system of each shape and tells all of them to it, one after the other. Stories that kill something have a system to
+// themselves.
+//
+// # Owns
+//
+// The harness (process, system, gate, history) and the stories. What a service does by itself is tested beside it.
+//
+// # Failure
+//
+// A story that fails prints what all processes of its system have written since it began. Nothing here sleeps: what is not
+// yet so is looked at again until its deadline.
+package e2e

@@ -1,0 +1,263 @@
+package worker_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"math"
+	"runtime"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sluice-tasks/sluice/pkg/limits"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/worker"
+)
+
+type point struct {
+	X int `json:"x"`
+	Y int `json:"y"`
+}
+
+type base struct {
+	Verbose bool `json:"verbose,omitempty"`
+}
+
+type everything struct {
+	Name  string `json:"name"`
+	Count uint8  `json:"count"`
+	base
+	Ratio  *float64        `json:"ratio"`
+	Tags   []string        `json:"tags,omitempty"`
+	At     point           `json:"at,omitzero"`
+	Any    any             `json:"any,omitempty"`
+	Raw    json.RawMessage `json:"raw,omitempty"`
+	Hidden int             `json:"-"`
+}
+
+func half() *float64 { f := 0.5; return &f }
+
+func TestArgumentsMeetParameters(t *testing.T) {
+	for name, c := range map[string]struct {
+		args, kwargs string
+		want         everything
+		wantError    string
+	}{
+		"by name":     {"", `{"name": "a", "count": 2}`, everything{Name: "a", Count: 2}, ""},
+		"by position": {`["a", 2, true, 0.5]`, "", everything{Name: "a", Count: 2, base: base{Verbose: true}, Ratio: half()}, ""},
+		"both ways": {`["a"]`, `{"count": 2, "at": {"x": 1, "y": 2}, "raw": 1.00}`,
+			everything{Name: "a", Count: 2, At: point{1, 2}, Raw: json.RawMessage("1.00")}, ""},
+		"null for an option":   {"", `{"name": "a", "count": 2, "tags": null, "ratio": null, "at": null, "raw": null}`, everything{Name: "a", Count: 2}, ""},
+		"missing":              {`["a"]`, "", everything{}, `t() is missing the argument "count"`},
+		"all missing":          {"", "", everything{}, `t() is missing the argument "name"`},
+		"unexpected":           {"", `{"name": "a", "count": 2, "x": 1, "b": 2}`, everything{}, `t() got an unexpected argument "b"`},
+		"hidden":               {"", `{"name": "a", "count": 2, "Hidden": 1}`, everything{}, `t() got an unexpected argument "Hidden"`},
+		"case matters":         {"", `{"Name": "a", "count": 2}`, everything{}, `t() got an unexpected argument "Name"`},
+		"too many":             {`["a", 2, true, 1, [], {}, 1, 2, 3]`, "", everything{}, `t() takes at most 8 positional arguments, got 9`},
+		"twice":                {`["a", 2]`, `{"name": "b"}`, everything{}, `t() got the argument "name" twice, by position and by name`},
+		"null":                 {`[null, 2]`, "", everything{}, `t() argument "name" must not be null`},
+		"a number as string":   {`[1, 2]`, "", everything{}, `t() argument "name" must be a string, is number`},
+		"a string as integer":  {`["a", "2"]`, "", everything{}, `t() argument "count" must be an integer (uint8), is string`},
+		"a fraction":           {`["a", 2.5]`, "", everything{}, `t() argument "count" must be an integer (uint8), is number 2.5`},
+		"too large":            {`["a", 256]`, "", everything{}, `t() argument "count" must be an integer (uint8), is number 256`},
+		"an object as array":   {"", `{"name": "a", "count": 2, "tags": {}}`, everything{}, `t() argument "tags" must be an array, is object`},
+		"wrong inside":         {"", `{"name": "a", "count": 2, "at": {"x": "1"}}`, everything{}, `t() argument "at" must be an integer (int) at "x", is string`},
+		"unexpected inside":    {"", `{"name": "a", "count": 2, "at": {"z": 1}}`, everything{}, `t() argument "at" is not valid: unknown field "z"`},
+		"args not an array":    {`{}`, "", everything{}, `t() positional arguments are not a JSON array: json: cannot unmarshal object into Go value of type []json.RawMessage`},
+		"kwargs not an object": {"", `[]`, everything{}, `t() named arguments are not a JSON object: json: cannot unmarshal array into Go value of type map[string]json.RawMessage`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mux := worker.NewMux()
+			var got everything
+			worker.Handle(mux, "t", func(_ context.Context, in everything) (worker.None, error) {
+				got = in
+				return worker.None{}, nil
+			})
+			outcome := mux.Run(t.Context(), worker.Run{Assignment: &taskv1.Assignment{Name: "t", ArgsJson: c.args, KwargsJson: c.kwargs}})
+			if description := outcome.GetError().GetDescription(); description != c.wantError {
+				t.Fatalf("error %q, want %q", description, c.wantError)
+			}
+			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(everything{})); diff != "" {
+				t.Errorf("arguments (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// explosive panics when it is written as JSON.
+type explosive struct{}
+
+func (explosive) MarshalJSON() ([]byte, error) { panic("boom\nbang") }
+
+type silent struct{}
+
+func (silent) Error() string { return "" }
+
+type loop struct{ Next *loop }
+
+func TestWhateverAHandlerDoesBecomesAnOutcome(t *testing.T) {
+	type handler = func(context.Context, struct{}) (any, error)
+	returns := func(v any, err error) handler {
+		return func(context.Context, struct{}) (any, error) { return v, err }
+	}
+	circle := &loop{}
+	circle.Next = circle
+	for name, c := range map[string]struct {
+		handler handler
+		result  string
+		failure string // the beginning of the description
+	}{
+		"a value":             {returns(map[string]any{"a<b": 1}, nil), `{"a<b":1}`, ""},
+		"nothing":             {returns(nil, nil), "null", ""},
+		"None":                {returns(worker.None{}, nil), "null", ""},
+		"raw":                 {returns(json.RawMessage(` {"b":1.0,"a":10000000000000000000000} `), nil), ` {"b":1.0,"a":10000000000000000000000} `, ""},
+		"empty raw":           {returns(json.RawMessage(nil), nil), "null", ""},
+		"as large as can be":  {returns(strings.Repeat("x", limits.MaxJSON-2), nil), `"` + strings.Repeat("x", limits.MaxJSON-2) + `"`, ""},
+		"too large":           {returns(strings.Repeat("x", limits.MaxJSON-1), nil), "", "the result is 1048577 bytes, more than the limit of 1048576"},
+		"raw that is no JSON": {returns(json.RawMessage(`{"a":`), nil), "", "the result must be valid JSON: unexpected end of JSON input"},
+		"raw not UTF-8":       {returns(json.RawMessage("\"\xff\""), nil), "", "the result must be valid UTF-8"},
+		"too deep":            {returns(json.RawMessage(strings.Repeat("[", 101)+strings.Repeat("]", 101)), nil), "", "the result must be nested at most 100 deep"},
+		"NaN":                 {returns(math.NaN(), nil), "", "the result can't be written as JSON: unsupported value: NaN"},
+		"a channel":           {returns(make(chan int), nil), "", "the result can't be written as JSON: unsupported type: chan int"},
+		"a circle":            {returns(circle, nil), "", "the result can't be written as JSON: unsupported value: encountered a cycle"},
+		"an error":            {returns(1, errors.New("no\nluck")), "", "no\nluck"},
+		"an empty error":      {returns(nil, silent{}), "", "the handler returned a worker_test.silent without a text"},
+		"a bad text":          {returns(nil, errors.New("a\xff\x00b")), "", "a\uFFFD\uFFFDb"},
+		"a panic":             {func(context.Context, struct{}) (any, error) { panic("ouch\nand more") }, "", "panic: ouch"},
+		"a nil panic":         {func(context.Context, struct{}) (any, error) { panic(nil) }, "", "panic: panic called with nil argument"},
+		"a panic in JSON":     {returns(explosive{}, nil), "", "panic: boom"},
+		"Goexit":              {func(context.Context, struct{}) (any, error) { runtime.Goexit(); return nil, nil }, "", "the handler ended its goroutine without returning"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mux := worker.NewMux()
+			worker.Handle(mux, "t", c.handler)
+			outcome := mux.Run(t.Context(), worker.Run{Assignment: &taskv1.Assignment{Name: "t"}})
+			if err := worker.Check(outcome); err != nil {
+				t.Errorf("the outcome could not be reported: %v", err)
+			}
+			if outcome.GetResultJson() != c.result {
+				t.Errorf("result of %d bytes %.50q, want %d bytes %.50q", len(outcome.GetResultJson()), outcome.GetResultJson(), len(c.result), c.result)
+			}
+			description := outcome.GetError().GetDescription()
+			if (c.failure == "") != (outcome.GetState() == taskv1.State_STATE_COMPLETED) || !strings.HasPrefix(description, c.failure) {
+				t.Errorf("%s: %q, want %q", outcome.GetState(), description, c.failure)
+			}
+			if trace := outcome.GetError().GetTraceback(); strings.HasPrefix(description, "panic: ") != (trace != "") {
+				t.Errorf("traceback %q", trace)
+			}
+		})
+	}
+}
+
+func TestLongErrorsAreCut(t *testing.T) {
+	for _, unit := range []string{"x", "ä", "€", "𝄞", "\x80", "\x00"} {
+		mux := worker.NewMux()
+		worker.Handle(mux, "t", func(context.Context, struct{}) (worker.None, error) {
+			return worker.None{}, errors.New("." + strings.Repeat(unit, 100_000))
+		})
+		outcome := mux.Run(t.Context(), worker.Run{Assignment: &taskv1.Assignment{Name: "t"}})
+		got := outcome.GetError().GetDescription()
+		if err := worker.Check(outcome); err != nil || !utf8.ValidString(got) || !strings.HasPrefix(got, ".") {
+			t.Errorf("%q: %d bytes, %v", unit, len(got), err)
+		}
+		if unit != "\x80" && len(got) < limits.MaxErrorText-4 { // a run of invalid bytes becomes one character
+			t.Errorf("%q: cut to %d bytes", unit, len(got))
+		}
+	}
+}
+
+func deep(n int) int {
+	if n == 0 {
+		panic("at the bottom")
+	}
+	return deep(n-1) + 1
+}
+
+func TestTracebackHasTheHandlersFramesOnly(t *testing.T) {
+	mux := worker.NewMux()
+	worker.Handle(mux, "t", func(context.Context, struct{}) (int, error) { return deep(2), nil })
+	trace := mux.Run(t.Context(), worker.Run{Assignment: &taskv1.Assignment{Name: "t"}}).GetError().GetTraceback()
+	var functions []string
+	for line := range strings.Lines(trace) {
+		if !strings.HasPrefix(line, "\t") {
+			functions = append(functions, strings.TrimSpace(line))
+		} else if !strings.Contains(line, "mux_test.go:") {
+			t.Errorf("no place in %q", line)
+		}
+	}
+	const here = "github.com/sluice-tasks/sluice/pkg/worker_test."
+	want := []string{here + "deep", here + "deep", here + "deep", here + "TestTracebackHasTheHandlersFramesOnly.func1"}
+	if diff := cmp.Diff(want, functions); diff != "" {
+		t.Errorf("frames (-want +got):\n%s", diff)
+	}
+}
+
+func TestMuxKnowsNamesAndTraits(t *testing.T) {
+	mux := worker.NewMux()
+	plain := func(context.Context, struct{}) (worker.None, error) { return worker.None{}, nil }
+	raw := func(context.Context, worker.Arguments) (json.RawMessage, error) { return nil, nil }
+	worker.Handle(mux, "c", plain)
+	worker.Handle(mux, "a", plain, worker.InProcess())
+	worker.HandleRaw(mux, "b", raw, worker.Immediate())
+	if diff := cmp.Diff([]string{"a", "b", "c"}, mux.Names()); diff != "" {
+		t.Errorf("names (-want +got):\n%s", diff)
+	}
+	for name, want := range map[string]worker.Traits{"a": {InProcess: true}, "b": {InProcess: true, Immediate: true}, "c": {}} {
+		if got, known := mux.Traits(name); got != want || !known {
+			t.Errorf("%s: %+v, %v", name, got, known)
+		}
+	}
+	if _, known := mux.Traits("d"); known {
+		t.Error("knows what nobody added")
+	}
+	outcome := mux.Run(t.Context(), worker.Run{Assignment: &taskv1.Assignment{Name: "d"}})
+	if got := outcome.GetError().GetDescription(); got != `this worker has no handler for the task "d"` {
+		t.Errorf("unknown task: %q", got)
+	}
+}
+
+func TestMistakesOfTheProgramPanic(t *testing.T) {
+	type embedded struct{ *point }
+	type twice struct {
+		base
+		Loud bool `json:"verbose"`
+	}
+	mux := worker.NewMux()
+	plain := func(context.Context, struct{}) (worker.None, error) { return worker.None{}, nil }
+	worker.Handle(mux, "there", plain)
+	for name, mistake := range map[string]func(){
+		"twice":             func() { worker.Handle(mux, "there", plain) },
+		"no name":           func() { worker.Handle(mux, "", plain) },
+		"long name":         func() { worker.Handle(mux, strings.Repeat("x", 256), plain) },
+		"no struct":         func() { worker.Handle(mux, "a", func(context.Context, map[string]any) (int, error) { return 0, nil }) },
+		"pointer to struct": func() { worker.Handle(mux, "b", func(context.Context, *point) (int, error) { return 0, nil }) },
+		"embedded pointer":  func() { worker.Handle(mux, "c", func(context.Context, embedded) (int, error) { return 0, nil }) },
+		"one name twice":    func() { worker.Handle(mux, "d", func(context.Context, twice) (int, error) { return 0, nil }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			defer func() {
+				if recover() == nil {
+					t.Error("went unnoticed")
+				}
+			}()
+			mistake()
+		})
+	}
+}
+
+func TestOutsideOfATaskThereIsNothing(t *testing.T) {
+	ctx := t.Context()
+	if got := worker.Current(ctx); got != (worker.Task{}) {
+		t.Errorf("current task: %+v", got)
+	}
+	worker.Logger(ctx).Info("into the void")
+	if _, err := worker.Dispatch(ctx, worker.Spec{Name: "x"}); err == nil {
+		t.Error("dispatched")
+	}
+	if _, err := worker.NewGroup(ctx, "x"); err == nil {
+		t.Error("made a group")
+	}
+}

@@ -1,0 +1,210 @@
+package dispatcher_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/rpc"
+	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/services/dispatcher"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+const unknownID = "01234567-89ab-7def-8123-456789abcdef"
+
+// leader is a scheduler that does what the test says. The zero value takes every hint and settles nothing.
+type leader struct {
+	schedulerv1.UnimplementedSchedulerServiceServer
+
+	settle func(ctx context.Context, id string) error
+
+	mu    sync.Mutex
+	hints int
+}
+
+// Offer counts hints, and settles.
+func (l *leader) Offer(ctx context.Context, r *schedulerv1.OfferRequest) (*schedulerv1.OfferResponse, error) {
+	for _, id := range r.GetSettleTaskIds() {
+		if l.settle == nil {
+			continue
+		}
+		if err := l.settle(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	if len(r.GetSettleTaskIds()) == 0 {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.hints++
+	}
+	return &schedulerv1.OfferResponse{}, nil
+}
+
+func (l *leader) hinted() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.hints
+}
+
+// world is a dispatcher on a database of the test's own, between a client and a leader, with gRPC on both sides.
+type world struct {
+	postgres.Querier
+
+	client dispatcherv1.DispatcherServiceClient
+	leader *leader
+	// stopLeader makes the leader unreachable.
+	stopLeader func()
+}
+
+func newWorld(t *testing.T, l *leader) *world {
+	t.Helper()
+	url := pgtest.URL(t)
+	return worldOn(t, l, url, dispatcher.Config{SettleFor: 20 * time.Second})
+}
+
+func worldOn(t *testing.T, l *leader, url string, cfg dispatcher.Config) *world {
+	t.Helper()
+	pool := pgtest.Open(t, url)
+	toLeader, stopLeader := serve(t, func(s *rpc.Server) { schedulerv1.RegisterSchedulerServiceServer(s, l) })
+	hinter := dispatcher.NewHinter(schedulerv1.NewSchedulerServiceClient(toLeader), quiet())
+	service := dispatcher.NewService(cfg, dispatcher.NewStore(pool), hinter, quiet())
+	runFor(t, service.Run)
+	conn, _ := serve(t, func(s *rpc.Server) { service.Register(s) })
+	return &world{
+		Querier: pool, client: dispatcherv1.NewDispatcherServiceClient(conn), leader: l, stopLeader: stopLeader,
+	}
+}
+
+// runFor runs a loop until the test ends.
+func runFor(t *testing.T, loop func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- loop(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the loop ended with %v", err)
+		}
+	})
+}
+
+// serve starts a server with the house's interceptors and returns a connection to it.
+func serve(t *testing.T, register func(*rpc.Server)) (conn *grpc.ClientConn, stop func()) {
+	t.Helper()
+	listener, err := rpc.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := rpc.NewServer(quiet())
+	register(server)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	stop = sync.OnceFunc(func() {
+		server.Stop(0)
+		if err := <-served; err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(stop)
+	conn, err = rpc.Dial(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn, stop
+}
+
+// eventually waits for a fact that only the database or another goroutine knows.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	for !holds() {
+		select {
+		case <-ticker.C:
+		case <-deadline.C:
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+// must runs a statement that changes exactly n rows.
+func must(t *testing.T, db postgres.Querier, n int64, sql string, args ...any) {
+	t.Helper()
+	tag, err := db.Exec(t.Context(), sql, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	if tag.RowsAffected() != n {
+		t.Fatalf("%s: %d rows, want %d", sql, tag.RowsAffected(), n)
+	}
+}
+
+// one reads one value.
+func one[T any](t *testing.T, db postgres.Querier, sql string, args ...any) (value T) {
+	t.Helper()
+	if err := db.QueryRow(t.Context(), sql, args...).Scan(&value); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return value
+}
+
+// What the scheduler does to a task, as far as a dispatcher can tell.
+const (
+	claim = `update task set state = 'running', unblocked_at = coalesce(unblocked_at, now()), started_at = now(), executor = 'e1',
+		incarnation = '01234567-89ab-7def-8123-456789abcdef', claim = claim + 1, attempt = attempt + 1, updated_at = now()
+		where id = $1::text::uuid and state = 'waiting'`
+	complete = `with done as (update task set state = 'completed', result = '[1]', finished_at = now(), updated_at = now()
+		where id = $1::text::uuid and state = 'running' returning seq) delete from task_live l using done where l.seq = done.seq`
+	fail = `with done as (update task set state = 'failed', error = '{"reason":"r"}', finished_at = now(), updated_at = now()
+		where id = $1::text::uuid and state = 'running' returning seq) delete from task_live l using done where l.seq = done.seq`
+	requeue = `update task set state = 'waiting', started_at = null, executor = null, incarnation = null, attempt = attempt - 1, updated_at = now()
+		where id = $1::text::uuid and state = 'running'`
+)
+
+// dispatch stores a waiting task and returns its id.
+func (w *world) dispatch(t *testing.T) string {
+	t.Helper()
+	return w.send(t, newSpec("test.noop")).GetId()
+}
+
+// inState stores a task and leads it to a state.
+func (w *world) inState(t *testing.T, state task.State) string {
+	t.Helper()
+	id := w.dispatch(t)
+	steps := map[task.State][]string{
+		task.Waiting: nil, task.Running: {claim}, task.Completed: {claim, complete}, task.Failed: {claim, fail},
+	}
+	switch state {
+	case task.Waiting, task.Running, task.Completed, task.Failed:
+		for _, step := range steps[state] {
+			must(t, w, 1, step, id)
+		}
+	case task.Canceled:
+		w.cancel(t, id)
+	case task.Canceling:
+		must(t, w, 1, claim, id)
+		w.cancel(t, id)
+	case task.Skipped:
+		must(t, w, 1, `with s as (update task set state = 'skipped', finished_at = now() where id = $1::text::uuid returning seq)
+			delete from task_live l using s where l.seq = s.seq`, id)
+	}
+	return id
+}

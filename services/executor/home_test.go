@@ -1,0 +1,163 @@
+package executor
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func open(t *testing.T, dir, name string) *home {
+	t.Helper()
+	h, err := openHome(dir, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(h.close)
+	return h
+}
+
+func write(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func exists(t *testing.T, path string) bool {
+	t.Helper()
+	_, err := os.Lstat(path)
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return err == nil
+}
+
+func TestStartWipesItsOwnDirectoryAndNoOther(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "mine", "old-task", "file"))
+	write(t, filepath.Join(dir, "mine2", "task", "file"))
+	write(t, filepath.Join(dir, "file"))
+	h := open(t, dir, "mine")
+	if exists(t, filepath.Join(dir, "mine", "old-task")) {
+		t.Error("an earlier life's task is still there")
+	}
+	if !exists(t, filepath.Join(dir, "mine2", "task", "file")) || !exists(t, filepath.Join(dir, "file")) {
+		t.Error("something outside was wiped")
+	}
+	if info, err := os.Stat(h.path); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("own directory: %v, %v", info, err)
+	}
+}
+
+func TestSymbolicLinksAreNotFollowed(t *testing.T) {
+	dir, outside := t.TempDir(), t.TempDir()
+	write(t, filepath.Join(outside, "file"))
+	if err := os.Symlink(outside, filepath.Join(dir, "mine")); err != nil {
+		t.Fatal(err)
+	}
+	h := open(t, dir, "mine") // replaces the link
+	task, err := h.makeTaskDir("task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(task, "link")); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.removeTaskDir("task"); err != nil {
+		t.Fatal(err)
+	}
+	// Even a task's directory itself may have been replaced by the task.
+	if _, err := h.makeTaskDir("other"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(h.path, "other")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(outside, filepath.Join(h.path, "other")); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.removeTaskDir("other"); err != nil {
+		t.Fatal(err)
+	}
+	if !exists(t, filepath.Join(outside, "file")) {
+		t.Error("a file outside is gone")
+	}
+	if exists(t, filepath.Join(h.path, "task")) || exists(t, filepath.Join(h.path, "other")) {
+		t.Error("a task's directory is still there")
+	}
+}
+
+func TestTaskDirectoriesStayInside(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "victim", "file"))
+	h := open(t, dir, "mine")
+	for _, name := range []string{"../victim", "/etc", "..", "."} {
+		if path, err := h.makeTaskDir(name); err == nil {
+			t.Errorf("made %s", path)
+		}
+	}
+	if !exists(t, filepath.Join(dir, "victim", "file")) {
+		t.Error("a file outside is gone")
+	}
+}
+
+func TestTaskDirectoryIsEmptyAgain(t *testing.T) {
+	h := open(t, t.TempDir(), "mine")
+	for range 2 {
+		path, err := h.makeTaskDir("task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if entries, err := os.ReadDir(path); err != nil || len(entries) != 0 {
+			t.Errorf("entries %v, %v", entries, err)
+		}
+		write(t, filepath.Join(path, "deep", "down", "file")) // and nobody removes it
+	}
+}
+
+func TestDirectoriesWithoutPermissionsAreRemoved(t *testing.T) {
+	if os.Getuid() == 0 {
+		t.Skip("no permission stops root")
+	}
+	h := open(t, t.TempDir(), "mine")
+	path, err := h.makeTaskDir("task")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(path, "a", "b", "file"))
+	for _, closed := range []string{"a/b", "a", "."} {
+		if err := os.Chmod(filepath.Join(path, closed), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.removeTaskDir("task"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDirectoryNamesAreDifferentAndHarmless(t *testing.T) {
+	names := []string{
+		"1234@host", "host", "Host", ".", "..", ".hidden", "hidden", "a/b", "a_b", "a\\b", "a b", "../../etc/passwd", "ä", "ö", "_",
+		"a~b", directoryName("a/b") + "x", strings.Repeat("x", 100), strings.Repeat("x", 101), strings.Repeat("x", 255), strings.Repeat("ä", 127),
+	}
+	seen := map[string]string{}
+	for _, name := range names {
+		dir := directoryName(name)
+		if other, taken := seen[dir]; taken {
+			t.Errorf("%q and %q share %q", name, other, dir)
+		}
+		seen[dir] = name
+		if dir == "" || dir != filepath.Base(filepath.Clean(dir)) || strings.HasPrefix(dir, ".") || len(dir) > 200 {
+			t.Errorf("%q became %q", name, dir)
+		}
+	}
+	for _, plain := range []string{"1234@host", "host.example.org", "executor-1_a"} {
+		if got := directoryName(plain); got != plain {
+			t.Errorf("%q became %q for no reason", plain, got)
+		}
+	}
+}

@@ -1,0 +1,921 @@
+package scheduler_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/grpc"
+
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/rpc"
+	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/services/scheduler"
+)
+
+// patience bounds every wait in these tests; it is only reached when something is broken.
+const patience = 20 * time.Second
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// running is one scheduler that serves on loopback.
+type running struct {
+	scheduler *scheduler.Service
+	client    schedulerv1.SchedulerServiceClient
+	stop      func()
+}
+
+func config() scheduler.Config {
+	cfg := scheduler.Defaults()
+	cfg.Lease, cfg.LookEvery = time.Second, 50*time.Millisecond
+	return cfg
+}
+
+// start runs a scheduler on its own pool, as a process of its own would.
+func start(t *testing.T, url string, cfg scheduler.Config) *running {
+	t.Helper()
+	pool := pgtest.Open(t, url)
+	s := scheduler.New(cfg, scheduler.NewStore(pool, cfg.Lease), quiet())
+	server := rpc.NewServer(quiet())
+	s.Register(server)
+	listener, err := rpc.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := rpc.Dial(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	var parts sync.WaitGroup
+	parts.Go(func() {
+		if err := server.Serve(listener); err != nil && !errors.Is(err, net.ErrClosed) {
+			t.Errorf("serve: %v", err)
+		}
+	})
+	parts.Go(func() {
+		if err := s.Run(ctx); err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+	r := &running{scheduler: s, client: schedulerv1.NewSchedulerServiceClient(conn)}
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		server.Server.Stop()
+		parts.Wait()
+		_ = conn.Close()
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+func (r *running) awaitLeading(t *testing.T) {
+	t.Helper()
+	eventually(t, "the scheduler leads", func() bool { return r.scheduler.Ready(t.Context()) == nil })
+}
+
+func eventually(t *testing.T, what string, true func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	look := time.NewTicker(5 * time.Millisecond)
+	defer look.Stop()
+	for !true() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("not within %s: %s", patience, what)
+		case <-look.C:
+		}
+	}
+}
+
+// begin opens a transaction that does not outlive the test.
+func begin(t *testing.T, db *pgxpool.Pool) pgx.Tx {
+	t.Helper()
+	tx, err := db.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }) // an error says that it was committed
+	return tx
+}
+
+// spec is a task for insert.
+type spec struct {
+	name               string
+	exclusive, shared  []string
+	immediate, noDefer bool
+	versions           string
+}
+
+// insert stores a task as the dispatcher does, in a transaction of the caller's.
+func insert(t *testing.T, db postgres.Querier, s spec) (id string, seq int64) {
+	t.Helper()
+	if s.name == "" {
+		s.name = "t"
+	}
+	if s.versions == "" {
+		s.versions = "{}"
+	}
+	id = uuid.Must(uuid.NewV7()).String()
+	err := db.QueryRow(t.Context(), `
+		with xact as materialized (select pg_current_xact_id()), new as (
+			insert into task (id, domain_id, name, exclusive, shared, immediate, deferred, versions)
+			select $1::text::uuid, $2::text::uuid, $3, $4::text[], $5::text[], $6, $7, $8::text::jsonb from xact
+			returning seq, id
+		), live as (insert into task_live (seq, task_id) select seq, id from new)
+		select seq from new`, id, task.DefaultDomainID, s.name, append([]string{}, s.exclusive...), append([]string{}, s.shared...), s.immediate, !s.noDefer, s.versions).Scan(&seq)
+	if err != nil {
+		t.Fatalf("insert: %v", err)
+	}
+	return id, seq
+}
+
+// cancelRow does what the dispatcher's statement does.
+func cancelRow(t *testing.T, db postgres.Querier, id string) {
+	t.Helper()
+	_, err := db.Exec(t.Context(), `
+		with hit as (
+			update task set state = case state when 'waiting' then 'canceled' else 'canceling' end,
+				finished_at = case state when 'waiting' then now() end,
+				error = case state when 'waiting' then '{"reason":"x"}'::json end
+			where id = $1::text::uuid and state in ('waiting', 'running') returning *
+		), gone as (delete from task_live l using hit where l.seq = hit.seq and hit.state = 'canceled')
+		insert into task_cancel (seq, task_id) select seq, id from hit`, id)
+	if err != nil {
+		t.Fatalf("cancel: %v", err)
+	}
+}
+
+type row struct {
+	state, executor, errorText string
+	claim                      int64
+	attempt                    int32
+	unblocked, started, ended  *time.Time
+}
+
+func read(t *testing.T, db *pgxpool.Pool, id string) row {
+	t.Helper()
+	var r row
+	err := db.QueryRow(context.WithoutCancel(t.Context()), `
+		select state, coalesce(executor, ''), coalesce(error::text, ''), claim, attempt, unblocked_at, started_at, finished_at
+		from task where id = $1::text::uuid`, id).
+		Scan(&r.state, &r.executor, &r.errorText, &r.claim, &r.attempt, &r.unblocked, &r.started, &r.ended)
+	if err != nil {
+		t.Fatalf("read task: %v", err)
+	}
+	return r
+}
+
+func awaitState(t *testing.T, db *pgxpool.Pool, id, state string) row {
+	t.Helper()
+	eventually(t, "task becomes "+state, func() bool { return read(t, db, id).state == state })
+	return read(t, db, id)
+}
+
+// fake is an executor that does what the test tells it to.
+type fake struct {
+	t           *testing.T
+	name        string
+	incarnation string
+	stream      grpc.BidiStreamingClient[schedulerv1.AcquireRequest, schedulerv1.AcquireResponse]
+	hangUp      context.CancelFunc
+	in          chan *schedulerv1.AcquireResponse
+	ended       chan error
+}
+
+// register stores a living incarnation, as the heartbeat service does.
+func register(t *testing.T, db *pgxpool.Pool, name string) (incarnation string) {
+	t.Helper()
+	incarnation = uuid.Must(uuid.NewV7()).String()
+	if _, err := db.Exec(t.Context(), `insert into app (incarnation, name, kind, ttl) values ($1::text::uuid, $2, 'worker', '1h')`, incarnation, name); err != nil {
+		t.Fatal(err)
+	}
+	return incarnation
+}
+
+func connect(t *testing.T, r *running, name, incarnation string, hello *schedulerv1.Hello) *fake {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	f := &fake{t: t, name: name, incarnation: incarnation, hangUp: cancel, in: make(chan *schedulerv1.AcquireResponse, 100), ended: make(chan error, 1)}
+	stream, err := r.client.Acquire(ctx)
+	if err != nil {
+		t.Fatalf("acquire: %v", err)
+	}
+	f.stream = stream
+	hello.Executor, hello.Incarnation = name, incarnation
+	if hello.TaskNames == nil {
+		hello.TaskNames = []string{"t"}
+	}
+	f.say(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Hello{Hello: hello}})
+	var reading sync.WaitGroup
+	reading.Go(func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				f.ended <- err
+				return
+			}
+			f.in <- m
+		}
+	})
+	t.Cleanup(func() { cancel(); reading.Wait() })
+	return f
+}
+
+// join registers and connects an executor and waits until it is welcome.
+func join(t *testing.T, r *running, db *pgxpool.Pool, name string, slots int32) *fake {
+	t.Helper()
+	f := connect(t, r, name, register(t, db, name), &schedulerv1.Hello{Slots: slots, ImmediateSlots: 1})
+	f.next("welcome")
+	return f
+}
+
+func (f *fake) say(m *schedulerv1.AcquireRequest) {
+	f.t.Helper()
+	if err := f.stream.Send(m); err != nil {
+		f.t.Fatalf("send: %v", err)
+	}
+}
+
+// next returns the next message, which must be of the kind.
+func (f *fake) next(kind string) *schedulerv1.AcquireResponse {
+	f.t.Helper()
+	select {
+	case m := <-f.in:
+		got := kindOf(m)
+		if got != kind {
+			f.t.Fatalf("%s got %s (%v), want %s", f.name, got, m, kind)
+		}
+		return m
+	case err := <-f.ended:
+		f.t.Fatalf("%s lost its line waiting for %s: %v", f.name, kind, err)
+	case <-time.After(patience):
+		f.t.Fatalf("%s got no %s within %s", f.name, kind, patience)
+	}
+	return nil
+}
+
+func kindOf(m *schedulerv1.AcquireResponse) string {
+	switch m.GetMessage().(type) {
+	case *schedulerv1.AcquireResponse_Welcome:
+		return "welcome"
+	case *schedulerv1.AcquireResponse_Assign:
+		return "assign"
+	case *schedulerv1.AcquireResponse_Cancel:
+		return "cancel"
+	case *schedulerv1.AcquireResponse_Finished:
+		return "finished"
+	case *schedulerv1.AcquireResponse_Refused:
+		return "refused"
+	default:
+		return "nothing known"
+	}
+}
+
+func (f *fake) assigned(id string) *taskv1.Assignment {
+	f.t.Helper()
+	a := f.next("assign").GetAssign()
+	if a.GetTaskId() != id {
+		f.t.Fatalf("assigned %s, want %s", a.GetTaskId(), id)
+	}
+	return a
+}
+
+func (f *fake) finish(a *taskv1.Assignment, outcome *taskv1.Outcome) {
+	f.t.Helper()
+	f.say(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Finish{Finish: &schedulerv1.Finish{
+		Claim: &schedulerv1.Claim{TaskId: a.GetTaskId(), Claim: a.GetClaim()}, Outcome: outcome,
+	}}})
+}
+
+func (f *fake) endedWith() error {
+	f.t.Helper()
+	select {
+	case err := <-f.ended:
+		return err
+	case <-time.After(patience):
+		f.t.Fatalf("the line of %s did not end", f.name)
+		return nil
+	}
+}
+
+func completed(result string) *taskv1.Outcome {
+	return &taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: result}
+}
+
+func (r *running) offer(t *testing.T, settle ...string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if _, err := r.client.Offer(ctx, &schedulerv1.OfferRequest{SettleTaskIds: settle}); err != nil {
+		t.Fatalf("offer: %v", err)
+	}
+}
+
+// alone starts one scheduler that leads, with a look so rare that only hints can make it look.
+func alone(t *testing.T) (*running, *pgxpool.Pool) {
+	t.Helper()
+	pool := pgtest.New(t)
+	cfg := config()
+	cfg.LookEvery = time.Hour
+	r := start(t, pool.Config().ConnString(), cfg)
+	r.awaitLeading(t)
+	return r, pool
+}
+
+func TestATaskGoesThroughItsWholeLife(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 2)
+	id, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	r.offer(t)
+	a := x.assigned(id)
+	if a.GetClaim() != 1 || a.GetAttempt() != 1 || a.GetArgsJson() != "[]" || a.GetKwargsJson() != "{}" {
+		t.Errorf("assignment: %v", a)
+	}
+	now := read(t, db, id)
+	if now.state != "running" || now.executor != "x" || now.unblocked == nil || now.started == nil || now.ended != nil {
+		t.Errorf("while it runs: %+v", now)
+	}
+	x.finish(a, completed(`{"n": 12345678901234567890}`))
+	x.next("finished")
+	end := read(t, db, id)
+	if end.state != "completed" || end.ended == nil || end.started.Before(*end.unblocked) || end.ended.Before(*end.started) {
+		t.Errorf("afterwards: %+v", end)
+	}
+	var result string
+	var live int
+	if err := db.QueryRow(t.Context(), `select result::text, (select count(*) from task_live) from task where id = $1::text::uuid`, id).Scan(&result, &live); err != nil {
+		t.Fatal(err)
+	}
+	if result != `{"n": 12345678901234567890}` || live != 0 {
+		t.Errorf("result %s, %d live", result, live)
+	}
+}
+
+func TestConflictingTasksRunOneAfterTheOtherInOrder(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 10)
+	first, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	second, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	third, _ := insert(t, db, spec{shared: []string{"a"}})
+	fourth, _ := insert(t, db, spec{shared: []string{"a"}})
+	r.offer(t)
+	a := x.assigned(first)
+	if w := read(t, db, second); w.state != "waiting" || w.unblocked != nil {
+		t.Errorf("the second one: %+v", w)
+	}
+	x.finish(a, completed("null"))
+	x.next("finished")
+	a = x.assigned(second)
+	x.finish(a, completed("null"))
+	x.next("finished")
+	x.assigned(third)
+	x.assigned(fourth)
+}
+
+func TestWhatNobodyHintedAtIsFoundByTheLook(t *testing.T) {
+	db := pgtest.New(t)
+	r := start(t, db.Config().ConnString(), config())
+	r.awaitLeading(t)
+	x := join(t, r, db, "x", 1)
+	id, _ := insert(t, db, spec{})
+	x.assigned(id)
+}
+
+// The number of a dispatch is taken before its commit, so a higher one can be visible first.
+func TestATaskThatIsCommittedLateIsFoundAndKeepsItsPlace(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 10)
+	tx := begin(t, db)
+	late, _ := insert(t, tx, spec{exclusive: []string{"a"}})
+	other, _ := insert(t, db, spec{exclusive: []string{"b"}})
+	r.offer(t)
+	x.assigned(other)
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// Its dispatch has returned; what is dispatched now must not overtake it.
+	after, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	r.offer(t)
+	a := x.assigned(late)
+	if state := read(t, db, after).state; state != "waiting" {
+		t.Errorf("the later one is %s", state)
+	}
+	x.finish(a, completed("null"))
+	x.next("finished")
+	x.assigned(after)
+}
+
+// The same across a takeover: the new leader's load could not see the late one.
+func TestATaskThatIsCommittedAfterATakeoverKeepsItsPlace(t *testing.T) {
+	db := pgtest.New(t)
+	tx := begin(t, db)
+	late, _ := insert(t, tx, spec{exclusive: []string{"a"}})
+	other, _ := insert(t, db, spec{exclusive: []string{"b"}})
+	cfg := config()
+	cfg.LookEvery = time.Hour
+	r := start(t, db.Config().ConnString(), cfg)
+	r.awaitLeading(t)
+	r.offer(t) // the first look after the load, while the transaction is open
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	after, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	x := join(t, r, db, "x", 10)
+	r.offer(t)
+	given := map[string]*taskv1.Assignment{}
+	for range 2 { // in the order in which they are found
+		a := x.next("assign").GetAssign()
+		given[a.GetTaskId()] = a
+	}
+	if given[late] == nil || given[other] == nil {
+		t.Fatalf("given: %v", given)
+	}
+	x.finish(given[late], completed("null"))
+	x.next("finished")
+	x.assigned(after)
+}
+
+func TestCancelOfAWaitingTaskFreesItsPlace(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 10)
+	holder, _ := insert(t, db, spec{shared: []string{"a"}})
+	blocked, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	behind, _ := insert(t, db, spec{shared: []string{"a"}})
+	r.offer(t)
+	x.assigned(holder)
+	cancelRow(t, db, blocked)
+	r.offer(t)
+	x.assigned(behind)
+	eventually(t, "the wish is forgotten", func() bool {
+		var n int
+		if err := db.QueryRow(t.Context(), `select count(*) from task_cancel`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n == 0
+	})
+}
+
+func TestCancelOfARunningTaskReachesItsExecutorAndWinsOverItsOutcome(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 1)
+	id, _ := insert(t, db, spec{})
+	r.offer(t)
+	a := x.assigned(id)
+	cancelRow(t, db, id)
+	r.offer(t)
+	if got := x.next("cancel").GetCancel().GetClaim(); got.GetTaskId() != id || got.GetClaim() != 1 {
+		t.Errorf("cancel: %v", got)
+	}
+	x.finish(a, completed(`"too late"`))
+	x.next("finished")
+	if end := read(t, db, id); end.state != "canceled" || !strings.Contains(end.errorText, task.ReasonCanceled) {
+		t.Errorf("afterwards: %+v", end)
+	}
+}
+
+// The claim and the cancel meet in the row: the claim finds no waiting task, and nobody is given it.
+func TestCancelBeforeTheClaimIsWritten(t *testing.T) {
+	r, db := alone(t)
+	id, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	r.offer(t)
+	eventually(t, "it is unblocked", func() bool { return read(t, db, id).unblocked != nil })
+	cancelRow(t, db, id) // nobody hints: the leader still believes that it waits
+	x := join(t, r, db, "x", 1)
+	next, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	r.offer(t)
+	x.assigned(next)
+	if end := read(t, db, id); end.state != "canceled" || end.claim != 0 {
+		t.Errorf("the canceled one: %+v", end)
+	}
+}
+
+func TestATaskOfALostExecutorFailsAndItsResourcesPassOn(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 1)
+	lost, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	next, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	r.offer(t)
+	x.assigned(lost)
+	y := join(t, r, db, "y", 1)
+	x.hangUp()
+	if _, err := db.Exec(t.Context(), `update app set missing_at = now() where name = 'x'`); err != nil {
+		t.Fatal(err)
+	}
+	r.offer(t)
+	y.assigned(next)
+	if end := read(t, db, lost); end.state != "failed" || !strings.Contains(end.errorText, task.ReasonWorkerMissing) {
+		t.Errorf("the lost one: %+v", end)
+	}
+}
+
+func TestAMissingExecutorThatIsStillConnectedIsFenced(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 1)
+	if _, err := db.Exec(t.Context(), `update app set missing_at = now() where name = 'x'`); err != nil {
+		t.Fatal(err)
+	}
+	r.offer(t)
+	if err := x.endedWith(); !errs.Is(err, errs.Fenced) {
+		t.Errorf("the line ended with %v", err)
+	}
+	again := connect(t, r, "x", x.incarnation, &schedulerv1.Hello{Slots: 1})
+	if err := again.endedWith(); !errs.Is(err, errs.Fenced) {
+		t.Errorf("the second line ended with %v", err)
+	}
+}
+
+func TestAnAssignmentThatNeverArrivedGoesBackUnharmed(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 1)
+	id, _ := insert(t, db, spec{})
+	r.offer(t)
+	x.assigned(id) // as far as the executor is concerned, this message was lost
+	x.hangUp()
+	again := connect(t, r, "x", x.incarnation, &schedulerv1.Hello{Slots: 1})
+	again.next("welcome")
+	a := again.assigned(id)
+	if a.GetClaim() != 2 || a.GetAttempt() != 1 {
+		t.Errorf("given again as claim %d, attempt %d; want 2, 1", a.GetClaim(), a.GetAttempt())
+	}
+}
+
+func TestAnExecutorKeepsItsTasksOverABrokenLine(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 1)
+	id, _ := insert(t, db, spec{})
+	r.offer(t)
+	a := x.assigned(id)
+	x.hangUp()
+	again := connect(t, r, "x", x.incarnation, &schedulerv1.Hello{
+		Slots: 1, Held: []*schedulerv1.Claim{{TaskId: id, Claim: 1}, {TaskId: uuid.NewString(), Claim: 7}},
+	})
+	again.next("welcome")
+	if refused := again.next("refused").GetRefused(); refused.GetClaim().GetClaim() != 7 {
+		t.Errorf("refused: %v", refused)
+	}
+	again.finish(a, completed("null"))
+	again.next("finished")
+	awaitState(t, db, id, "completed")
+}
+
+func TestAnOutcomeForAForeignClaimIsRefused(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 1)
+	id, _ := insert(t, db, spec{})
+	r.offer(t)
+	x.assigned(id)
+	y := join(t, r, db, "y", 1)
+	y.finish(&taskv1.Assignment{TaskId: id, Claim: 1}, completed("null"))
+	y.next("refused")
+	x.finish(&taskv1.Assignment{TaskId: id, Claim: 2}, completed("null"))
+	x.next("refused")
+	if now := read(t, db, id); now.state != "running" {
+		t.Errorf("the task is %s", now.state)
+	}
+}
+
+func TestAnOutcomeThatBreaksTheRulesWritesNothing(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 1)
+	id, _ := insert(t, db, spec{})
+	r.offer(t)
+	a := x.assigned(id)
+	x.finish(a, completed("{not json"))
+	err := x.endedWith()
+	if !errs.Is(err, errs.InvalidInput) || !strings.Contains(err.Error(), "finish.outcome.result_json") {
+		t.Errorf("the line ended with %v", err)
+	}
+	if now := read(t, db, id); now.state != "running" {
+		t.Errorf("the task is %s", now.state)
+	}
+}
+
+func TestTheFirstMessageMustBeAHello(t *testing.T) {
+	r, _ := alone(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	stream, err := r.client.Acquire(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Drain{Drain: &schedulerv1.Drain{}}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stream.Recv(); !errs.Is(err, errs.BadProtocol) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestADrainingExecutorGetsNothingNew(t *testing.T) {
+	r, db := alone(t)
+	x, y := join(t, r, db, "x", 5), join(t, r, db, "y", 1)
+	x.say(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Drain{Drain: &schedulerv1.Drain{}}})
+	eventually(t, "the drain arrives", func() bool {
+		answer, err := r.client.Explain(t.Context(), &schedulerv1.ExplainRequest{TaskId: uuid.NewString()})
+		return err == nil && !answer.GetLive()
+	})
+	id, _ := insert(t, db, spec{})
+	r.offer(t)
+	y.assigned(id)
+}
+
+func TestNobodyIsGivenWhatHeCannotRun(t *testing.T) {
+	r, db := alone(t)
+	old := connect(t, r, "old", register(t, db, "old"), &schedulerv1.Hello{Slots: 5, Versions: map[string]string{"core": "3.9"}})
+	old.next("welcome")
+	needs, _ := insert(t, db, spec{versions: `{"core": "3.10"}`})
+	unknown, _ := insert(t, db, spec{name: "unknown"})
+	plain, _ := insert(t, db, spec{})
+	r.offer(t)
+	old.assigned(plain) // and not one of the two before it
+	for id, want := range map[string]string{needs: "versions", unknown: "no connected executor"} {
+		answer, err := r.client.Explain(t.Context(), &schedulerv1.ExplainRequest{TaskId: id})
+		if err != nil || !strings.Contains(answer.GetSummary(), want) || !answer.GetUnblocked() {
+			t.Errorf("explain: %v, %v; want %q", answer, err, want)
+		}
+	}
+	young := connect(t, r, "young", register(t, db, "young"), &schedulerv1.Hello{Slots: 5, Versions: map[string]string{"core": "3.10"}})
+	young.next("welcome")
+	young.assigned(needs)
+}
+
+func TestImmediateTasksSettle(t *testing.T) {
+	r, db := alone(t)
+	// Nobody can run it: one that may wait does, one that would not is canceled; both are settled.
+	waits, _ := insert(t, db, spec{immediate: true})
+	rejected, _ := insert(t, db, spec{immediate: true, noDefer: true})
+	r.offer(t, waits, rejected)
+	if now := read(t, db, waits); now.state != "waiting" {
+		t.Errorf("the one that may wait is %s", now.state)
+	}
+	if end := read(t, db, rejected); end.state != "canceled" || !strings.Contains(end.errorText, task.ReasonUnavailable) {
+		t.Errorf("the one that would not wait: %+v", end)
+	}
+
+	x := join(t, r, db, "x", 0)
+	a := x.assigned(waits) // on the immediate slot
+	if !a.GetImmediate() {
+		t.Error("the assignment does not say that it is immediate")
+	}
+	x.finish(a, completed("null"))
+	x.next("finished")
+
+	// Free: settled when it is final.
+	runs, _ := insert(t, db, spec{immediate: true, noDefer: true, exclusive: []string{"a"}})
+	settled := make(chan struct{})
+	go func() {
+		defer close(settled)
+		r.offer(t, runs)
+	}()
+	a = x.assigned(runs)
+	select {
+	case <-settled:
+		t.Error("settled while it runs")
+	default:
+	}
+	// Blocked by it: rejected at once.
+	blocked, _ := insert(t, db, spec{immediate: true, noDefer: true, shared: []string{"a"}})
+	r.offer(t, blocked)
+	if end := read(t, db, blocked); end.state != "canceled" || end.unblocked != nil {
+		t.Errorf("the blocked one: %+v", end)
+	}
+	x.finish(a, completed("null"))
+	x.next("finished")
+	<-settled
+	if end := read(t, db, runs); end.state != "completed" {
+		t.Errorf("the free one is %s", end.state)
+	}
+}
+
+func TestFollowersHearOfEveryChange(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 1)
+	stream, err := r.client.Follow(t.Context(), &schedulerv1.FollowRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first, err := stream.Recv(); err != nil || len(first.GetChanges()) != 0 {
+		t.Fatalf("first message: %v, %v", first, err)
+	}
+	id, _ := insert(t, db, spec{})
+	r.offer(t)
+	x.finish(x.assigned(id), completed("null"))
+	var got []taskv1.State
+	for len(got) < 2 {
+		m, err := stream.Recv()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range m.GetChanges() {
+			got = append(got, c.GetState())
+		}
+	}
+	if want := []taskv1.State{taskv1.State_STATE_RUNNING, taskv1.State_STATE_COMPLETED}; !slices.Equal(got, want) {
+		t.Errorf("heard %v, want %v", got, want)
+	}
+}
+
+func TestExplainNamesTheBlockerAndResourcesShowTheQueue(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 5)
+	holder, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	second, _ := insert(t, db, spec{shared: []string{"a"}})
+	third, _ := insert(t, db, spec{exclusive: []string{"a", "b"}})
+	r.offer(t)
+	x.assigned(holder)
+	answer, err := r.client.Explain(t.Context(), &schedulerv1.ExplainRequest{TaskId: third})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(answer.GetWaits()) != 1 || answer.GetWaits()[0].GetResource() != "a" || answer.GetWaits()[0].GetAhead() != 2 ||
+		answer.GetWaits()[0].GetHolders()[0].GetTaskId() != holder || !strings.Contains(answer.GetSummary(), holder) {
+		t.Errorf("explain: %v", answer)
+	}
+	found, err := r.client.GetResource(t.Context(), &schedulerv1.GetResourceRequest{Name: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var queue []string
+	for _, use := range found.GetQueue() {
+		queue = append(queue, use.GetTaskId())
+	}
+	if !slices.Equal(queue, []string{holder, second, third}) || !found.GetQueue()[0].GetGranted() || found.GetQueue()[1].GetGranted() {
+		t.Errorf("resource a: %v", found)
+	}
+	list, err := r.client.ListResources(t.Context(), &schedulerv1.ListResourcesRequest{})
+	if err != nil || list.GetTotal() != 2 || list.GetResources()[0].GetName() != "a" || list.GetResources()[0].GetWaiting() != 2 {
+		t.Errorf("resources: %v, %v", list, err)
+	}
+	if _, err := r.client.GetResource(t.Context(), &schedulerv1.GetResourceRequest{Name: "nobody"}); !errs.Is(err, errs.ResourceUnknown) {
+		t.Errorf("unknown resource: %v", err)
+	}
+}
+
+func TestAStandbyTakesOverAndNothingIsLost(t *testing.T) {
+	db := pgtest.New(t)
+	one := start(t, db.Config().ConnString(), config())
+	one.awaitLeading(t)
+	two := start(t, db.Config().ConnString(), config())
+	x := join(t, one, db, "x", 1)
+	runs, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	waits, _ := insert(t, db, spec{exclusive: []string{"a"}})
+	a := x.assigned(runs)
+	if _, err := two.client.Offer(t.Context(), &schedulerv1.OfferRequest{}); !errs.Is(err, errs.NotLeading) {
+		t.Errorf("a standby answers %v", err)
+	}
+	one.stop()
+	two.awaitLeading(t)
+	again := connect(t, two, "x", x.incarnation, &schedulerv1.Hello{Slots: 1, Held: []*schedulerv1.Claim{{TaskId: runs, Claim: a.GetClaim()}}})
+	again.next("welcome")
+	again.finish(a, completed("null"))
+	again.next("finished")
+	again.assigned(waits)
+}
+
+// A leader that was asleep while another took the lease.
+func TestADeposedLeaderWritesNothing(t *testing.T) {
+	db := pgtest.New(t)
+	store := scheduler.NewStore(db, time.Second)
+	old, taken, err := store.Take(t.Context(), "old", false)
+	if err != nil || !taken {
+		t.Fatalf("take: %v, %v", taken, err)
+	}
+	if _, taken, err := store.Take(t.Context(), "young", false); err != nil || taken {
+		t.Fatalf("a lease was taken while another's lasts: %v, %v", taken, err)
+	}
+	young, taken, err := store.Take(t.Context(), "young", true)
+	if err != nil || !taken || young <= old {
+		t.Fatalf("steal: epoch %d after %d, %v, %v", young, old, taken, err)
+	}
+	id, seq := insert(t, db, spec{})
+	plan := &scheduler.Plan{Claim: []scheduler.Give{{Seq: seq, Executor: "x", Incarnation: uuid.NewString()}}}
+	if _, err := store.Tick(t.Context(), old, plan); !errors.Is(err, scheduler.ErrDeposed) {
+		t.Errorf("the deposed leader's tick: %v", err)
+	}
+	if now := read(t, db, id); now.state != "waiting" {
+		t.Errorf("the deposed leader wrote: %+v", now)
+	}
+	if _, err := store.Tick(t.Context(), young, plan); err != nil {
+		t.Errorf("the leader's tick: %v", err)
+	}
+	awaitState(t, db, id, "running")
+	if _, _, err := store.Load(t.Context(), old, func(scheduler.Row) {}); !errors.Is(err, scheduler.ErrDeposed) {
+		t.Errorf("the deposed leader's load: %v", err)
+	}
+}
+
+// A takeover waits for a transaction of the old leader that is past its fence, and sees what it wrote.
+func TestATakeoverWaitsForTheTransactionUnderWay(t *testing.T) {
+	db := pgtest.New(t)
+	store := scheduler.NewStore(db, time.Second)
+	epoch, _, err := store.Take(t.Context(), "old", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx := begin(t, db)
+	if _, err := tx.Exec(t.Context(), `select scheduler_fence($1, '1s')`, epoch); err != nil {
+		t.Fatal(err)
+	}
+	taken := make(chan error, 1)
+	go func() {
+		_, _, err := store.Take(t.Context(), "young", true)
+		taken <- err
+	}()
+	eventually(t, "the takeover waits for a lock", func() bool {
+		var waiting bool
+		err := db.QueryRow(t.Context(), `select exists (select from pg_stat_activity where datname = current_database()
+			and wait_event_type = 'Lock' and query like '%update lease%')`).Scan(&waiting)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return waiting
+	})
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-taken; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTheLeaseIsRenewedOnlyWhenAThirdOfItIsGone(t *testing.T) {
+	db := pgtest.New(t)
+	store := scheduler.NewStore(db, time.Hour)
+	epoch, _, err := store.Take(t.Context(), "x", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	expires := func() (at time.Time) {
+		if err := db.QueryRow(t.Context(), `select expires_at from lease`).Scan(&at); err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	before := expires()
+	tick := func() {
+		if _, err := store.Tick(t.Context(), epoch, &scheduler.Plan{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tick()
+	if !expires().Equal(before) {
+		t.Error("a fresh lease was renewed")
+	}
+	if _, err := db.Exec(t.Context(), `update lease set expires_at = now() + interval '10 min'`); err != nil {
+		t.Fatal(err)
+	}
+	tick()
+	if left := time.Until(expires()); left < 50*time.Minute {
+		t.Errorf("an ageing lease was not renewed: %s left", left)
+	}
+}
+
+// Nothing that the scheduler sends needs a session of its own.
+func TestEverythingWorksThroughATransactionPooler(t *testing.T) {
+	db := pgtest.New(t)
+	pooled := pgtest.ThroughPooler(t, db.Config().ConnString(), 2)
+	r := start(t, pooled, config())
+	r.awaitLeading(t)
+	x := join(t, r, db, "x", 4)
+	for range 20 {
+		id, _ := insert(t, db, spec{exclusive: []string{"a"}})
+		r.offer(t)
+		x.finish(x.assigned(id), completed("null"))
+		x.next("finished")
+		awaitState(t, db, id, "completed")
+	}
+}
+
+func TestADatabaseThatComesBackFindsTheLeaderAgain(t *testing.T) {
+	db := pgtest.New(t)
+	r := start(t, db.Config().ConnString(), config())
+	r.awaitLeading(t)
+	x := join(t, r, db, "x", 1)
+	// All sessions of the scheduler die, as in a restart of the server.
+	if _, err := db.Exec(t.Context(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()`); err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		t.Fatal(err)
+	}
+	if err := x.endedWith(); !errs.Is(err, errs.NotLeading) {
+		t.Errorf("the line ended with %v", err)
+	}
+	r.awaitLeading(t)
+	again := connect(t, r, "x", x.incarnation, &schedulerv1.Hello{Slots: 1})
+	again.next("welcome")
+	id, _ := insert(t, db, spec{})
+	again.assigned(id)
+}

@@ -1,17 +1,17 @@
 package worker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sluice-tasks/sluice/pkg/worker/procs"
 )
 
 // ChildEnv is set in the environment of a process that an executor started as a worker. Its value is the number of the
@@ -105,36 +105,14 @@ func killLeftovers() {
 		case err != nil: // ECHILD: none is left
 			return
 		}
-		children := livingChildren(os.Getpid())
+		children := procs.Find(func(p procs.Process) bool { return p.Parent == os.Getpid() })
 		if len(children) == 0 {
 			return // there is one, but /proc does not show it: nothing we could do
 		}
-		for _, pid := range children {
-			_ = unix.Kill(pid, unix.SIGKILL)
+		for _, child := range children {
+			_ = unix.Kill(child.PID, unix.SIGKILL)
 		}
 		// One has ended by now or is about to. Its own children become ours, so look again.
 		_, _ = unix.Wait4(-1, nil, 0, nil)
 	}
-}
-
-// livingChildren lists the children of a process. It reads all of /proc, which is only done for the rare task that leaves
-// processes behind.
-func livingChildren(parent int) []int {
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	var children []int
-	for _, path := range stats {
-		stat, err := os.ReadFile(path)
-		if err != nil {
-			continue // it ended meanwhile
-		}
-		// pid (name) state ppid ...: the name can hold anything, so what counts begins after its last bracket.
-		fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
-		if len(fields) < 2 || string(fields[1]) != strconv.Itoa(parent) {
-			continue
-		}
-		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
-			children = append(children, pid)
-		}
-	}
-	return children
 }

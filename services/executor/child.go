@@ -22,6 +22,7 @@ import (
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/worker"
+	"github.com/sluice-tasks/sluice/pkg/worker/procs"
 )
 
 // child is one worker process, leader of its own process group.
@@ -203,6 +204,8 @@ func (c *child) end() *taskv1.Outcome {
 	c.reaped = true
 	c.mu.Unlock()
 	err := c.cmd.Wait()
+	// The others of the group have been killed too, but that takes effect when each next runs; the task is over when all are.
+	procs.AwaitGroup(c.pid, killTimeout)
 	c.output.close()
 	_ = c.conn.Close()
 	close(c.gone)

@@ -61,6 +61,8 @@ type Peers struct {
 const (
 	// welcomeTimeout is how long a scheduler may take to answer a hello.
 	welcomeTimeout = 10 * time.Second
+	// killTimeout is how long a killed process may hang in the kernel before it is not waited for any more.
+	killTimeout = 10 * time.Second
 	// Of one task, callsAtOnce requests are served at a time; openCalls may be open, further ones are refused.
 	callsAtOnce = 8
 	openCalls   = 1024

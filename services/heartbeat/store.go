@@ -103,10 +103,14 @@ func (s *Store) List(ctx context.Context, kind string, gone bool) ([]App, error)
 	rows, err := s.pool.Query(ctx, `
 		select a.incarnation::text, a.name, a.kind, a.versions, a.ttl, a.registered_at, a.last_beat_at,
 		       a.missing_at is null and a.ended_at is null, a.missing_at is not null,
-		       coalesce((select array_agg(r.id order by r.seq) from (
-		           select t.id::text as id, t.seq from task_live l join task t on t.id = l.task_id
-		           where t.incarnation = a.incarnation order by t.seq limit 100) r), '{}')
+		       coalesce(r.ids, '{}')
 		from app a
+		-- The living tasks are read once for all apps, not once for each.
+		left join (
+		    select t.incarnation, (array_agg(t.id::text order by t.seq))[1:100] as ids
+		    from task_live l join task t on t.id = l.task_id
+		    where t.incarnation is not null
+		    group by t.incarnation) r on r.incarnation = a.incarnation
 		where ($1 = '' or a.kind = $1)
 		  and ((a.missing_at is null and a.ended_at is null) or ($2 and coalesce(a.missing_at, a.ended_at) > now() - interval '1 day'))
 		order by a.name, a.registered_at desc`, kind, gone)

@@ -1,0 +1,113 @@
+// Package procs finds processes by their place in the kernel's tables, for those who must see to it that they end.
+//
+// # Owns
+//
+// The reading of /proc, and waiting for the end of processes that are not one's children.
+//
+// # Failure
+//
+// Without /proc there seem to be no processes. What can't be killed (a process that hangs in the kernel) is waited for no
+// longer than asked.
+package procs
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is one process at the moment it was looked at.
+type Process struct {
+	PID    int
+	Parent int
+	// Group is the number of its process group, which is that of the group's leader.
+	Group int
+	// Over: it has ended, and only waits for its parent to take notice (a zombie).
+	Over bool
+}
+
+// Find lists the processes that match. It reads all of /proc: some milliseconds on a busy machine.
+func Find(match func(Process) bool) []Process {
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	var found []Process
+	for _, path := range stats {
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err != nil {
+			continue
+		}
+		if p, exists := read(pid); exists && match(p) {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func read(pid int) (Process, bool) {
+	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return Process{}, false // it ended meanwhile
+	}
+	// pid (name) state parent group ...: the name can hold anything, so what counts begins after its last bracket.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 3 {
+		return Process{}, false
+	}
+	parent, err := strconv.Atoi(string(fields[1]))
+	if err != nil {
+		return Process{}, false
+	}
+	group, err := strconv.Atoi(string(fields[2]))
+	if err != nil {
+		return Process{}, false
+	}
+	state := fields[0][0]
+	return Process{PID: pid, Parent: parent, Group: group, Over: state == 'Z' || state == 'X'}, true
+}
+
+// AwaitGroup waits until all members of a process group that was killed have ended, at most for limit. It reports whether
+// they have. Usually they have when it is called, and it costs one system call.
+func AwaitGroup(group int, limit time.Duration) bool {
+	deadline := time.Now().Add(limit)
+	for {
+		if errors.Is(unix.Kill(-group, 0), unix.ESRCH) {
+			return true
+		}
+		alive := Find(func(p Process) bool { return p.Group == group && !p.Over })
+		if len(alive) == 0 {
+			return true
+		}
+		if !awaitMember(alive[0].PID, group, time.Until(deadline)) {
+			return false
+		}
+	}
+}
+
+// awaitMember waits for the end of one member of a group.
+func awaitMember(pid, group int, limit time.Duration) bool {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return errors.Is(err, unix.ESRCH)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if p, exists := read(pid); !exists || p.Group != group {
+		return true // it ended before, and the descriptor is that of another with the same number
+	}
+	for deadline := time.Now().Add(limit); ; {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return false
+		}
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if n == 1 {
+			return true
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return false
+		}
+	}
+}

@@ -30,6 +30,7 @@ const (
 
 // dev is everything in one process, which can be started again and again on the same data directory.
 type dev struct {
+	t       *testing.T // until it ends, the process runs
 	dir     string
 	user    *account
 	mark    string // an entry of the environment of all its processes but PostgreSQL's
@@ -39,7 +40,7 @@ type dev struct {
 // newDev prepares a dev below dir that runs as user.
 func newDev(t *testing.T, dir string, user *account) *dev {
 	t.Helper()
-	d := &dev{dir: dir, user: user, mark: "SLUICE_E2E_MARK=" + fresh("dev")}
+	d := &dev{t: t, dir: dir, user: user, mark: "SLUICE_E2E_MARK=" + fresh("dev")}
 	user.own(t, dir)
 	return d
 }
@@ -62,25 +63,25 @@ func (d *dev) command(flags ...string) command {
 
 var readyLine = regexp.MustCompile(`^sluice is ready: REST at (http://[0-9.:]+)/pulp/api/v3/, gRPC at ([0-9.:]+)$`)
 
-// start starts it, and stops it when the test has ended, unless the test did so.
+// start starts it and waits until it is ready.
 func (d *dev) start(t *testing.T) *system {
 	t.Helper()
-	d.process = launch(t, t.TempDir(), d.command())
+	d.process = launch(t, d.t.TempDir(), d.command())
 	s := &system{t: t, dir: d.dir, work: filepath.Join(d.dataDir(), "work"), processes: map[string]*process{"dev": d.process}}
-	stopAtTheEnd(t, d.process)
+	stopAtTheEnd(d.t, d.process)
 	line := d.process.ready(t, "sluice is ready")
 	addresses := readyLine.FindStringSubmatch(line)
 	if addresses == nil {
 		t.Fatalf("the ready line is %q", line)
 	}
-	s.connect(addresses[1], addresses[2])
+	s.connect(d.t, addresses[1], addresses[2])
 	return s
 }
 
 // left lists what is left of it, each process as one line.
 func (d *dev) left() []string { return append(left(d.dataDir()), marked(d.mark)...) }
 
-// stopAtTheEnd stops a process that still runs when the test has ended; it must end well.
+// stopAtTheEnd stops a process that still runs when the test has ended; it must end in good order.
 func stopAtTheEnd(t *testing.T, p *process) {
 	t.Cleanup(func() {
 		if p.ended() {
@@ -94,7 +95,9 @@ func stopAtTheEnd(t *testing.T, p *process) {
 
 // services is one process for each service. Their addresses are fixed, so that each can be started again.
 type services struct {
+	t        *testing.T // until it ends, the processes run
 	database string
+	ttl      time.Duration // of the executors
 	byEnv    bool // wired by the environment instead of flags
 	dir      string
 	addrs    map[string]string
@@ -106,16 +109,13 @@ var serviceNames = []string{"dispatcher", "scheduler", "status", "heartbeat", "g
 
 func newServices(t *testing.T, database string) *services {
 	t.Helper()
-	v := &services{database: database, dir: t.TempDir(), addrs: map[string]string{}}
+	v := &services{t: t, database: database, ttl: 30 * time.Second, dir: t.TempDir(), addrs: map[string]string{}}
 	names := append([]string{"rest"}, serviceNames...)
 	for i, addr := range freeAddrs(t, len(names)) {
 		v.addrs[names[i]] = addr
 	}
 	return v
 }
-
-// ttl of the executors: short, as stories wait for it.
-const ttl = 3 * time.Second
 
 // flags of a service by name.
 func (v *services) flags(service string) map[string]string {
@@ -141,7 +141,7 @@ func (v *services) flags(service string) map[string]string {
 		flags["work-dir"] = filepath.Join(v.dir, "work")
 		flags["allow"] = "*"
 		flags["test-tasks"] = "true"
-		flags["worker-ttl"] = ttl.String()
+		flags["worker-ttl"] = v.ttl.String()
 		flags["cancel-grace"] = "2s"
 		flags["task-grace-interval"] = "2s"
 	}
@@ -169,16 +169,16 @@ func (v *services) command(service string, replaced map[string]string) command {
 	return c
 }
 
-// launch starts a service and does not wait until it is ready. It is stopped when the test has ended.
+// launch starts a service and does not wait until it is ready.
 func (v *services) launch(t *testing.T, name, service string, replaced map[string]string) *process {
 	t.Helper()
 	p := launch(t, v.dir, v.command(service, replaced))
 	v.system.processes[name] = p
-	stopAtTheEnd(t, p)
+	stopAtTheEnd(v.t, p)
 	return p
 }
 
-// restart starts a service that was killed, and waits until it is ready.
+// restart starts a service again that was killed, and waits until it is ready.
 func (v *services) restart(t *testing.T, service string) {
 	t.Helper()
 	v.launch(t, service, service, nil).ready(t, "sluice "+service+" is ready")
@@ -197,7 +197,7 @@ func (v *services) start(t *testing.T, order ...string) *system {
 	for _, service := range order {
 		v.system.processes[service].ready(t, "sluice "+service+" is ready")
 	}
-	v.system.connect("http://"+v.addrs["rest"], v.addrs["gateway"])
+	v.system.connect(v.t, "http://"+v.addrs["rest"], v.addrs["gateway"])
 	return v.system
 }
 

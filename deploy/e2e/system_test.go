@@ -57,14 +57,14 @@ func (s *system) under(t *testing.T) *system {
 	return &mine
 }
 
-// connect makes the clients of a system whose addresses are known.
-func (s *system) connect(rest, grpc string) {
+// connect makes the client of a system whose addresses are known, until a test ends.
+func (s *system) connect(until *testing.T, rest, grpc string) {
 	s.t.Helper()
 	c, err := client.Dial(grpc)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { _ = c.Close() }) // it only fails when closed twice
+	until.Cleanup(func() { _ = c.Close() }) // it only fails when closed twice
 	s.rest, s.grpc, s.Client = rest, grpc, c
 }
 

@@ -146,8 +146,8 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	if plan.Look {
 		l.found(report)
 	}
-	for _, incarnation := range report.Gone {
-		l.gone(incarnation)
+	for _, gone := range report.Gone {
+		l.gone(gone)
 	}
 	if len(changes) > 0 {
 		l.publish(changes)
@@ -344,21 +344,28 @@ func (l *leader) requeue(t *live) {
 	l.disown(t)
 }
 
-// gone ends everything that a lost executor ran. Its lease is over, so it has stopped by itself.
-func (l *leader) gone(incarnation string) {
-	e := l.executors[incarnation]
+// gone settles what is left of a life that is over. A missing executor's lease has ended, so it has stopped by itself: what it
+// ran has failed. One that ended in order has nothing left but assignments that it did not take.
+func (l *leader) gone(g Gone) {
+	e := l.executors[g.Incarnation]
 	if e == nil {
 		return
 	}
-	l.log.Warn("executor has gone missing", slog.String("executor", e.name), slog.String("incarnation", incarnation), slog.Int("running", len(e.claims)))
-	for _, t := range bySeq(e.claims) {
-		l.finish(t, End{State: task.Failed, Error: &task.Error{Reason: task.ReasonWorkerMissing}})
+	if !g.InOrder {
+		l.log.Warn("executor has gone missing", slog.String("executor", e.name), slog.String("incarnation", e.incarnation), slog.Int("running", len(e.claims)))
 	}
 	if e.line != nil {
 		e.line.close(errFenced)
 		e.line = nil
 	}
-	delete(l.executors, incarnation)
+	for _, t := range bySeq(e.claims) {
+		if g.InOrder {
+			l.requeue(t)
+		} else {
+			l.finish(t, End{State: task.Failed, Error: &task.Error{Reason: task.ReasonWorkerMissing}})
+		}
+	}
+	delete(l.executors, g.Incarnation)
 }
 
 // match gives ready tasks to free slots: immediate ones first, then by seq, each to the executor with the most free slots.

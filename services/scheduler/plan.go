@@ -92,9 +92,17 @@ type Report struct {
 	Claimed  []Claimed
 	New      []Row
 	Cancels  []int64
-	Gone     []string
+	Gone     []Gone
 	// OldestOpen is the oldest transaction that was open before the look, NextXact the first id that was not given out after it.
 	OldestOpen, NextXact uint64
+}
+
+// Gone is a life of an executor that is over.
+type Gone struct {
+	Incarnation string
+	// InOrder says that it ended by its own word. It gives that only when all it had taken over was accepted, so what else it
+	// was given it never took.
+	InOrder bool
 }
 
 // Claimed is a task as its executor gets it.

@@ -523,6 +523,23 @@ func TestATaskOfALostExecutorFailsAndItsResourcesPassOn(t *testing.T) {
 	}
 }
 
+// An assignment can be under way when an executor says goodbye. It says so only when all it took over was accepted.
+func TestAnExecutorThatEndsInOrderHarmsNoTask(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 1)
+	id, _ := insert(t, db, spec{})
+	r.offer(t)
+	x.assigned(id)
+	y := join(t, r, db, "y", 1)
+	if _, err := db.Exec(t.Context(), `update app set ended_at = now() where name = 'x'`); err != nil {
+		t.Fatal(err)
+	}
+	r.offer(t)
+	if a := y.assigned(id); a.GetClaim() != 2 || a.GetAttempt() != 1 {
+		t.Errorf("given again as claim %d, attempt %d; want 2, 1", a.GetClaim(), a.GetAttempt())
+	}
+}
+
 func TestAMissingExecutorThatIsStillConnectedIsFenced(t *testing.T) {
 	r, db := alone(t)
 	x := join(t, r, db, "x", 1)

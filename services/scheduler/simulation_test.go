@@ -30,7 +30,7 @@ type modelDatabase struct {
 	rows    map[int64]*modelRow
 	hidden  map[int64]*modelRow
 	cancels map[int64]bool
-	gone    map[string]bool
+	gone    map[string]Gone
 	epoch   int64
 	next    int64
 	xact    uint64
@@ -44,7 +44,7 @@ var errModel = errors.New("connection reset")
 
 func newModel() *modelDatabase {
 	return &modelDatabase{rows: map[int64]*modelRow{}, hidden: map[int64]*modelRow{}, cancels: map[int64]bool{},
-		gone: map[string]bool{}, snapshots: map[string]map[int64]bool{}, xact: 1}
+		gone: map[string]Gone{}, snapshots: map[string]map[int64]bool{}, xact: 1}
 }
 
 func (m *modelDatabase) seqs() []int64 { return slices.Sorted(maps.Keys(m.rows)) }
@@ -153,8 +153,8 @@ func (m *modelDatabase) apply(plan *Plan) *Report {
 		report.Cancels = slices.Sorted(maps.Keys(m.cancels))
 		report.Cancels = report.Cancels[:min(len(report.Cancels), plan.LookLimit)]
 		for _, owner := range plan.Owners {
-			if m.gone[owner] {
-				report.Gone = append(report.Gone, owner)
+			if gone, over := m.gone[owner]; over {
+				report.Gone = append(report.Gone, gone)
 			}
 		}
 	}
@@ -185,6 +185,7 @@ type simulation struct {
 	startedAt map[int64]int
 	step      int
 	lookLimit int
+	slow      bool          // what was sent is read later
 	returned  map[int64]int // when the dispatch of a task returned
 	called    map[int64]int // when it was called
 }
@@ -214,7 +215,7 @@ func (s *simulation) hangUp(e *simExecutor) {
 }
 
 func (s *simulation) hello(e *simExecutor) {
-	if s.db.gone[e.incarnation] {
+	if _, over := s.db.gone[e.incarnation]; over {
 		return
 	}
 	e.line = newQueue[*schedulerv1.AcquireResponse]()
@@ -246,8 +247,10 @@ func (s *simulation) tick() {
 	if _, err := s.leader.tick(context.Background(), events, time.Second); err != nil {
 		s.takeOver()
 	}
-	for _, e := range s.executors {
-		s.drain(e)
+	if !s.slow {
+		for _, e := range s.executors {
+			s.drain(e)
+		}
 	}
 	s.check()
 }
@@ -341,7 +344,7 @@ func (s *simulation) check() {
 	for _, e := range s.executors {
 		for id := range e.held {
 			seq := s.seq(id)
-			if t := s.leader.tasks[seq]; t != nil && t.canceling && e.line != nil && t.owner.line == e.line && !e.canceling[id] {
+			if t := s.leader.tasks[seq]; !s.slow && t != nil && t.canceling && e.line != nil && t.owner.line == e.line && !e.canceling[id] {
 				s.t.Fatalf("%s was not told that task %d is to be canceled", e.name, seq)
 			}
 		}
@@ -417,8 +420,24 @@ func (s *simulation) die(e *simExecutor) {
 	s.hangUp(e)
 	clear(e.held)
 	clear(e.unconfirmed)
-	s.db.gone[e.incarnation] = true
+	s.over(e, false)
+}
+
+func (s *simulation) over(e *simExecutor, inOrder bool) {
+	s.db.gone[e.incarnation] = Gone{Incarnation: e.incarnation, InOrder: inOrder}
 	s.executors = slices.DeleteFunc(s.executors, func(x *simExecutor) bool { return x == e })
+}
+
+// stop is an executor that ends in order: all that it took over was accepted. What is on its line by now, it does not take.
+func (s *simulation) stop(e *simExecutor) {
+	if len(e.held)+len(e.unconfirmed) > 0 {
+		return
+	}
+	if e.line != nil {
+		e.line.close(nil)
+		s.events = append(s.events, hangupEvent{line: e.line, from: e.incarnation})
+	}
+	s.over(e, true)
 }
 
 // Any order of dispatches (late commits among them), cancels, ends, broken lines, deaths, takeovers and database errors
@@ -471,8 +490,21 @@ func TestNothingOverlapsOvertakesOrIsLostWhateverHappens(t *testing.T) {
 				}
 				t.Skip("none")
 			},
-			"hint":             func(*rapid.T) { s.events = append(s.events, offerEvent{}) },
-			"tick":             func(*rapid.T) { s.tick() },
+			"hint": func(*rapid.T) { s.events = append(s.events, offerEvent{}) },
+			"tick": func(*rapid.T) { s.tick() },
+			"tick, and what it sent is under way": func(*rapid.T) {
+				s.slow = true
+				s.tick()
+				s.slow = false
+			},
+			"a line breaks and loses what is on it": func(t *rapid.T) {
+				s.each(t, func(e *simExecutor) {
+					if e.line != nil {
+						e.line.take()
+					}
+					s.hangUp(e)
+				})
+			},
 			"take over":        func(*rapid.T) { s.takeOver() },
 			"error before":     func(*rapid.T) { effect := false; s.db.fail = &effect },
 			"error after":      func(*rapid.T) { effect := true; s.db.fail = &effect },
@@ -480,6 +512,7 @@ func TestNothingOverlapsOvertakesOrIsLostWhateverHappens(t *testing.T) {
 			"a line breaks":    func(t *rapid.T) { s.each(t, s.hangUp) },
 			"one says hello":   func(t *rapid.T) { s.each(t, func(e *simExecutor) { s.hangUp(e); s.hello(e) }) },
 			"an executor dies": func(t *rapid.T) { s.each(t, s.die) },
+			"an executor ends": func(t *rapid.T) { s.each(t, s.stop) },
 		})
 		s.settle()
 	})

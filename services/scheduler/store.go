@@ -192,7 +192,7 @@ const lookLate = `
 const lookCancels = `select seq from task_cancel order by seq limit $1`
 
 const lookGone = `
-	select incarnation::text from app
+	select incarnation::text, missing_at is null from app
 	where incarnation = any($1::text[]::uuid[]) and (missing_at is not null or ended_at is not null)`
 
 // Tick writes a plan and looks around, in one transaction of one round trip. After an error nothing is known: the
@@ -259,9 +259,9 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 		batch.Queue(nextXact).QueryRow(func(row pgx.Row) error { return row.Scan(&report.NextXact) })
 		batch.Queue(lookCancels, plan.LookLimit).Query(numberRows(&report.Cancels))
 		batch.Queue(lookGone, plan.Owners).Query(func(rows pgx.Rows) error {
-			var incarnation string
-			_, err := pgx.ForEachRow(rows, []any{&incarnation}, func() error {
-				report.Gone = append(report.Gone, incarnation)
+			var gone Gone
+			_, err := pgx.ForEachRow(rows, []any{&gone.Incarnation, &gone.InOrder}, func() error {
+				report.Gone = append(report.Gone, gone)
 				return nil
 			})
 			return err

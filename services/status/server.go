@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -65,17 +66,14 @@ func (s server) ListTasks(ctx context.Context, req *statusv1.ListTasksRequest) (
 	if size == 0 {
 		size = limits.DefaultPage
 	}
-	// One more than asked for tells whether there is a next page.
-	tasks, err := s.service.db.List(ctx, filter, before, size+1, int(req.GetOffset()))
+	tasks, more, err := s.service.db.List(ctx, filter, before, size, int(req.GetOffset()))
 	if err != nil {
 		return nil, err
 	}
-	answer := &statusv1.ListTasksResponse{}
-	if len(tasks) > size {
-		tasks = tasks[:size]
-		answer.NextPageToken = strconv.FormatInt(tasks[size-1].Seq, 36)
+	answer := &statusv1.ListTasksResponse{Tasks: onWire(tasks)}
+	if more {
+		answer.NextPageToken = strconv.FormatInt(tasks[len(tasks)-1].Seq, 36)
 	}
-	answer.Tasks = onWire(tasks)
 	if req.GetCount() {
 		if answer.Total, err = s.service.db.Count(ctx, filter); err != nil {
 			return nil, err
@@ -94,9 +92,7 @@ func (s server) WaitTasks(ctx context.Context, req *statusv1.WaitTasksRequest) (
 	if deadline, has := ctx.Deadline(); has {
 		limit = min(limit, max(0, time.Until(deadline)-250*time.Millisecond))
 	}
-	waitCtx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	tasks, done, err := s.service.waitFor(waitCtx, req.GetTaskIds())
+	tasks, done, err := s.service.waitFor(ctx, limit, req.GetTaskIds())
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +130,9 @@ func (s server) GetTaskLog(ctx context.Context, req *statusv1.GetTaskLogRequest)
 func (s server) PutTaskLog(ctx context.Context, req *statusv1.PutTaskLogRequest) (*statusv1.PutTaskLogResponse, error) {
 	// Text columns can't hold the zero character, which processes do write.
 	text := strings.ReplaceAll(req.GetText(), "\x00", "\uFFFD")
-	if err := s.service.db.PutLog(ctx, req.GetTaskId(), req.GetClaim(), Log{Text: text, Truncated: req.GetTruncated()}); err != nil {
+	tail := end(text, limits.MaxLog)
+	log := Log{Text: tail, Truncated: req.GetTruncated() || tail != text}
+	if err := s.service.db.PutLog(ctx, req.GetTaskId(), req.GetClaim(), log); err != nil {
 		return nil, err
 	}
 	return &statusv1.PutTaskLogResponse{}, nil
@@ -173,6 +171,18 @@ func (s server) GetSystemStatus(ctx context.Context, _ *statusv1.GetSystemStatus
 	answer.DatabaseConnected, answer.SchedulerLeads, answer.Epoch = true, sys.Leads, sys.Epoch
 	answer.Executors, answer.Live = sys.Executors, stateCounts(sys.Live)
 	return answer, nil
+}
+
+// end is the end of a text, at most limit bytes of whole characters.
+func end(text string, limit int) string {
+	if len(text) <= limit {
+		return text
+	}
+	text = text[len(text)-limit:]
+	for len(text) > 0 && !utf8.RuneStart(text[0]) {
+		text = text[1:]
+	}
+	return text
 }
 
 func onWire(tasks []*task.Task) []*taskv1.Task {

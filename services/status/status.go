@@ -17,7 +17,7 @@ type Database interface {
 	Get(ctx context.Context, id string) (*task.Task, error)
 	GetMany(ctx context.Context, ids []string) (map[string]*task.Task, error)
 	Children(ctx context.Context, id string) ([]string, error)
-	List(ctx context.Context, f Filter, before int64, limit, offset int) ([]*task.Task, error)
+	List(ctx context.Context, f Filter, before int64, size, offset int) (tasks []*task.Task, more bool, err error)
 	Count(ctx context.Context, f Filter) (int64, error)
 	Group(ctx context.Context, id string) (*Group, error)
 	Log(ctx context.Context, id string) (Log, error)
@@ -115,14 +115,15 @@ func (s *Service) next(ctx context.Context, w *waiter) bool {
 	}
 }
 
-// waitFor returns the tasks as they are once all are final, or when ctx ends.
-func (s *Service) waitFor(ctx context.Context, ids []string) (tasks []*task.Task, done bool, err error) {
+// waitFor returns the tasks as they are once all are final, or after limit.
+func (s *Service) waitFor(ctx context.Context, limit time.Duration, ids []string) (tasks []*task.Task, done bool, err error) {
 	w, leave := s.await(ids)
 	defer leave()
-	// The last look must not fail because the time to wait has ended.
-	lookCtx := context.WithoutCancel(ctx)
+	waitCtx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	for {
-		found, err := s.db.GetMany(lookCtx, ids)
+		// A look may take as long as the call: it must not fail because the time to wait has ended.
+		found, err := s.db.GetMany(ctx, ids)
 		if err != nil {
 			return nil, false, err
 		}
@@ -135,7 +136,7 @@ func (s *Service) waitFor(ctx context.Context, ids []string) (tasks []*task.Task
 			tasks = append(tasks, t)
 			done = done && t.State.Final()
 		}
-		if done || !s.next(ctx, w) {
+		if done || !s.next(waitCtx, w) {
 			return tasks, done, nil
 		}
 	}

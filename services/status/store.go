@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/limits"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
@@ -121,24 +122,55 @@ func anyFinal(states []string) bool {
 	return false
 }
 
-// List returns tasks, the newest first: those with a seq below before (0 for no bound), without the first offset ones.
-func (s *Store) List(ctx context.Context, f Filter, before int64, limit, offset int) ([]*task.Task, error) {
+// pageBytes ends a page early: results can be large, and the answer must fit into one message. The task that comes after it
+// has room in the other half.
+const pageBytes = limits.MaxMessage / 2
+
+// List returns at most size tasks, the newest first: those with a seq below before (0 for no bound), without the first offset
+// ones. more tells that there are others; a page of large tasks is shorter than size.
+func (s *Store) List(ctx context.Context, f Filter, before int64, size, offset int) (tasks []*task.Task, more bool, err error) {
 	where, args := f.where()
 	if before > 0 {
 		args = append(args, before)
 		where += fmt.Sprintf(" and seq < $%d", len(args))
 	}
-	args = append(args, limit, offset)
+	// One more than asked for tells whether there is a next page.
+	args = append(args, size+1, offset)
 	rows, err := s.pool.Query(ctx, fmt.Sprintf(`select %s from task where %s order by seq desc limit $%d offset $%d`,
 		postgres.TaskColumns, where, len(args)-1, len(args)), args...)
 	if err != nil {
-		return nil, away(fmt.Errorf("list tasks: %w", err))
+		return nil, false, away(fmt.Errorf("list tasks: %w", err))
 	}
-	list, err := collect(rows)
-	if err != nil {
-		return nil, away(fmt.Errorf("list tasks: %w", err))
+	defer rows.Close()
+	for bytes := 0; !more && rows.Next(); {
+		t, err := postgres.ScanTask(rows)
+		if err != nil {
+			return nil, false, away(fmt.Errorf("list tasks: %w", err))
+		}
+		if more = len(tasks) == size || bytes > pageBytes; !more {
+			tasks = append(tasks, t)
+			bytes += weight(t)
+		}
 	}
-	return list, nil
+	rows.Close()
+	if err := rows.Err(); err != nil {
+		return nil, false, away(fmt.Errorf("list tasks: %w", err))
+	}
+	return tasks, more, nil
+}
+
+// weight is about what a task takes in a message, in bytes.
+func weight(t *task.Task) int {
+	bytes := 1024 + len(t.Result)
+	if t.Error != nil {
+		bytes += len(t.Error.Description) + len(t.Error.Traceback) + len(t.Error.Reason)
+	}
+	for _, names := range [][]string{t.Reserved.Exclusive, t.Reserved.Shared} {
+		for _, name := range names {
+			bytes += len(name)
+		}
+	}
+	return bytes
 }
 
 // Count says how many tasks match.

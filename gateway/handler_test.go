@@ -38,7 +38,7 @@ func TestPathsAreFoldedAndNeverRedirected(t *testing.T) {
 		strings.ReplaceAll(taskPath, "/", "%2f"),
 	} {
 		// Not httptest.NewRequest: it reads //pulp/ as a host, a server does not.
-		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + path + " HTTP/1.1\r\nHost: example.com\r\n\r\n")))
+		r, err := http.ReadRequest(bufio.NewReader(strings.NewReader("GET " + path + " HTTP/1.1\r\nHost: localhost\r\n\r\n")))
 		if path[0] != '/' {
 			if err == nil {
 				t.Errorf("%s: not a request target, but read", path)
@@ -375,7 +375,7 @@ func TestOverARealConnection(t *testing.T) {
 		}
 		return string(answer)
 	}
-	const end = " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+	const end = " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
 	for request, parts := range map[string][]string{
 		"GET /" + taskPath + end + "\r\n":                    {"200 OK", "Content-Type: application/json\r\n", "\r\n\r\n" + golden},
 		"HEAD " + taskPath + end + "\r\n":                    {"200 OK", fmt.Sprintf("Content-Length: %d\r\n", len(golden)), "Correlation-Id: "},
@@ -459,4 +459,21 @@ func TestStopCutsRequestsThatOutlastTheGrace(t *testing.T) {
 		t.Error("the request was answered")
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// A page that points its own name at the loopback address is told apart by that name only.
+func TestOnlyRequestsToTheMachineItselfAreAnswered(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	for host, status := range map[string]int{
+		"localhost": 200, "localhost:24817": 200, "LOCALHOST": 200, "127.0.0.1:24817": 200, "127.9.9.9": 200, "[::1]:24817": 200, "::1": 200,
+		"evil.example": 400, "evil.example:24817": 400, "localhost.evil.example": 400, "192.168.0.1": 400, "[::2]:80": 400, "127.0.0.1.evil.example": 400,
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/pulp/api/v3/livez/", nil)
+		r.Host = host
+		w := httptest.NewRecorder()
+		f.handler.ServeHTTP(w, r)
+		if w.Code != status {
+			t.Errorf("Host %q: %d, want %d", host, w.Code, status)
+		}
+	}
 }

@@ -42,7 +42,7 @@ func TestWorkers(t *testing.T) {
 		workersPath + "?name=nobody":             page("0", ""),
 		workersPath + "?missing=true":            page("1", goldenGone),
 		workersPath + "?online=false":            page("1", goldenGone),
-		workersPath + "?offset=5":                `{"count":1,"next":null,"previous":"http://example.com/pulp/api/v3/workers/?limit=100","results":[]}`,
+		workersPath + "?offset=5":                `{"count":1,"next":null,"previous":"http://localhost:24817/pulp/api/v3/workers/?limit=100","results":[]}`,
 		workersPath + workerID + "/":             goldenWorker,
 		workersPath + parentID + "/":             goldenGone,
 	} {

@@ -386,7 +386,7 @@ func TestListLinksPagesAndKeepsTheQuery(t *testing.T) {
 	f := newFace(t, &native{list: func(context.Context, *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
 		return &statusv1.ListTasksResponse{Total: 25}, nil
 	}}, gateway.Config{})
-	const base = "http://example.com/pulp/api/v3/tasks/"
+	const base = "http://localhost:24817/pulp/api/v3/tasks/"
 	for _, c := range []struct{ target, next, previous string }{
 		{tasksPath, "", ""},
 		{tasksPath + "?limit=25", "", ""},
@@ -407,7 +407,7 @@ func TestListLinksPagesAndKeepsTheQuery(t *testing.T) {
 		})
 	}
 	got := object(t, f.do(t, "GET", tasksPath+"?limit=20", "", "X-Forwarded-Proto", "https", "Host", "ignored"))
-	if got["next"] != "https://example.com/pulp/api/v3/tasks/?limit=20&offset=20" {
+	if got["next"] != "https://localhost:24817/pulp/api/v3/tasks/?limit=20&offset=20" {
 		t.Errorf("behind TLS: %v", got["next"])
 	}
 }

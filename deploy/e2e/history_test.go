@@ -82,8 +82,8 @@ func parseHistory(text string) ([]moment, error) {
 }
 
 // checkHistory returns what is wrong with a history: tasks that ran together though one of them was exclusive, or that ran
-// twice, and exclusive tasks that started in another order than order, the ids of all tasks as they were dispatched. Tasks
-// that were lost may have no end; they are taken to have ended before the next one started that they conflict with.
+// twice, and exclusive tasks that started in another order than order, which has the ids as they were dispatched; what is
+// not in it has no place to keep. Tasks that were lost may have no end; they are taken to have ended before the next one started that they conflict with.
 func checkHistory(moments []moment, order []string, lost map[string]bool) []string {
 	var wrong []string
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
@@ -112,7 +112,7 @@ func checkHistory(moments []moment, order []string, lost map[string]bool) []stri
 			}
 		}
 		holders[m.resource] = append(still, m)
-		if place := slices.Index(order, m.task); !m.shared {
+		if place := slices.Index(order, m.task); !m.shared && place >= 0 {
 			if before, any := last[m.resource]; any && place < before {
 				say("task %s started on %s after %s, which was dispatched later", m.task, m.resource, order[before])
 			}
@@ -150,6 +150,7 @@ func TestTheHistoryCheckerFindsWhatItIsFor(t *testing.T) {
 		"two shared":                     {"start a 1 shared r\nstart b 1 shared r\nend a 1 shared r\nend b 1 shared r\n", nil, 0},
 		"different resources":            {"start a 1 exclusive r\nstart b 1 exclusive q\nend a 1 exclusive r\nend b 1 exclusive q\n", nil, 0},
 		"wrong order":                    {"start b 1 exclusive r\nend b 1 exclusive r\nstart a 1 exclusive r\nend a 1 exclusive r\n", nil, 1},
+		"one that has no place":          {"start x 1 exclusive r\nend x 1 exclusive r\nstart a 1 exclusive r\nend a 1 exclusive r\n", nil, 0},
 		"no end":                         {"start a 1 exclusive r\n", nil, 1},
 		"no end of a lost one":           {"start a 1 exclusive r\nstart b 1 exclusive r\nend b 1 exclusive r\n", map[string]bool{"a": true}, 0},
 		"a lost one that went on":        {"start a 1 exclusive r\nstart b 1 exclusive r\nend a 1 exclusive r\nend b 1 exclusive r\n", map[string]bool{"a": true}, 1},

@@ -98,7 +98,7 @@ type services struct {
 	t        *testing.T // until it ends, the processes run
 	database string
 	ttl      time.Duration // of the executors
-	byEnv    bool // wired by the environment instead of flags
+	byEnv    bool          // wired by the environment instead of flags
 	dir      string
 	addrs    map[string]string
 	system   *system

@@ -94,10 +94,16 @@ func (s *system) dispatch(spec client.Spec) client.Task {
 func (s *system) end(ids ...string) []client.Task {
 	s.t.Helper()
 	ended, err := s.Wait(s.soon(), ids...)
-	if err != nil {
-		s.t.Fatalf("wait for tasks: %v", err)
+	if err == nil {
+		return ended
 	}
-	return ended
+	for _, one := range ended {
+		if why, _ := s.Explain(context.Background(), one.ID); !one.Final() {
+			s.t.Errorf("task %s (seq %d, claim %d) is still %s on %q: %s", one.ID, one.Seq, one.Claim, one.State, one.Executor, why.Summary)
+		}
+	}
+	s.t.Fatalf("wait for tasks: %v", err)
+	return nil
 }
 
 // run hands in a task and returns it when it is final.

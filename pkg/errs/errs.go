@@ -170,7 +170,7 @@ func From(err error) error {
 
 // Wire makes of any error what may leave the process. ref is empty unless the error was masked; then the log line of the
 // call must carry it, so that a person who was shown it finds the cause.
-func Wire(err error) (wire error, ref string) {
+func Wire(err error) (wire error, ref string) { //nolint:staticcheck // ST1008: wire is what this makes, not its failure
 	var e *Error
 	switch {
 	case err == nil:

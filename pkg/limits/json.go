@@ -2,6 +2,7 @@ package limits
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"unicode/utf8"
 )
@@ -30,8 +31,8 @@ func (c *checks) json(field, text string, open byte) {
 // where says at which byte the text stops being JSON.
 func where(text string) string {
 	var v any
-	err := json.Unmarshal([]byte(text), &v)
-	if syntax, ok := err.(*json.SyntaxError); ok {
+	var syntax *json.SyntaxError
+	if errors.As(json.Unmarshal([]byte(text), &v), &syntax) {
 		return fmt.Sprintf(": %s at byte %d", syntax.Error(), syntax.Offset)
 	}
 	return ""

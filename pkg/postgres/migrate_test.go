@@ -58,13 +58,12 @@ func TestNewerDatabaseIsLeftAlone(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), "insert into goose_db_version (version_id, is_applied) values (99999, true)"); err != nil {
 		t.Fatal(err)
 	}
-	for what, err := range map[string]error{
-		"Migrate":     postgres.Migrate(t.Context(), url, quiet()),
-		"CheckSchema": postgres.CheckSchema(t.Context(), pool),
-	} {
-		if !errors.Is(err, postgres.ErrSchemaNew) || !strings.Contains(err.Error(), "99999") {
-			t.Errorf("%s = %v, want ErrSchemaNew with the version", what, err)
-		}
+	if err := postgres.Migrate(t.Context(), url, quiet()); !errors.Is(err, postgres.ErrSchemaNew) || !strings.Contains(err.Error(), "99999") {
+		t.Errorf("Migrate = %v, want ErrSchemaNew with the version", err)
+	}
+	// In an upgrade the database goes first; an old process that is restarted then must come up.
+	if err := postgres.CheckSchema(t.Context(), pool); err != nil {
+		t.Errorf("CheckSchema = %v", err)
 	}
 }
 

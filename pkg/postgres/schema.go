@@ -22,8 +22,9 @@ func SchemaVersion(ctx context.Context, db Querier) (int64, error) {
 	return version, nil
 }
 
-// CheckSchema returns nil when the schema in the database is the one of this binary, otherwise ErrSchemaOld or
-// ErrSchemaNew with both versions and what to do. A service calls it before it touches any table.
+// CheckSchema returns nil when the schema in the database is that of this binary or newer, otherwise ErrSchemaOld with both
+// versions and what to do. A service calls it before it touches any table. A newer schema is none of its business: in an
+// upgrade the database goes first, and an old process that is restarted then must come up.
 func CheckSchema(ctx context.Context, db Querier) error {
 	head, err := headVersion(migrations())
 	if err != nil {
@@ -39,9 +40,6 @@ func checkSchema(ctx context.Context, db Querier, head int64) error {
 	}
 	if version < head {
 		return fmt.Errorf("%w: the database is at version %d, this binary needs %d: run `sluice migrate`", ErrSchemaOld, version, head)
-	}
-	if version > head {
-		return schemaNew(version, head)
 	}
 	return nil
 }

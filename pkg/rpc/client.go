@@ -2,14 +2,18 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/descriptorpb"
@@ -79,7 +83,13 @@ func deadlineClient(ctx context.Context, method string, req, reply any, conn *gr
 }
 
 func errorClient(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	return errs.From(invoke(ctx, method, req, reply, conn, opts...))
+	err := invoke(ctx, method, req, reply, conn, opts...)
+	// grpc-go 1.85 forgets the status when the last of several attempts was refused before its request was sent: "max retries
+	// exhausted: failed after 5 attempts: EOF". Only what is unavailable is attempted again.
+	if errors.Is(err, io.EOF) {
+		return status.Error(codes.Unavailable, "the server is not available")
+	}
+	return errs.From(err)
 }
 
 func errorClientStream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {

@@ -3,6 +3,7 @@ package rpc_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -76,6 +77,28 @@ func TestExactlyTheIdempotentMethodsAreRepeatedWhileTheServerIsUnavailable(t *te
 	// The one that matters: a dispatch whose answer was lost may have been stored.
 	if n := want["/sluice.dispatcher.v1.DispatcherService/Dispatch"]; n != 1 {
 		t.Errorf("Dispatch would be attempted %d times", n)
+	}
+}
+
+// A server may answer before the client has sent its request. When that happens in the last of five attempts, grpc-go returns
+// an error without a status.
+func TestCallWhoseLastAttemptMetItsAnswerOnTheWayIsUnavailable(t *testing.T) {
+	for _, lost := range []error{fmt.Errorf("max retries exhausted: failed after 5 attempts: %w", io.EOF), io.EOF} {
+		conn, err := rpc.Dial("127.0.0.1:1", grpc.WithChainUnaryInterceptor(
+			func(context.Context, string, any, any, *grpc.ClientConn, grpc.UnaryInvoker, ...grpc.CallOption) error {
+				return lost
+			},
+		))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = dispatcherv1.NewDispatcherServiceClient(conn).Cancel(t.Context(), &dispatcherv1.CancelRequest{TaskId: someID})
+		if status.Code(err) != codes.Unavailable {
+			t.Errorf("%v became %v", lost, err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

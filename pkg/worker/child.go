@@ -176,12 +176,13 @@ func (c *child) call(ctx context.Context, call *executorv1.Call) (string, error)
 	answer := make(chan *executorv1.CallReply, 1)
 	c.mu.Lock()
 	c.lastCall++
-	call.Id = c.lastCall
-	c.open[call.Id] = answer
+	id := c.lastCall
+	call.Id = id
+	c.open[id] = answer
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		delete(c.open, call.GetId())
+		delete(c.open, id)
 		c.mu.Unlock()
 	}()
 	if err := c.send(&executorv1.FromWorker{Message: &executorv1.FromWorker_Call{Call: call}}); err != nil {

@@ -48,8 +48,11 @@ func TestArgumentsMeetParameters(t *testing.T) {
 	}{
 		"by name":     {"", `{"name": "a", "count": 2}`, everything{Name: "a", Count: 2}, ""},
 		"by position": {`["a", 2, true, 0.5]`, "", everything{Name: "a", Count: 2, base: base{Verbose: true}, Ratio: half()}, ""},
-		"both ways": {`["a"]`, `{"count": 2, "at": {"x": 1, "y": 2}, "raw": 1.00}`,
-			everything{Name: "a", Count: 2, At: point{1, 2}, Raw: json.RawMessage("1.00")}, ""},
+		"both ways": {
+			`["a"]`, `{"count": 2, "at": {"x": 1, "y": 2}, "raw": 1.00}`,
+			everything{Name: "a", Count: 2, At: point{1, 2}, Raw: json.RawMessage("1.00")},
+			"",
+		},
 		"null for an option":   {"", `{"name": "a", "count": 2, "tags": null, "ratio": null, "at": null, "raw": null}`, everything{Name: "a", Count: 2}, ""},
 		"missing":              {`["a"]`, "", everything{}, `t() is missing the argument "count"`},
 		"all missing":          {"", "", everything{}, `t() is missing the argument "name"`},

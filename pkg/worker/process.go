@@ -39,7 +39,7 @@ func ChildMain(mux *Mux) int {
 	c.settle = killLeftovers
 	go c.watchSignals(os.Getppid())
 
-	if err := c.serve(context.Background()); err != nil {
+	if err := c.serve(context.Background()); err != nil { //nolint:forbidigo // the process is this function: it has no caller
 		fmt.Fprintf(os.Stderr, "sluice worker: %v\n", err)
 	}
 	killGroup()

@@ -183,7 +183,7 @@ func (c *child) awaitReady(ctx context.Context) error {
 		}
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("it was not ready in time: %w", ctx.Err())
+		return errors.New("it was not ready in time")
 	}
 }
 

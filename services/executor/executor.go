@@ -56,11 +56,12 @@ func New(config Config, peers Peers, mux *worker.Mux, log *slog.Logger) (*Servic
 	if err != nil {
 		return nil, fmt.Errorf("configure the executor: %w", err)
 	}
+	log = log.With(slog.String("executor", config.Name))
 	return &Service{
 		config:    config,
 		peers:     peers,
 		mux:       mux,
-		log:       log.With(slog.String("executor", config.Name)),
+		log:       log,
 		children:  newPool(config, log),
 		slots:     make(chan struct{}, config.Slots),
 		immediate: make(chan struct{}, config.ImmediateSlots),
@@ -87,6 +88,11 @@ func (s *Service) Ready(context.Context) error {
 func (s *Service) Run(ctx context.Context) error {
 	s.children.open()
 	defer s.children.close()
+	defer func() {
+		if s.home != nil {
+			s.home.close()
+		}
+	}()
 	for {
 		life, err := s.register(ctx)
 		if err != nil {
@@ -95,10 +101,9 @@ func (s *Service) Run(ctx context.Context) error {
 		// Only now is the name ours, and so the directory of that name.
 		if s.home == nil {
 			if s.home, err = openHome(s.config.WorkDir, s.config.Name); err != nil {
-				s.deregister(life)
+				s.deregister(ctx, life)
 				return fmt.Errorf("prepare the working directory: %w", err)
 			}
-			defer s.home.close()
 			s.children.dir = s.home.path
 		}
 		if fenced := s.live(ctx, life); !fenced || ctx.Err() != nil {
@@ -131,7 +136,7 @@ func (s *Service) live(ctx context.Context, life life) (fenced bool) {
 	}
 	s.performing.Wait()
 	if !fenced {
-		s.deregister(life)
+		s.deregister(ctx, life)
 	}
 	return fenced
 }
@@ -145,7 +150,7 @@ func (s *Service) stop(life context.Context) {
 	s.drainLocked()
 	running := s.runningLocked()
 	s.mu.Unlock()
-	s.log.Info("stopping", slog.Int("running", running), slog.Duration("grace", s.config.ShutdownGrace))
+	s.log.InfoContext(life, "stopping", slog.Int("running", running), slog.Duration("grace", s.config.ShutdownGrace))
 
 	if !s.await(life, s.config.ShutdownGrace, func() bool { return s.runningLocked() == 0 }) && life.Err() == nil {
 		s.mu.Lock()
@@ -158,7 +163,7 @@ func (s *Service) stop(life context.Context) {
 	}
 	if !s.await(life, s.config.ReportTimeout, func() bool { return len(s.runs) == 0 }) && life.Err() == nil {
 		s.mu.Lock()
-		s.log.Warn("stopped before the scheduler confirmed the end of all tasks; they will be declared lost", slog.Int("tasks", len(s.runs)))
+		s.log.WarnContext(life, "stopped before the scheduler confirmed the end of all tasks; they will be declared lost", slog.Int("tasks", len(s.runs)))
 		s.mu.Unlock()
 	}
 }
@@ -225,7 +230,9 @@ func (s *Service) nowWaitsFor(err error) {
 	switch {
 	case err == nil:
 		s.log.Info("ready")
-	case before == nil || before.Error() != err.Error():
-		s.log.Warn("waiting", slog.Any("error", err))
+	case before == nil:
+		s.log.Warn("not ready any more", slog.Any("error", err))
+	case before.Error() != err.Error():
+		s.log.Info("not ready yet", slog.Any("error", err))
 	}
 }

@@ -42,7 +42,7 @@ func testMux() *worker.Mux {
 	worker.Handle(mux, "wait.here", wait, worker.InProcess())
 	worker.Handle(mux, "sticky", sticky)
 	worker.Handle(mux, "sticky.here", func(ctx context.Context, _ struct{}) (worker.None, error) {
-		if err := tell(ctx, os.Getpid()); err != nil {
+		if err := tell(context.WithoutCancel(ctx), os.Getpid()); err != nil {
 			return worker.None{}, err
 		}
 		<-letGo
@@ -52,7 +52,7 @@ func testMux() *worker.Mux {
 	worker.Handle(mux, "dispatch.here", dispatching, worker.Immediate())
 	worker.Handle(mux, "env", func(context.Context, struct{}) ([]string, error) { return os.Environ(), nil })
 	worker.Handle(mux, "log", func(ctx context.Context, _ struct{}) (worker.None, error) {
-		worker.Logger(ctx).Info("a line", slog.Int("n", 1))
+		worker.Logger(ctx).InfoContext(ctx, "a line", slog.Int("n", 1))
 		return worker.None{}, nil
 	})
 	return mux
@@ -171,7 +171,7 @@ func sticky(ctx context.Context, _ struct{}) (worker.None, error) {
 	if _, err := stdout.Read(make([]byte, 1)); err != nil { // the trap is set
 		return worker.None{}, err
 	}
-	if err := tell(ctx, os.Getpid(), cmd.Process.Pid); err != nil {
+	if err := tell(context.WithoutCancel(ctx), os.Getpid(), cmd.Process.Pid); err != nil {
 		return worker.None{}, err
 	}
 	select {}

@@ -24,7 +24,7 @@ func openHome(workDir, name string) (*home, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", workDir, err)
 	}
-	if err := os.MkdirAll(path, 0o755); err != nil {
+	if err := os.MkdirAll(path, 0o755); err != nil { //nolint:gosec // shared with the executors of other users
 		return nil, fmt.Errorf("make %s: %w", path, err)
 	}
 	parent, err := os.OpenRoot(path)

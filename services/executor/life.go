@@ -51,7 +51,7 @@ func (s *Service) register(ctx context.Context) (life, error) {
 		began := time.Now()
 		response, err := s.registerOnce(ctx)
 		if err == nil {
-			s.log.Info("registered", slog.String("incarnation", response.GetIncarnation()))
+			s.log.InfoContext(ctx, "registered", slog.String("incarnation", response.GetIncarnation()))
 			s.nowWaitsFor(errors.New("waiting for the scheduler"))
 			return life{incarnation: response.GetIncarnation(), began: began}, nil
 		}
@@ -83,11 +83,11 @@ func (s *Service) registerOnce(ctx context.Context) (*heartbeatv1.RegisterRespon
 }
 
 // deregister says goodbye, so that the name is free and nobody waits for the time to live.
-func (s *Service) deregister(l life) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.config.ReportTimeout)
+func (s *Service) deregister(ctx context.Context, l life) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ReportTimeout)
 	defer cancel()
 	if _, err := s.peers.Heartbeat.Deregister(ctx, &heartbeatv1.DeregisterRequest{Incarnation: l.incarnation}); err != nil {
-		s.log.Warn("could not deregister", slog.Any("error", err))
+		s.log.WarnContext(ctx, "could not deregister", slog.Any("error", err))
 	}
 }
 
@@ -97,7 +97,7 @@ func (s *Service) beat(ctx context.Context, l life, end context.CancelCauseFunc)
 	lease := s.config.TTL * 2 / 3
 	// Time since a confirmed beat was *sent*, by the monotonic clock: when it was stored, we can't know.
 	fence := time.AfterFunc(lease-time.Since(l.began), func() {
-		s.log.Error("no beat was confirmed in time, giving up all tasks", slog.Duration("lease", lease))
+		s.log.ErrorContext(ctx, "no beat was confirmed in time, giving up all tasks", slog.Duration("lease", lease))
 		end(errFenced)
 	})
 	defer fence.Stop()
@@ -112,11 +112,11 @@ func (s *Service) beat(ctx context.Context, l life, end context.CancelCauseFunc)
 			return
 		}
 		if errs.Is(err, errs.Fenced) {
-			s.log.Error("declared missing, giving up all tasks", slog.Any("error", err))
+			s.log.ErrorContext(ctx, "declared missing, giving up all tasks", slog.Any("error", err))
 			end(errFenced)
 			return
 		}
-		s.log.Warn("the line to the heartbeat service broke", slog.Any("error", err))
+		s.log.WarnContext(ctx, "the line to the heartbeat service broke", slog.Any("error", err))
 		if !pause(ctx, delays.NextBackOff()) {
 			return
 		}

@@ -106,7 +106,7 @@ func (s *Service) acquire(ctx context.Context, l life, end context.CancelCauseFu
 			return
 		}
 		if errs.Is(err, errs.Fenced) {
-			s.log.Error("the scheduler says that this life is over, giving up all tasks", slog.Any("error", err))
+			s.log.ErrorContext(ctx, "the scheduler says that this life is over, giving up all tasks", slog.Any("error", err))
 			end(errFenced)
 			return
 		}
@@ -148,7 +148,7 @@ func (s *Service) connect(ctx context.Context, l life) error {
 		if err != nil {
 			return fmt.Errorf("the line broke: %w", err)
 		}
-		s.receive(line, response)
+		s.receive(ctx, line, response)
 	}
 }
 
@@ -218,7 +218,7 @@ func (s *Service) lose(l *line) {
 	}
 }
 
-func (s *Service) receive(l *line, response *schedulerv1.AcquireResponse) {
+func (s *Service) receive(ctx context.Context, l *line, response *schedulerv1.AcquireResponse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.line != l {
@@ -226,10 +226,10 @@ func (s *Service) receive(l *line, response *schedulerv1.AcquireResponse) {
 	}
 	switch m := response.GetMessage().(type) {
 	case *schedulerv1.AcquireResponse_Assign:
-		s.assignLocked(m.Assign)
+		s.assignLocked(ctx, m.Assign)
 	case *schedulerv1.AcquireResponse_Cancel:
 		if r, held := s.runs[claimOf(m.Cancel.GetClaim())]; held && r.outcome == nil {
-			s.log.Info("canceling", r.attrs()...)
+			s.log.InfoContext(ctx, "canceling", r.attrs()...)
 			r.cancel(errCanceled)
 		}
 	case *schedulerv1.AcquireResponse_Finished:
@@ -242,11 +242,11 @@ func (s *Service) receive(l *line, response *schedulerv1.AcquireResponse) {
 }
 
 // assignLocked takes a task over, once.
-func (s *Service) assignLocked(a *taskv1.Assignment) {
+func (s *Service) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 	c := claim{task: a.GetTaskId(), number: a.GetClaim()}
 	log := s.log.With(slog.String("task_id", c.task), slog.Int64("claim", c.number))
 	if _, err := uuid.Parse(c.task); err != nil || c.number <= 0 {
-		log.Error("the scheduler assigned something that is no task")
+		log.ErrorContext(ctx, "the scheduler assigned something that is no task")
 		return
 	}
 	if r, held := s.runs[c]; held {
@@ -259,18 +259,18 @@ func (s *Service) assignLocked(a *taskv1.Assignment) {
 		return
 	}
 	if s.past.has(c) {
-		log.Warn("assigned again after its end, ignored")
+		log.WarnContext(ctx, "assigned again after its end, ignored")
 		return
 	}
 	if s.stopping {
 		// Not acknowledged, so it goes back to where it came from instead of being aborted here.
-		log.Info("assigned while stopping, not taken")
+		log.InfoContext(ctx, "assigned while stopping, not taken")
 		return
 	}
-	r := newRun(c, a)
+	r := newRun(ctx, c, a)
 	if before := s.byTask[c.task]; before != nil {
 		if before.claim.number > c.number {
-			log.Warn("an older claim was assigned after a newer one, ignored", slog.Int64("newer", before.claim.number))
+			log.WarnContext(ctx, "an older claim was assigned after a newer one, ignored", slog.Int64("newer", before.claim.number))
 			return
 		}
 		// The scheduler would not give it to us if the older claim still held.

@@ -95,7 +95,7 @@ func (p *pool) get(ctx context.Context) (*child, error) {
 		p.ending.Done()
 		return nil, err
 	}
-	p.log.Debug("started a child", slog.Int("pid", c.pid))
+	p.log.DebugContext(ctx, "started a child", slog.Int("pid", c.pid))
 	patience, cancel := context.WithTimeout(ctx, p.config.StartTimeout)
 	defer cancel()
 	if err := c.awaitReady(patience); err != nil {

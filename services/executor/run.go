@@ -46,10 +46,11 @@ type run struct {
 	pid     int
 }
 
-func newRun(c claim, a *taskv1.Assignment) *run {
+// newRun makes a run, which outlives the line that brought it.
+func newRun(ctx context.Context, c claim, a *taskv1.Assignment) *run {
 	r := &run{claim: c, assignment: a, since: time.Now(), acknowledged: make(chan struct{}), done: make(chan struct{})}
 	r.acknowledge = sync.OnceFunc(func() { close(r.acknowledged) })
-	r.killed, r.kill = context.WithCancelCause(context.Background())
+	r.killed, r.kill = context.WithCancelCause(context.WithoutCancel(ctx))
 	r.asked, r.cancel = context.WithCancelCause(r.killed)
 	return r
 }
@@ -301,7 +302,7 @@ func (s *Service) keepLog(r *run, output output, log *slog.Logger) {
 	if output.text == "" || errors.Is(context.Cause(r.killed), errDropped) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), s.config.ReportTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.killed), s.config.ReportTimeout)
 	defer cancel()
 	_, err := s.peers.Status.PutTaskLog(ctx, &statusv1.PutTaskLogRequest{
 		TaskId: r.claim.task, Claim: r.claim.number, Text: output.text, Truncated: output.truncated,

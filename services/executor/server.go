@@ -26,12 +26,12 @@ func (s *Service) Register(registrar grpc.ServiceRegistrar) {
 func (s server) ListRunning(context.Context, *executorv1.ListRunningRequest) (*executorv1.ListRunningResponse, error) {
 	s.service.mu.Lock()
 	defer s.service.mu.Unlock()
-	response := &executorv1.ListRunningResponse{}
+	var runs []*executorv1.Run
 	for c, r := range s.service.runs {
 		if r.outcome != nil {
 			continue
 		}
-		response.Runs = append(response.Runs, &executorv1.Run{
+		runs = append(runs, &executorv1.Run{
 			TaskId:    c.task,
 			Claim:     c.number,
 			Name:      r.assignment.GetName(),
@@ -40,10 +40,10 @@ func (s server) ListRunning(context.Context, *executorv1.ListRunningRequest) (*e
 			Canceling: r.asked.Err() != nil,
 		})
 	}
-	slices.SortFunc(response.Runs, func(a, b *executorv1.Run) int {
+	slices.SortFunc(runs, func(a, b *executorv1.Run) int {
 		return cmp.Or(a.GetSince().AsTime().Compare(b.GetSince().AsTime()), cmp.Compare(a.GetTaskId(), b.GetTaskId()))
 	})
-	return response, nil
+	return &executorv1.ListRunningResponse{Runs: runs}, nil
 }
 
 // Drain stops the taking of tasks, until the executor is restarted.

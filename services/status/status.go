@@ -57,8 +57,10 @@ type Service struct {
 
 // New makes a status service.
 func New(cfg Config, db Database, scheduler schedulerv1.SchedulerServiceClient, log *slog.Logger) *Service {
-	return &Service{cfg: cfg, db: db, scheduler: scheduler, log: log,
-		waiters: map[string]map[*waiter]struct{}{}, stopping: make(chan struct{})}
+	return &Service{
+		cfg: cfg, db: db, scheduler: scheduler, log: log,
+		waiters: map[string]map[*waiter]struct{}{}, stopping: make(chan struct{}),
+	}
 }
 
 // waiter is woken when one of its tasks may have changed.

@@ -1,14 +1,9 @@
 package builtin
 
-import (
-	"encoding/json"
-	"fmt"
-	"os"
+import "github.com/sluice-tasks/sluice/pkg/worker"
 
-	"github.com/sluice-tasks/sluice/pkg/worker"
-)
-
-// Options say which tasks there are and what they may do.
+// Options say which tasks there are and what they may do. They must be the same in an executor and in its children; as
+// JSON they fit into an environment variable.
 type Options struct {
 	// TestTasks adds test.*. One of them kills the executor: not for production.
 	TestTasks bool
@@ -16,31 +11,6 @@ type Options struct {
 	// absolute paths. "*" allows all. Empty allows none. It limits which programs are started, not what those can be
 	// talked into: a shell on the list allows everything.
 	AllowCommands []string
-}
-
-// environment carries the options from an executor to its children.
-const environment = "SLUICE_BUILTIN_TASKS"
-
-// Environ returns the options as an entry for the environment of the executor's children.
-func (o Options) Environ() string {
-	text, err := json.Marshal(o)
-	if err != nil {
-		panic(fmt.Sprintf("builtin: options can't be written as JSON: %v", err)) // a bool and strings always can
-	}
-	return environment + "=" + string(text)
-}
-
-// FromEnviron returns the options that the executor gave to this child.
-func FromEnviron() (Options, error) {
-	var o Options
-	text := os.Getenv(environment)
-	if text == "" {
-		return o, nil
-	}
-	if err := json.Unmarshal([]byte(text), &o); err != nil {
-		return o, fmt.Errorf("read %s: %w", environment, err)
-	}
-	return o, nil
 }
 
 // Register adds the built-in tasks to a mux.

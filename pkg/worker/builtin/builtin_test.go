@@ -105,10 +105,10 @@ func TestCommandReturnsWhatItWrote(t *testing.T) {
 
 func TestCommandGetsItsSurroundings(t *testing.T) {
 	b := newBench(t, "*")
-	c := shell(`pwd; cat; echo "$A $SLUICE_TASK_ID $SLUICE_TASK_CLAIM $SLUICE_TASK_CORRELATION_ID $PATH"; env | grep -c BUILTIN`)
+	c := shell(`pwd; cat; echo "$A $SLUICE_TASK_ID $SLUICE_TASK_CLAIM $SLUICE_TASK_CORRELATION_ID $PATH"; env | grep -c SLUICE_CHILD_`)
 	c["env"] = map[string]string{"A": "a=b"}
 	c["stdin"] = "in\n"
-	t.Setenv("SLUICE_BUILTIN_TASKS", "{}")
+	t.Setenv("SLUICE_CHILD_HANDLERS", "{}")
 	dir, err := filepath.EvalSymlinks(b.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -356,24 +356,14 @@ func TestFinalizerWaitsForAllMembers(t *testing.T) {
 	}
 }
 
-func TestOptionsTravelToTheChildren(t *testing.T) {
+func TestOptionsSurviveTheWayToTheChildren(t *testing.T) {
 	want := builtin.Options{TestTasks: true, AllowCommands: []string{"ls", `a"b=c`}}
-	name, value, _ := strings.Cut(want.Environ(), "=")
-	t.Setenv(name, value)
-	got, err := builtin.FromEnviron()
-	if err != nil {
+	var got builtin.Options
+	if err := json.Unmarshal([]byte(encode(t, want)), &got); err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("options (-want +got):\n%s", diff)
-	}
-	t.Setenv(name, "{")
-	if _, err := builtin.FromEnviron(); err == nil {
-		t.Error("took what is no JSON")
-	}
-	t.Setenv(name, "")
-	if got, err := builtin.FromEnviron(); err != nil || got.TestTasks || got.AllowCommands != nil {
-		t.Errorf("from nothing: %+v, %v", got, err)
 	}
 }
 

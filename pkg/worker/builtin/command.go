@@ -109,7 +109,7 @@ func (in command) check() (timeout time.Duration, err error) {
 	return time.Duration(*in.Timeout * float64(time.Second)), nil
 }
 
-// environ is the worker's environment with the task's ids and what the task asked for.
+// environ is the worker's environment without what concerns only the worker, with the task's ids and what the task asked for.
 func (in command) environ(current worker.Task) []string {
 	env := append(os.Environ(),
 		"PWD="+current.WorkingDir,
@@ -117,7 +117,7 @@ func (in command) environ(current worker.Task) []string {
 		fmt.Sprintf("SLUICE_TASK_CLAIM=%d", current.Claim),
 		"SLUICE_TASK_CORRELATION_ID="+current.CorrelationID,
 	)
-	env = slices.DeleteFunc(env, func(entry string) bool { return strings.HasPrefix(entry, environment+"=") })
+	env = slices.DeleteFunc(env, func(entry string) bool { return strings.HasPrefix(entry, "SLUICE_CHILD_") })
 	for name, value := range in.Env {
 		env = append(env, name+"="+value) // of two entries the last one counts
 	}

@@ -1,0 +1,226 @@
+package status_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/rpc"
+	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/services/status"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+const unknownID = "01234567-89ab-7def-8123-456789abcdef"
+
+// leader is a scheduler that is followed: the first message when somebody follows, then what the test says.
+type leader struct {
+	schedulerv1.UnimplementedSchedulerServiceServer
+
+	changes chan string // ids
+	leads   atomic.Bool
+	depose  chan struct{}
+}
+
+func newLeader(leads bool) *leader {
+	l := &leader{changes: make(chan string), depose: make(chan struct{})}
+	l.leads.Store(leads)
+	return l
+}
+
+// Follow streams the ids that the test sends.
+func (l *leader) Follow(_ *schedulerv1.FollowRequest, stream grpc.ServerStreamingServer[schedulerv1.FollowResponse]) error {
+	if !l.leads.Load() {
+		return errors.New("another one leads")
+	}
+	if err := stream.Send(&schedulerv1.FollowResponse{}); err != nil {
+		return err
+	}
+	for {
+		select {
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		case <-l.depose:
+			return errors.New("deposed")
+		case id := <-l.changes:
+			if err := stream.Send(&schedulerv1.FollowResponse{Changes: []*schedulerv1.Change{{TaskId: id}}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// counting is a store that counts looks.
+type counting struct {
+	*status.Store
+	looks atomic.Int64
+}
+
+// GetMany counts.
+func (c *counting) GetMany(ctx context.Context, ids []string) (map[string]*task.Task, error) {
+	found, err := c.Store.GetMany(ctx, ids)
+	c.looks.Add(1)
+	return found, err
+}
+
+// world is a status service on a database of the test's own, between a client and a leader, with gRPC on both sides.
+type world struct {
+	postgres.Querier
+
+	url     string
+	store   *counting
+	service *status.Service
+	client  statusv1.StatusServiceClient
+	leader  *leader
+	// stop ends the service's loop, as the process does before it stops its server.
+	stop func()
+}
+
+// never is longer than any test: what happens in a test did not happen by a periodic look.
+const never = time.Hour
+
+// newWorld starts a service that follows a leader and never looks by itself.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := worldWith(t, pgtest.URL(t), status.Config{Version: "v1.2.3", LookEvery: never, LookAlone: never}, newLeader(true))
+	eventually(t, "the leader is followed", w.service.Following)
+	return w
+}
+
+func worldWith(t *testing.T, url string, cfg status.Config, l *leader) *world {
+	t.Helper()
+	pool := pgtest.Open(t, url)
+	toLeader := serve(t, func(s *rpc.Server) { schedulerv1.RegisterSchedulerServiceServer(s, l) })
+	store := &counting{Store: status.NewStore(pool)}
+	service := status.New(cfg, store, schedulerv1.NewSchedulerServiceClient(toLeader), quiet())
+	conn := serve(t, func(s *rpc.Server) { service.Register(s) })
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- service.Run(ctx) }()
+	stop := sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("the service ended with %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return &world{
+		Querier: pool, url: url, store: store, service: service, client: statusv1.NewStatusServiceClient(conn), leader: l, stop: stop,
+	}
+}
+
+// serve starts a server with the house's interceptors and returns a connection to it.
+func serve(t *testing.T, register func(*rpc.Server)) *grpc.ClientConn {
+	t.Helper()
+	listener, err := rpc.Listen(t.Context(), "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := rpc.NewServer(quiet())
+	register(server)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	t.Cleanup(func() {
+		server.Stop(0)
+		if err := <-served; err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
+			t.Error(err)
+		}
+	})
+	conn, err := rpc.Dial(listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// eventually waits for a fact that only the database or another goroutine knows.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	for !holds() {
+		select {
+		case <-ticker.C:
+		case <-deadline.C:
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+// must runs a statement that changes exactly n rows.
+func must(t *testing.T, db postgres.Querier, n int64, sql string, args ...any) {
+	t.Helper()
+	tag, err := db.Exec(t.Context(), sql, args...)
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	if tag.RowsAffected() != n {
+		t.Fatalf("%s: %d rows, want %d", sql, tag.RowsAffected(), n)
+	}
+}
+
+// one reads one value.
+func one[T any](t *testing.T, db postgres.Querier, sql string, args ...any) (value T) {
+	t.Helper()
+	if err := db.QueryRow(t.Context(), sql, args...).Scan(&value); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	return value
+}
+
+// row is a task to store; what is empty has a default.
+type row struct {
+	name, state, correlation, group, parent, result string
+	exclusive, shared                               []string
+}
+
+const insertRow = `
+	with new as (
+		insert into task (id, domain_id, name, state, correlation_id, group_id, parent_id, exclusive, shared, result, error,
+		                  unblocked_at, started_at, finished_at, executor, incarnation, claim)
+		select gen_random_uuid(), '` + task.DefaultDomainID + `', coalesce(nullif($1, ''), 'n'), s.state, $3,
+		       nullif($4, '')::uuid, nullif($5, '')::uuid, coalesce($6::text[], '{}'), coalesce($7::text[], '{}'),
+		       case when s.state = 'completed' then nullif($8, '')::json end,
+		       case when s.state in ('failed', 'canceled') then '{"reason":"r"}'::json end,
+		       case when s.state <> 'waiting' then now() end, case when s.state <> 'waiting' then now() end,
+		       case when s.final then now() end, case when s.state <> 'waiting' then 'e1' end,
+		       case when s.state <> 'waiting' then '` + unknownID + `'::uuid end, case when s.state = 'waiting' then 0 else 1 end
+		from (select st as state, st in ('completed', 'failed', 'canceled', 'skipped') as final
+		      from coalesce(nullif($2::text, ''), 'waiting') st) s
+		returning seq, id, finished_at
+	), live as (
+		insert into task_live (seq, task_id) select seq, id from new where finished_at is null
+	)
+	select id::text from new`
+
+func (w *world) add(t *testing.T, r row) string {
+	t.Helper()
+	return one[string](t, w, insertRow, r.name, r.state, r.correlation, r.group, r.parent, r.exclusive, r.shared, r.result)
+}
+
+// What the scheduler does to a task.
+const (
+	claim = `update task set state = 'running', unblocked_at = coalesce(unblocked_at, clock_timestamp()), started_at = clock_timestamp(), executor = 'e1',
+		incarnation = '` + unknownID + `', claim = claim + 1, attempt = attempt + 1, updated_at = clock_timestamp()
+		where id = $1::text::uuid and state = 'waiting'`
+	unblock  = `update task set unblocked_at = clock_timestamp(), updated_at = clock_timestamp() where id = $1::text::uuid and state = 'waiting'`
+	complete = `with done as (update task set state = 'completed', result = '[1]', finished_at = clock_timestamp(), updated_at = clock_timestamp()
+		where id = $1::text::uuid and state = 'running' returning seq) delete from task_live l using done where l.seq = done.seq`
+)

@@ -91,7 +91,6 @@ func BenchmarkLoad(b *testing.B) {
 		table := fill(n, s)
 		held := float64(heap() - before)
 		runtime.KeepAlive(table)
-		table = nil
 		for b.Loop() {
 			fill(n, s)
 		}

@@ -3,6 +3,7 @@ package lock
 // Mode says how a task uses a resource.
 type Mode uint8
 
+// The two ways to use a resource.
 const (
 	Shared    Mode = iota // beside other shared ones
 	Exclusive             // alone

@@ -43,8 +43,10 @@ type modelDatabase struct {
 var errModel = errors.New("connection reset")
 
 func newModel() *modelDatabase {
-	return &modelDatabase{rows: map[int64]*modelRow{}, hidden: map[int64]*modelRow{}, cancels: map[int64]bool{},
-		gone: map[string]Gone{}, snapshots: map[string]map[int64]bool{}, xact: 1}
+	return &modelDatabase{
+		rows: map[int64]*modelRow{}, hidden: map[int64]*modelRow{}, cancels: map[int64]bool{},
+		gone: map[string]Gone{}, snapshots: map[string]map[int64]bool{}, xact: 1,
+	}
 }
 
 func (m *modelDatabase) seqs() []int64 { return slices.Sorted(maps.Keys(m.rows)) }
@@ -180,8 +182,6 @@ type simulation struct {
 	events    []event
 	clock     time.Time
 	lives     int
-	started   []int64 // order of first starts
-	ended     map[int64]int
 	startedAt map[int64]int
 	step      int
 	lookLimit int
@@ -448,7 +448,7 @@ func TestNothingOverlapsOvertakesOrIsLostWhateverHappens(t *testing.T) {
 			// Small, so that a look is often not enough.
 			lookLimit: rapid.IntRange(1, 5).Draw(t, "look limit"),
 			t:         t, db: newModel(), clock: time.Unix(0, 0),
-			ended: map[int64]int{}, startedAt: map[int64]int{}, returned: map[int64]int{}, called: map[int64]int{},
+			startedAt: map[int64]int{}, returned: map[int64]int{}, called: map[int64]int{},
 		}
 		s.takeOver()
 		s.hello(s.newExecutor())
@@ -500,7 +500,7 @@ func TestNothingOverlapsOvertakesOrIsLostWhateverHappens(t *testing.T) {
 			"a line breaks and loses what is on it": func(t *rapid.T) {
 				s.each(t, func(e *simExecutor) {
 					if e.line != nil {
-						e.line.take()
+						_, _, _ = e.line.take() // nobody reads it
 					}
 					s.hangUp(e)
 				})

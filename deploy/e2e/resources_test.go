@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -275,6 +276,39 @@ func independence(s *system) {
 	}
 	if !slices.IsSortedFunc(starts, time.Time.Compare) {
 		s.t.Errorf("the tasks started in another order than they were dispatched: %v", starts)
+	}
+}
+
+// concurrently lets dispatches commit in another order than they took their places.
+func concurrently(s *system) {
+	const callers, each = 8, 25
+	ids := make([][]string, callers)
+	failed := make([]error, callers)
+	var calling sync.WaitGroup
+	for i := range callers {
+		resource := fresh("r")
+		calling.Go(func() {
+			for range each {
+				made, err := s.Dispatch(s.soon(), client.Spec{Name: "test.noop", Exclusive: []string{resource}})
+				if err != nil {
+					failed[i] = err
+					return
+				}
+				ids[i] = append(ids[i], made.ID)
+			}
+		})
+	}
+	calling.Wait()
+	for i := range callers {
+		if failed[i] != nil {
+			s.t.Fatalf("dispatch: %v", failed[i])
+		}
+		ended := s.end(ids[i]...)
+		for k, one := range ended {
+			if one.State != task.Completed || k > 0 && one.StartedAt.Before(*ended[k-1].FinishedAt) {
+				s.t.Errorf("task %s is %s and started at %v, the one before it ended at %v", one.ID, one.State, one.StartedAt, ended[max(k, 1)-1].FinishedAt)
+			}
+		}
 	}
 }
 

@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"errors"
+	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -87,6 +90,12 @@ func TestServicesSurviveEachOthersDeath(t *testing.T) {
 		stillWaiting(s, []string{next.ID})
 
 		s.processes["executor"].kill()
+		eventually(t, "no process of the task is left", func() error {
+			if left := left(filepath.Join(s.work, "executor-1")); len(left) > 0 {
+				return errors.New(strings.Join(left, "\n"))
+			}
+			return nil
+		})
 		lost := s.end(running.ID)[0]
 		if lost.State != task.Failed || lost.Error.String() != task.ReasonWorkerMissing || lost.Executor != "executor-1" {
 			t.Errorf("the task is %s on %s: %v", lost.State, lost.Executor, lost.Error)

@@ -21,6 +21,7 @@ var stories = []struct {
 	{"several resources are locked as Pulp does", multiResourceLocking},
 	{"a finalizer runs after all its siblings", finalizer},
 	{"explain names the blocker and resource list its queue", explainBlocker},
+	{"what many hand in at the same moment all runs, each one's tasks in order", concurrently},
 	{"tasks run on different resources at the same time", independence},
 	{"a resource in both lists is exclusive", bothLists},
 

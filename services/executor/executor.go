@@ -135,10 +135,19 @@ func (s *Service) live(ctx context.Context, life life) (fenced bool) {
 		s.dropAll() // again: a line that was just being opened may have brought something in between
 	}
 	s.performing.Wait()
-	if !fenced {
+	if !fenced && s.settled() {
 		s.deregister(ctx, life)
 	}
 	return fenced
+}
+
+// settled reports whether the scheduler accepted the end of every task that was taken over. Only then may the executor say
+// goodbye: the scheduler takes its word for it that whatever else it was given, it never began, and gives that to others.
+// Without a goodbye the lease runs out, and the tasks fail as lost.
+func (s *Service) settled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.runs) == 0
 }
 
 // stop lets the running tasks end, at most for the grace, then aborts them, and sees the reports off. It is cut short when

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // home is the executor's own directory, with one directory in it for each task that runs. All access goes through os.Root,
@@ -32,6 +33,9 @@ func openHome(workDir, name string) (*home, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	defer func() { _ = parent.Close() }()
+	if err := trusted(parent); err != nil {
+		return nil, fmt.Errorf("use %s: %w", path, err)
+	}
 	own := directoryName(name)
 	path = filepath.Join(path, own)
 	if err := removeTree(parent, own); err != nil {
@@ -45,6 +49,22 @@ func openHome(workDir, name string) (*home, error) {
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
 	return &home{path: path, root: root}, nil
+}
+
+// trusted makes sure that nobody else can put something in the place of what is made in a directory: a default below the
+// temporary directory could have been made by another user before us.
+func trusted(dir *os.Root) error {
+	info, err := dir.Stat(".")
+	if err != nil {
+		return err
+	}
+	if owner, ok := info.Sys().(*syscall.Stat_t); ok && owner.Uid != 0 && int(owner.Uid) != os.Getuid() {
+		return fmt.Errorf("it belongs to another user (uid %d)", owner.Uid)
+	}
+	if info.Mode().Perm()&0o022 != 0 && info.Mode()&fs.ModeSticky == 0 {
+		return fmt.Errorf("others may replace what is in it (mode %s)", info.Mode())
+	}
+	return nil
 }
 
 // close removes the directory if no task left anything in it.

@@ -91,6 +91,32 @@ func TestSymbolicLinksAreNotFollowed(t *testing.T) {
 	}
 }
 
+func TestADirectoryThatOthersCanChangeIsRefused(t *testing.T) {
+	for mode, ok := range map[os.FileMode]bool{0o755: true, 0o700: true, 0o777 | os.ModeSticky: true, 0o777: false, 0o775: false} {
+		dir := t.TempDir()
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		h, err := openHome(dir, "mine")
+		if (err == nil) != ok {
+			t.Errorf("mode %s: %v", mode, err)
+		}
+		if err == nil {
+			h.close()
+		}
+	}
+	if os.Getuid() != 0 {
+		return
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openHome(dir, "mine"); err == nil || !strings.Contains(err.Error(), "another user") {
+		t.Errorf("another user's directory: %v", err)
+	}
+}
+
 func TestTaskDirectoriesStayInside(t *testing.T) {
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "victim", "file"))

@@ -454,7 +454,12 @@ func TestStopDoesNotWaitForEverForAnAcceptance(t *testing.T) {
 	l.acknowledged(a)
 	l.outcome(a)
 	s.end()
-	receive(t, f.deregisters, "the goodbye")
+	// A goodbye would say that nothing is open.
+	select {
+	case <-f.deregisters:
+		t.Error("deregistered although the end of a task was not accepted")
+	default:
+	}
 }
 
 func TestDrainTakesNoMoreButLetsRun(t *testing.T) {

@@ -78,7 +78,7 @@ func (w *work) indexPath() string { return filepath.Join(w.output, "index.json")
 // prepare makes the output folder with a copy of this program in it: `go run` removes its own when we end, and tasks may go
 // on after that.
 func (w *work) prepare(ctx context.Context) error {
-	if err := os.MkdirAll(w.entries(), 0o755); err != nil {
+	if err := os.MkdirAll(w.entries(), 0o750); err != nil {
 		return fmt.Errorf("make the output folder: %w", err)
 	}
 	own, err := os.Executable()

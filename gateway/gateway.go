@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -138,6 +139,8 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return pipe.DialContext(ctx) }),
 		// The connections behind it repeat calls already; repeating the repetition would keep a client waiting for nothing.
 		grpc.WithDisableRetry(),
+		// A page of large results takes several messages from the status service, and is one here. It never leaves the process.
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)),
 	)
 	if err != nil {
 		return nil, err

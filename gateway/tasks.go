@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/limits"
 	pulpv3 "github.com/sluice-tasks/sluice/pkg/pb/pulp/v3"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
@@ -73,10 +75,6 @@ func (s *tasks) CreateTask(ctx context.Context, r *pulpv3.CreateTaskRequest) (*p
 		}
 	}
 	response, err := s.dispatcher.Dispatch(ctx, &dispatcherv1.DispatchRequest{Task: spec})
-	if errs.Is(err, errs.GroupNotFound) {
-		// The request is at fault, not its path.
-		return nil, errs.Invalid(errs.Violation{Field: "task_group", Rule: "Invalid hyperlink - Object does not exist."})
-	}
 	if err != nil {
 		return nil, renamed(err, createNames)
 	}
@@ -97,15 +95,34 @@ func (s *tasks) ListTasks(ctx context.Context, r *pulpv3.ListTasksRequest) (*pul
 	if err != nil || nothing {
 		return &pulpv3.ListTasksResponse{}, err
 	}
-	response, err := s.status.ListTasks(ctx, native)
+	found, total, err := listAll(ctx, s.status, native)
 	if err != nil {
 		return nil, renamed(err, listNames)
 	}
-	page := &pulpv3.ListTasksResponse{Count: response.GetTotal()}
-	for _, t := range response.GetTasks() {
+	page := &pulpv3.ListTasksResponse{Count: total}
+	for _, t := range found {
 		page.Results = append(page.Results, s.hrefs.task(t, nil, s.roster.incarnation(ctx, t.GetExecutor())))
 	}
 	return page, nil
+}
+
+// listAll reads a page of REST, for which the status service may need several: it ends one early when results are large.
+func listAll(ctx context.Context, status statusv1.StatusServiceClient, r *statusv1.ListTasksRequest) (found []*taskv1.Task, total int64, err error) {
+	wanted := int(cmp.Or(r.GetPageSize(), limits.DefaultPage))
+	for {
+		response, err := status.ListTasks(ctx, r)
+		if err != nil {
+			return nil, 0, err
+		}
+		found = append(found, response.GetTasks()...)
+		if r.GetCount() {
+			total = response.GetTotal()
+		}
+		if response.GetNextPageToken() == "" || len(found) >= wanted {
+			return found, total, nil
+		}
+		r.PageToken, r.Offset, r.Count, r.PageSize = response.GetNextPageToken(), 0, false, int32(wanted-len(found)) //nolint:gosec // at most a page
+	}
 }
 
 // selection translates the filters. nothing: they exclude each other.

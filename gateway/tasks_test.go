@@ -3,7 +3,9 @@ package gateway_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -244,10 +246,10 @@ func TestNativeViolationsAreNamedAsInREST(t *testing.T) {
 
 func TestCreateWithAGroupThatIsGoneBlamesTheField(t *testing.T) {
 	n := &native{dispatch: func(context.Context, *dispatcherv1.DispatchRequest) (*dispatcherv1.DispatchResponse, error) {
-		return nil, errs.NotFound(errs.GroupNotFound, "no group")
+		return nil, errs.Invalid(errs.Violation{Field: "task.group_id", Rule: "must be the id of a task group that exists"})
 	}}
 	w := newFace(t, n, gateway.Config{}).do(t, "POST", tasksPath, `{"name":"n","task_group":"`+groupID+`"}`)
-	want(t, w, 400, `{"task_group":["Invalid hyperlink - Object does not exist."]}`)
+	want(t, w, 400, `{"task_group":["Must be the id of a task group that exists."]}`)
 }
 
 func TestTaskThatIsNotThere(t *testing.T) {
@@ -409,6 +411,29 @@ func TestListLinksPagesAndKeepsTheQuery(t *testing.T) {
 	got := object(t, f.do(t, "GET", tasksPath+"?limit=20", "", "X-Forwarded-Proto", "https", "Host", "ignored"))
 	if got["next"] != "https://localhost:24817/pulp/api/v3/tasks/?limit=20&offset=20" {
 		t.Errorf("behind TLS: %v", got["next"])
+	}
+}
+
+// The status service ends a page early when results are large; a page of REST is whole all the same.
+func TestAPageIsReadToItsEnd(t *testing.T) {
+	var asked []string
+	f := newFace(t, &native{list: func(_ context.Context, r *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
+		asked = append(asked, fmt.Sprintf("size %d, offset %d, token %q, count %v", r.GetPageSize(), r.GetOffset(), r.GetPageToken(), r.GetCount()))
+		big := runningTask()
+		big.State, big.ResultJson = taskv1.State_STATE_COMPLETED, `"`+strings.Repeat("x", 1<<20-2)+`"`
+		answer := &statusv1.ListTasksResponse{Tasks: []*taskv1.Task{big, big, big, big}, Total: 40}
+		if len(asked) < 4 {
+			answer.NextPageToken = fmt.Sprint("t", len(asked))
+		}
+		return answer, nil
+	}}, gateway.Config{})
+	got := object(t, f.do(t, "GET", tasksPath+"?limit=12&offset=5", ""))
+	if shown, _ := got["results"].([]any); len(shown) != 12 || got["count"] != 40.0 {
+		t.Errorf("%d results of %v", len(shown), got["count"])
+	}
+	want := []string{`size 12, offset 5, token "", count true`, `size 8, offset 0, token "t1", count false`, `size 4, offset 0, token "t2", count false`}
+	if !slices.Equal(asked, want) {
+		t.Errorf("asked %q, want %q", asked, want)
 	}
 }
 

@@ -32,7 +32,7 @@ type process struct {
 	dir  string // its output
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has been reaped
-	// killed: a story wanted it to end, or it may have.
+	// expected: a story wanted it to end, or knows that it may.
 	expected atomic.Bool
 }
 
@@ -169,7 +169,7 @@ type account struct {
 	uid, gid uint32
 }
 
-// dirs makes a folder that belongs to the account.
+// own gives a folder to the account.
 func (a *account) own(t testing.TB, dir string) {
 	t.Helper()
 	if a == nil {

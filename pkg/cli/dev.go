@@ -98,8 +98,15 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 	dispatcherConfig.SettleFor = c.ImmediateTimeout + 3*time.Second
 	s.addDispatcher(pool, self, dispatcherConfig)
 	if c.Slots != 0 {
+		workDir := filepath.Join(dataDir, "work")
+		if own {
+			// The lock on the database says that nobody else works here: what is left is of a predecessor that was killed.
+			if err := os.RemoveAll(workDir); err != nil {
+				log.WarnContext(ctx, "can't remove old working directories", slog.Any("error", err))
+			}
+		}
 		cfg := executor.Config{
-			WorkDir: filepath.Join(dataDir, "work"), TTL: devTTL, CancelGrace: devCancelGrace, ShutdownGrace: devShutdownGrace,
+			WorkDir: workDir, TTL: devTTL, CancelGrace: devCancelGrace, ShutdownGrace: devShutdownGrace,
 			Versions: withOwnVersion(nil),
 		}
 		c.apply(&cfg)

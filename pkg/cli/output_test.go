@@ -202,7 +202,7 @@ func TestNothingToShow(t *testing.T) {
 func TestAnEndedTaskHasNothingMoreToExplain(t *testing.T) {
 	server := busy(t)
 	server.Explanation = &schedulerv1.ExplainResponse{Summary: "It completed."}
-	check(t, outcome{stdout: "It completed.\n"}, ask(t, server, "task", "explain", completedID))
+	check(t, outcome{stdout: "It is completed.\n"}, ask(t, server, "task", "explain", completedID))
 }
 
 func TestWatchPrintsALineForEachChange(t *testing.T) {

@@ -233,7 +233,8 @@ func (s *system) addExecutor(cfg executor.Config, peers executorPeers, handlers 
 	if err != nil {
 		return usage("%s", err)
 	}
-	s.add("executor", cfg.ShutdownGrace+cfg.CancelGrace+stopGrace, service)
+	// After the graces it reports and says goodbye, which can take three times its report timeout of 5 s.
+	s.add("executor", cfg.ShutdownGrace+cfg.CancelGrace+2*stopGrace, service)
 	return nil
 }
 

@@ -209,11 +209,19 @@ func (*TaskExplainCmd) Help() string {
 // Run prints the explanation.
 func (c *TaskExplainCmd) Run(ctx context.Context, env *Environment) error {
 	return c.with(ctx, env, func(ctx context.Context, s *session) error {
+		// The scheduler only knows what is not final; whether there is such a task at all, the database knows.
+		t, err := s.Get(ctx, c.ID)
+		if err != nil {
+			return err
+		}
 		e, err := s.Explain(ctx, c.ID)
 		switch {
 		case err != nil:
 			return err
-		case s.json:
+		case !e.Live && t.State.Final():
+			e.Summary = fmt.Sprintf("It is %s.", t.State)
+		}
+		if s.json {
 			return s.printJSON(viewExplanation(c.ID, e))
 		}
 		s.printExplanation(e)

@@ -64,7 +64,7 @@ func (c *checks) request(request proto.Message) bool {
 		c.size("text", r.GetText(), MaxLog)
 	case *statusv1.GetStatsRequest:
 		c.text("name", r.GetName(), MaxName)
-		c.span("since", r.GetSince(), MinTTL, MaxSince)
+		c.span("since", r.GetSince(), MinSince, MaxSince)
 
 	case *heartbeatv1.RegisterRequest:
 		c.register(r)

@@ -49,6 +49,7 @@ const (
 	MaxSince         = 30 * 24 * time.Hour
 	DefaultSince     = time.Hour
 	MinTTL           = time.Second
+	MinSince         = time.Second
 	MaxTTL           = time.Hour
 	// MaxMessage is the largest gRPC message that a server takes: a full assignment with room to spare.
 	MaxMessage = 8 << 20

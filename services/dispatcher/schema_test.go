@@ -131,6 +131,11 @@ func TestIllegalRowsAreRefusedByTheConstraintMeantForThem(t *testing.T) {
 		{"failed, without an error", "task", rows[task.Failed].with(columns{"error": "null"}), "error_says_why"},
 		{"canceled, without an error", "task", rows[task.Canceled].with(columns{"error": "null"}), "error_says_why"},
 
+		{"completed, never started", "task", rows[task.Completed].with(columns{"started_at": "null"}), "ended_by_a_run"},
+		{"failed, never started", "task", rows[task.Failed].with(columns{"started_at": "null"}), "ended_by_a_run"},
+		{"a claim below none", "task", rows[task.Completed].with(columns{"claim": "-1"}), "numbers_rise"},
+		{"an attempt below none", "task", rows[task.Completed].with(columns{"attempt": "-1"}), "numbers_rise"},
+
 		{"log of no task", "task_log", columns{"task_id": "gen_random_uuid()", "claim": "1", "text": "''"}, "task_log_task_id_fkey"},
 		{"group of no domain", "task_group", columns{"id": "gen_random_uuid()", "domain_id": "gen_random_uuid()"}, "task_group_domain_id_fkey"},
 		{"app without a name", "app", app.with(columns{"name": "''"}), "app_name_check"},

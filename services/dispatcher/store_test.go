@@ -115,8 +115,8 @@ func plan(t *testing.T, db postgres.Querier, s statement) (reads []string) {
 func fill(t *testing.T, db postgres.Querier) {
 	t.Helper()
 	for _, sql := range []string{
-		`insert into task (id, domain_id, name, state, finished_at, result)
-		 select gen_random_uuid(), '` + task.DefaultDomainID + `', 'n', 'completed', now(), '1' from generate_series(1, 20000)`,
+		`insert into task (id, domain_id, name, state, started_at, finished_at, result)
+		 select gen_random_uuid(), '` + task.DefaultDomainID + `', 'n', 'completed', now(), now(), '1' from generate_series(1, 20000)`,
 		`insert into task (id, domain_id, name) select gen_random_uuid(), '` + task.DefaultDomainID + `', 'n' from generate_series(1, 3000)`,
 		`insert into task_live (seq, task_id) select seq, id from task where state = 'waiting'`,
 		`analyze task`, `analyze task_live`, `analyze task_cancel`,
@@ -191,8 +191,7 @@ func TestForeignKeysToATaskHaveAnIndex(t *testing.T) {
 // away makes a database unreachable, as if it were gone, until back is called.
 func away(t *testing.T, url string) (back func()) {
 	t.Helper()
-	name := url[strings.LastIndex(url, "/")+1:]
-	name, _, _ = strings.Cut(name, "?")
+	name := one[string](t, pgtest.Open(t, url), `select current_database()`)
 	elsewhere := pgtest.Open(t, pgtest.EmptyURL(t))
 	rename := func(from, to string) {
 		eventually(t, "nobody is connected to "+from, func() bool {

@@ -32,7 +32,8 @@ type child struct {
 	conn   net.Conn
 	output *capture
 	tasks  int
-	lost   bool // the line has closed; under the lock of the pool
+	lost   bool            // the line has closed; under the lock of the pool
+	strays []procs.Process // descendants that had left the group and were killed with it
 	// messages are what the child says. Closed when it has closed the line, which is when it has ended, or was going to.
 	messages chan *executorv1.FromWorker
 	outgoing chan *executorv1.ToWorker
@@ -196,6 +197,19 @@ func (c *child) signal(signal syscall.Signal) {
 	}
 }
 
+// kill kills the process group, and those of the child's descendants that left it. Workers are reapers for their
+// descendants, so while the child lives, all of them are to be found.
+func (c *child) kill() {
+	family := procs.Descendants(c.pid)
+	c.signal(unix.SIGKILL)
+	for _, p := range family {
+		if p.Group != c.pid {
+			_ = unix.Kill(p.PID, unix.SIGKILL)
+			c.strays = append(c.strays, p)
+		}
+	}
+}
+
 // end kills what is left of the process group, reaps the child, and returns the outcome for a task that it had.
 func (c *child) end() *taskv1.Outcome {
 	c.signal(unix.SIGKILL)
@@ -206,6 +220,9 @@ func (c *child) end() *taskv1.Outcome {
 	err := c.cmd.Wait()
 	// The others of the group have been killed too, but that takes effect when each next runs; the task is over when all are.
 	procs.AwaitGroup(c.pid, killTimeout)
+	for _, p := range c.strays {
+		p.Await(killTimeout)
+	}
 	c.output.close()
 	_ = c.conn.Close()
 	close(c.gone)

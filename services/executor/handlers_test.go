@@ -158,20 +158,26 @@ func wait(ctx context.Context, _ struct{}) (worker.None, error) {
 // letGo ends the handlers in this process that nothing else ends.
 var letGo = make(chan struct{})
 
-// sticky tells its process id and that of a shell, and both ignore every request to stop.
+// sticky tells its process id and those of two shells, one of which has left the process group, and all of them ignore every
+// request to stop.
 func sticky(ctx context.Context, _ struct{}) (worker.None, error) {
-	cmd := exec.Command("sh", "-c", "trap '' TERM; echo; while :; do sleep 1000; done")
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		return worker.None{}, err
+	pids := []int{os.Getpid()}
+	for _, apart := range []bool{false, true} {
+		cmd := exec.Command("sh", "-c", "trap '' TERM; echo; while :; do sleep 1000; done")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: apart}
+		stdout, err := cmd.StdoutPipe()
+		if err != nil {
+			return worker.None{}, err
+		}
+		if err := cmd.Start(); err != nil {
+			return worker.None{}, err
+		}
+		if _, err := stdout.Read(make([]byte, 1)); err != nil { // the trap is set
+			return worker.None{}, err
+		}
+		pids = append(pids, cmd.Process.Pid)
 	}
-	if err := cmd.Start(); err != nil {
-		return worker.None{}, err
-	}
-	if _, err := stdout.Read(make([]byte, 1)); err != nil { // the trap is set
-		return worker.None{}, err
-	}
-	if err := tell(context.WithoutCancel(ctx), os.Getpid(), cmd.Process.Pid); err != nil {
+	if err := tell(context.WithoutCancel(ctx), pids...); err != nil {
 		return worker.None{}, err
 	}
 	select {}

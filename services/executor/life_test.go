@@ -107,11 +107,16 @@ func TestCanceledChildIsNotUsedAgain(t *testing.T) {
 func TestStickyTaskIsKilledAfterTheGrace(t *testing.T) {
 	f, s, l := connect(t, executor.Config{CancelGrace: 100 * time.Millisecond})
 	a, pids := start(f, l, "sticky")
-	child, shell := watch(t, pids[0]), watch(t, pids[1])
+	child, shell, apart := watch(t, pids[0]), watch(t, pids[1]), watch(t, pids[2])
 	l.cancel(a)
-	expectOutcome(t, canceled, l.end(a))
+	expectOutcome(t, canceled, l.outcome(a))
+	if !child.over(0) || !shell.over(0) || !apart.over(0) {
+		t.Error("a process of the task was alive when its end was reported")
+	}
+	l.finished(a)
 	child.ends("the sticky child")
 	shell.ends("its sticky shell")
+	apart.ends("its sticky shell in a session of its own")
 	if running := s.running(); len(running) != 0 {
 		t.Errorf("still running: %v", running)
 	}
@@ -120,7 +125,7 @@ func TestStickyTaskIsKilledAfterTheGrace(t *testing.T) {
 func TestStickyTaskLivesUntilItsGraceIsOver(t *testing.T) {
 	f, s, l := connect(t, executor.Config{CancelGrace: time.Hour})
 	a, pids := start(f, l, "sticky")
-	child, shell := watch(t, pids[0]), watch(t, pids[1])
+	child, shell, apart := watch(t, pids[0]), watch(t, pids[1]), watch(t, pids[2])
 	l.cancel(a)
 	l.cancel(a)                  // more of the same is not more
 	l.do(order("test.noop", "")) // the cancel has arrived
@@ -129,9 +134,11 @@ func TestStickyTaskLivesUntilItsGraceIsOver(t *testing.T) {
 	}
 	child.lives("the sticky child")
 	shell.lives("its sticky shell")
+	apart.lives("its sticky shell in a session of its own")
 	l.refuse(a) // which has no grace
 	child.ends("the sticky child")
 	shell.ends("its sticky shell")
+	apart.ends("its sticky shell in a session of its own")
 }
 
 // A goroutine can't be killed, so its task has not ended, and nobody else may have its resources.

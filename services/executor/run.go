@@ -66,7 +66,11 @@ func (r *run) attrs() []any {
 
 // verdict is the outcome of a run that made something of itself: what was asked of it goes before what it made of that.
 func (r *run) verdict(made *taskv1.Outcome) *taskv1.Outcome {
-	switch cause := context.Cause(r.asked); {
+	cause := context.Cause(r.asked)
+	if cause == nil {
+		cause = context.Cause(r.killed) // a moment ago: it reaches asked after it is seen here
+	}
+	switch {
 	case cause == nil:
 		return made
 	case errors.Is(cause, errCanceled):
@@ -237,8 +241,9 @@ func (s *Service) runInChild(r *run, dir string, log *slog.Logger) (*taskv1.Outc
 		return r.verdict(how), child.output.take()
 	}
 	text := child.output.take()
-	s.children.put(child, r.asked.Err() == nil && reusable(made))
-	return r.verdict(made), text
+	verdict := r.verdict(made)
+	s.children.put(child, verdict == made && reusable(made))
+	return verdict, text
 }
 
 // reusable: only a panic has a traceback, and what a handler left half done when it panicked, nobody knows.
@@ -274,11 +279,11 @@ func (s *Service) supervise(r *run, child *child, calls *callServer, log *slog.L
 			defer timer.Stop()
 			grace = timer.C
 		case <-grace:
-			log.Warn("the task did not stop within its grace, killing its process group")
-			child.signal(unix.SIGKILL)
+			log.Warn("the task did not stop within its grace, killing it")
+			child.kill()
 		case <-killed:
 			killed = nil
-			child.signal(unix.SIGKILL)
+			child.kill()
 		}
 	}
 }

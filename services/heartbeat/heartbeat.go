@@ -40,7 +40,8 @@ type Database interface {
 
 // Config of a heartbeat service. Start from Defaults.
 type Config struct {
-	// FlushEvery is how often collected beats are written. A process may wait that long for the confirmation.
+	// FlushEvery is how often collected beats are written. A process may wait that long for the confirmation, so it must be
+	// small against the shortest time to live.
 	FlushEvery time.Duration
 	// SweepEvery is how often the silent are looked for.
 	SweepEvery time.Duration
@@ -50,7 +51,7 @@ type Config struct {
 
 // Defaults are the settings of a production service.
 func Defaults() Config {
-	return Config{FlushEvery: time.Second, SweepEvery: time.Second, KeepFor: 24 * time.Hour}
+	return Config{FlushEvery: 250 * time.Millisecond, SweepEvery: time.Second, KeepFor: 24 * time.Hour}
 }
 
 // Service is one heartbeat service. All of them are active: what they do is idempotent.

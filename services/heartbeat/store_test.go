@@ -2,7 +2,6 @@ package heartbeat_test
 
 import (
 	"context"
-	"strings"
 	"sync"
 	"testing"
 
@@ -42,8 +41,7 @@ func (x transaction) rollback(t *testing.T) {
 // away makes a database unreachable, as if it were gone, until back is called.
 func away(t *testing.T, url string) (back func()) {
 	t.Helper()
-	name := url[strings.LastIndex(url, "/")+1:]
-	name, _, _ = strings.Cut(name, "?")
+	name := one[string](t, pgtest.Open(t, url), `select current_database()`)
 	elsewhere := pgtest.Open(t, pgtest.EmptyURL(t))
 	rename := func(from, to string) {
 		eventually(t, "nobody is connected to "+from, func() bool {

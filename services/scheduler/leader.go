@@ -45,7 +45,7 @@ type live struct {
 
 // store is what the leader needs of the database.
 type store interface {
-	Load(ctx context.Context, epoch int64, admit func(Row)) (snapshot string, next uint64, err error)
+	Load(ctx context.Context, epoch int64, admit func(Row)) (snapshot string, err error)
 	Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error)
 }
 
@@ -104,12 +104,12 @@ func newLeader(epoch int64, s store, log *slog.Logger, now func() time.Time, pub
 // load fills the memory with what is not final.
 func (l *leader) load(ctx context.Context) error {
 	start := l.now()
-	snapshot, next, err := l.store.Load(ctx, l.epoch, l.admit)
+	snapshot, err := l.store.Load(ctx, l.epoch, l.admit)
 	if err != nil {
 		return err
 	}
 	// Which of the numbers below the highest are yet to come can't be told from those that have ended; the snapshot can.
-	l.late = &Window{High: l.high, Snapshot: snapshot, until: next}
+	l.late = &Window{High: l.high, Snapshot: snapshot}
 	l.hinted = true
 	l.log.InfoContext(ctx, "leading", slog.Int64("epoch", l.epoch), slog.Int("live_tasks", len(l.tasks)), slog.Duration("load", l.now().Sub(start)))
 	return nil
@@ -140,6 +140,7 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 
 	// Everything from here on is committed.
 	l.reply()
+	l.bound(report.Xact)
 	changes := l.given(giving, report)
 	changes = append(changes, l.ended(plan, report)...)
 	changes = append(changes, l.canceled(report.Cancels)...)
@@ -196,19 +197,33 @@ func (l *leader) planLook(every time.Duration) {
 	}
 }
 
+// bound says of gaps that were noticed before this transaction began until when they may fill: who holds one of their numbers
+// had his transaction id before he took the number, and so before this one.
+func (l *leader) bound(xact uint64) {
+	for i := range l.gaps {
+		if l.gaps[i].until == 0 {
+			l.gaps[i].until = xact
+		}
+	}
+	if l.late != nil && l.late.until == 0 {
+		l.late.until = xact
+	}
+}
+
 // found admits what a look found, in the order of seq, and keeps account of the numbers that it did not find.
 //
 // What is visible is admitted together, so order holds: if the dispatch of A had returned before that of B was called, A was
 // committed before B took its number, and whichever look sees B sees A.
 func (l *leader) found(report *Report) {
-	if l.late != nil && report.OldestOpen >= l.late.until {
+	over := func(until uint64) bool { return until > 0 && report.OldestOpen >= until }
+	if l.late != nil && over(l.late.until) {
 		l.late = nil
 	}
 	// Every transaction that could have had these numbers had ended before the look.
-	gaps := slices.DeleteFunc(slices.Clone(l.gaps), func(g Gap) bool { return report.OldestOpen >= g.until })
+	gaps := slices.DeleteFunc(slices.Clone(l.gaps), func(g Gap) bool { return over(g.until) })
 	for _, row := range report.New {
 		if row.Seq > l.high+1 {
-			gaps = append(gaps, Gap{From: l.high + 1, To: row.Seq - 1, until: report.NextXact})
+			gaps = append(gaps, Gap{From: l.high + 1, To: row.Seq - 1})
 		}
 		gaps = fill(gaps, row.Seq)
 		l.admit(row)

@@ -50,8 +50,8 @@ type Plan struct {
 // Gap is a run of numbers, From to To, that were not seen when a higher one was.
 type Gap struct {
 	From, To int64
-	// until is the first transaction id that had not been given out when the gap was noticed: once all before it have ended,
-	// what is missing was rolled back.
+	// until is a transaction id that was given out after the gap was noticed, 0 until there was one: once all transactions
+	// before it have ended, what is missing was rolled back.
 	until uint64
 }
 
@@ -93,8 +93,8 @@ type Report struct {
 	New      []Row
 	Cancels  []int64
 	Gone     []Gone
-	// OldestOpen is the oldest transaction that was open before the look, NextXact the first id that was not given out after it.
-	OldestOpen, NextXact uint64
+	// Xact is the id of the tick's own transaction, OldestOpen that of the oldest one that was open before the look.
+	Xact, OldestOpen uint64
 }
 
 // Gone is a life of an executor that is over.

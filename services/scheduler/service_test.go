@@ -420,6 +420,37 @@ func TestATaskThatIsCommittedLateIsFoundAndKeepsItsPlace(t *testing.T) {
 	x.assigned(after)
 }
 
+// The order of transaction ids need not be that of the numbers either.
+func TestATaskOfAYoungerTransactionWithALowerNumberIsFound(t *testing.T) {
+	r, db := alone(t)
+	x := join(t, r, db, "x", 10)
+	elder, younger := begin(t, db), begin(t, db)
+	if _, err := elder.Exec(t.Context(), `select pg_current_xact_id()`); err != nil {
+		t.Fatal(err)
+	}
+	late, low := insert(t, younger, spec{exclusive: []string{"a"}})
+	other, high := insert(t, elder, spec{exclusive: []string{"b"}})
+	if low >= high {
+		t.Fatalf("numbers %d and %d are not in the order that this is about", low, high)
+	}
+	if err := elder.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.offer(t)
+	x.assigned(other)
+	// Further looks, while the younger transaction is the oldest that is open.
+	for range 3 {
+		next, _ := insert(t, db, spec{})
+		r.offer(t)
+		x.assigned(next)
+	}
+	if err := younger.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.offer(t)
+	x.assigned(late)
+}
+
 // The same across a takeover: the new leader's load could not see the late one.
 func TestATaskThatIsCommittedAfterATakeoverKeepsItsPlace(t *testing.T) {
 	db := pgtest.New(t)
@@ -831,7 +862,7 @@ func TestADeposedLeaderWritesNothing(t *testing.T) {
 		t.Errorf("the leader's tick: %v", err)
 	}
 	awaitState(t, db, id, "running")
-	if _, _, err := store.Load(t.Context(), old, func(scheduler.Row) {}); !errors.Is(err, scheduler.ErrDeposed) {
+	if _, err := store.Load(t.Context(), old, func(scheduler.Row) {}); !errors.Is(err, scheduler.ErrDeposed) {
 		t.Errorf("the deposed leader's load: %v", err)
 	}
 }

@@ -33,9 +33,13 @@ type modelDatabase struct {
 	gone    map[string]Gone
 	epoch   int64
 	next    int64
-	xact    uint64
+	xact    uint64 // the next transaction id
+	// begun are transactions that have an id and no number yet.
+	begun []uint64
 	// snapshots remembers what was visible, by the text that stands for it.
 	snapshots map[string]map[int64]bool
+	// between happens once, after the next tick has taken its transaction id and before it looks.
+	between func()
 	// fail is consumed by the next tick: it says whether the transaction has an effect although it reports an error.
 	fail *bool
 }
@@ -51,18 +55,27 @@ func newModel() *modelDatabase {
 
 func (m *modelDatabase) seqs() []int64 { return slices.Sorted(maps.Keys(m.rows)) }
 
-// oldestOpen is the oldest transaction that has not ended.
-func (m *modelDatabase) oldestOpen() uint64 {
-	oldest := m.xact
+// oldestOpen is the oldest transaction that has not ended, the asking one among them.
+func (m *modelDatabase) oldestOpen(own uint64) uint64 {
+	oldest := own
 	for _, r := range m.hidden {
 		oldest = min(oldest, r.xact)
+	}
+	for _, xact := range m.begun {
+		oldest = min(oldest, xact)
 	}
 	return oldest
 }
 
-func (m *modelDatabase) Load(_ context.Context, epoch int64, admit func(Row)) (string, uint64, error) {
+// begin gives out a transaction id.
+func (m *modelDatabase) begin() uint64 {
+	m.xact++
+	return m.xact - 1
+}
+
+func (m *modelDatabase) Load(_ context.Context, epoch int64, admit func(Row)) (string, error) {
 	if epoch != m.epoch {
-		return "", 0, ErrDeposed
+		return "", ErrDeposed
 	}
 	snapshot := fmt.Sprint(len(m.snapshots))
 	m.snapshots[snapshot] = map[int64]bool{}
@@ -76,7 +89,7 @@ func (m *modelDatabase) Load(_ context.Context, epoch int64, admit func(Row)) (s
 			}
 		}
 	}
-	return snapshot, m.xact, nil
+	return snapshot, nil
 }
 
 func (m *modelDatabase) Tick(_ context.Context, epoch int64, plan *Plan) (*Report, error) {
@@ -96,7 +109,12 @@ func (m *modelDatabase) Tick(_ context.Context, epoch int64, plan *Plan) (*Repor
 }
 
 func (m *modelDatabase) apply(plan *Plan) *Report {
-	report := &Report{Finished: map[int64]task.State{}, Requeued: map[int64]task.State{}}
+	own := m.begin()
+	if between := m.between; between != nil {
+		m.between = nil
+		between()
+	}
+	report := &Report{Xact: own, Finished: map[int64]task.State{}, Requeued: map[int64]task.State{}}
 	for _, end := range plan.Finish {
 		if r := m.rows[end.Seq]; r.Claim == end.Claim && (r.State == task.Running || r.State == task.Canceling) {
 			if r.State == task.Canceling {
@@ -138,7 +156,7 @@ func (m *modelDatabase) apply(plan *Plan) *Report {
 		delete(m.cancels, seq)
 	}
 	if plan.Look {
-		report.OldestOpen, report.NextXact = m.oldestOpen(), m.xact
+		report.OldestOpen = m.oldestOpen(own)
 		after := 0
 		for _, seq := range m.seqs() {
 			r := m.rows[seq]
@@ -363,8 +381,11 @@ func (s *simulation) dispatch(immediate, deferred, late bool, exclusive, shared 
 	seq := s.db.next
 	s.step++
 	s.called[seq] = s.step
-	s.db.xact++
-	row := &modelRow{xact: s.db.xact - 1, Row: Row{
+	xact := s.db.begin()
+	if n := len(s.db.begun); n > 0 && late {
+		xact, s.db.begun = s.db.begun[n-1], s.db.begun[:n-1]
+	}
+	row := &modelRow{xact: xact, Row: Row{
 		Seq: seq, ID: fmt.Sprintf("task-%d", seq), Name: "t", State: task.Waiting, Exclusive: exclusive, Shared: shared,
 		Immediate: immediate, Deferred: deferred,
 	}}
@@ -461,6 +482,7 @@ func TestNothingOverlapsOvertakesOrIsLostWhateverHappens(t *testing.T) {
 				deferred := !immediate || rapid.Bool().Draw(t, "deferred")
 				s.dispatch(immediate, deferred, rapid.IntRange(0, 3).Draw(t, "late") == 0, exclusive, append(shared, "domain"))
 			},
+			"begin a transaction": func(*rapid.T) { s.db.begun = append(s.db.begun, s.db.begin()) },
 			"commit a late one": func(t *rapid.T) {
 				if len(s.db.hidden) == 0 {
 					t.Skip("none")
@@ -489,6 +511,15 @@ func TestNothingOverlapsOvertakesOrIsLostWhateverHappens(t *testing.T) {
 					}
 				}
 				t.Skip("none")
+			},
+			"a late one and its follower begin within a tick": func(t *rapid.T) {
+				name := []string{rapid.SampledFrom([]string{"a", "b"}).Draw(t, "exclusive")}
+				s.db.between = func() {
+					s.dispatch(false, true, true, name, nil)
+					s.dispatch(false, true, false, nil, nil)
+				}
+				s.events = append(s.events, offerEvent{})
+				s.tick()
 			},
 			"hint": func(*rapid.T) { s.events = append(s.events, offerEvent{}) },
 			"tick": func(*rapid.T) { s.tick() },
@@ -531,7 +562,7 @@ func (s *simulation) settle() {
 		s.commit(seq, row)
 	}
 	clear(s.db.hidden)
-	s.db.fail = nil
+	s.db.begun, s.db.fail = nil, nil
 	s.hello(s.newExecutor())
 	for round := 0; ; round++ {
 		for _, e := range s.executors {

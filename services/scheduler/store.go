@@ -68,24 +68,24 @@ const loadLive = `
 	from task_live l join task t on t.id = l.task_id
 	order by t.unblocked_at is null, t.seq`
 
-// Load reads every task that is not final, in the order in which they must be admitted, and says what it could not see: rows
-// that were not visible in the snapshot, of transactions older than next.
-func (s *Store) Load(ctx context.Context, epoch int64, admit func(Row)) (snapshot string, next uint64, err error) {
+// Load reads every task that is not final, in the order in which they must be admitted, and returns a snapshot from before the
+// reading: what it could not see, the load may have missed.
+func (s *Store) Load(ctx context.Context, epoch int64, admit func(Row)) (snapshot string, err error) {
 	batch := &pgx.Batch{}
 	batch.Queue(`select scheduler_fence($1, $2::interval)`, epoch, s.lease)
-	// A snapshot from before and a transaction id from after the reading: both err on the safe side.
 	batch.Queue(`select pg_current_snapshot()::text`).QueryRow(func(row pgx.Row) error { return row.Scan(&snapshot) })
 	batch.Queue(loadLive).Query(func(rows pgx.Rows) error { return eachRow(rows, admit) })
-	batch.Queue(nextXact).QueryRow(func(row pgx.Row) error { return row.Scan(&next) })
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return "", 0, lost("load live tasks", err)
+		return "", lost("load live tasks", err)
 	}
-	return snapshot, next, nil
+	return snapshot, nil
 }
 
+// ownXact costs no id: the lock on the lease has taken it already. A snapshot's upper bound would not do in its place: it is
+// one more than the last id that has *ended*, and transactions above it can be open.
 const (
+	ownXact    = `select pg_current_xact_id()::text::bigint`
 	oldestOpen = `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`
-	nextXact   = `select pg_snapshot_xmax(pg_current_snapshot())::text::bigint`
 )
 
 // finishRuns ends runs. Whatever a run came to, a task that was to be canceled is canceled. The guard names claim and state;
@@ -200,6 +200,7 @@ const lookGone = `
 func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error) {
 	batch, report := &pgx.Batch{}, &Report{}
 	batch.Queue(`select scheduler_fence($1, $2::interval)`, epoch, s.lease)
+	batch.Queue(ownXact).QueryRow(func(row pgx.Row) error { return row.Scan(&report.Xact) })
 
 	if n := len(plan.Finish); n > 0 {
 		seqs, claims := make([]int64, n), make([]int64, n)
@@ -256,7 +257,6 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 		batch.Queue(look, args...).Query(func(rows pgx.Rows) error {
 			return eachRow(rows, func(r Row) { report.New = append(report.New, r) })
 		})
-		batch.Queue(nextXact).QueryRow(func(row pgx.Row) error { return row.Scan(&report.NextXact) })
 		batch.Queue(lookCancels, plan.LookLimit).Query(numberRows(&report.Cancels))
 		batch.Queue(lookGone, plan.Owners).Query(func(rows pgx.Rows) error {
 			var gone Gone

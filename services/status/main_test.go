@@ -70,9 +70,9 @@ type counting struct {
 	looks atomic.Int64
 }
 
-// GetMany counts.
-func (c *counting) GetMany(ctx context.Context, ids []string) (map[string]*task.Task, error) {
-	found, err := c.Store.GetMany(ctx, ids)
+// States counts.
+func (c *counting) States(ctx context.Context, ids []string) (map[string]task.State, error) {
+	found, err := c.Store.States(ctx, ids)
 	c.looks.Add(1)
 	return found, err
 }

@@ -96,8 +96,22 @@ func (s server) WaitTasks(ctx context.Context, req *statusv1.WaitTasksRequest) (
 	if err != nil {
 		return nil, err
 	}
-	return &statusv1.WaitTasksResponse{Tasks: onWire(tasks), Done: done}, nil
+	answer := &statusv1.WaitTasksResponse{Tasks: onWire(tasks), Done: done}
+	// A thousand results of a mebibyte each are more than any client takes.
+	size := 0
+	for _, t := range answer.GetTasks() {
+		if size += len(t.GetResultJson()); size > resultsShown {
+			t.ResultJson = ""
+		}
+	}
+	return answer, nil
 }
+
+// systemLook is how long the database may take to say how the whole is doing.
+const systemLook = 3 * time.Second
+
+// resultsShown is how many bytes of results an answer to a wait may have.
+const resultsShown = 4 << 20
 
 // WatchTask streams one task.
 func (s server) WatchTask(req *statusv1.WatchTaskRequest, stream grpc.ServerStreamingServer[statusv1.WatchTaskResponse]) error {
@@ -161,8 +175,11 @@ func (s server) GetStats(ctx context.Context, req *statusv1.GetStatsRequest) (*s
 // GetSystemStatus says how the whole is doing. An unreachable database is part of the answer, not an error.
 func (s server) GetSystemStatus(ctx context.Context, _ *statusv1.GetSystemStatusRequest) (*statusv1.GetSystemStatusResponse, error) {
 	answer := &statusv1.GetSystemStatusResponse{Version: s.service.cfg.Version}
-	sys, err := s.service.db.System(ctx)
-	if errs.Is(err, errs.DatabaseAway) {
+	// A database that hangs is as unreachable as one that refuses.
+	look, cancel := context.WithTimeout(ctx, systemLook)
+	defer cancel()
+	sys, err := s.service.db.System(look)
+	if errs.Is(err, errs.DatabaseAway) || err != nil && look.Err() != nil && ctx.Err() == nil {
 		return answer, nil
 	}
 	if err != nil {

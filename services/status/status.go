@@ -15,6 +15,7 @@ import (
 // Database is the SQL that the service needs.
 type Database interface {
 	Get(ctx context.Context, id string) (*task.Task, error)
+	States(ctx context.Context, ids []string) (map[string]task.State, error)
 	GetMany(ctx context.Context, ids []string) (map[string]*task.Task, error)
 	Children(ctx context.Context, id string) ([]string, error)
 	List(ctx context.Context, f Filter, before int64, size, offset int) (tasks []*task.Task, more bool, err error)
@@ -125,23 +126,40 @@ func (s *Service) waitFor(ctx context.Context, limit time.Duration, ids []string
 	defer cancel()
 	for {
 		// A look may take as long as the call: it must not fail because the time to wait has ended.
-		found, err := s.db.GetMany(ctx, ids)
+		states, err := s.db.States(ctx, ids)
 		if err != nil {
 			return nil, false, err
 		}
-		tasks, done = tasks[:0], true
+		over := true
 		for _, id := range ids {
-			t := found[id]
-			if t == nil {
+			state, there := states[id]
+			if !there {
 				return nil, false, errs.NotFound(errs.TaskNotFound, "no task %s", id)
 			}
-			tasks = append(tasks, t)
-			done = done && t.State.Final()
+			over = over && state.Final()
 		}
-		if done || !s.next(waitCtx, w) {
-			return tasks, done, nil
+		if over || !s.next(waitCtx, w) {
+			return s.read(ctx, ids)
 		}
 	}
+}
+
+// read returns tasks as they are, and whether all are final.
+func (s *Service) read(ctx context.Context, ids []string) (tasks []*task.Task, done bool, err error) {
+	found, err := s.db.GetMany(ctx, ids)
+	if err != nil {
+		return nil, false, err
+	}
+	done = true
+	for _, id := range ids {
+		t := found[id]
+		if t == nil {
+			return nil, false, errs.NotFound(errs.TaskNotFound, "no task %s", id)
+		}
+		tasks = append(tasks, t)
+		done = done && t.State.Final()
+	}
+	return tasks, done, nil
 }
 
 // watch calls show with the task as it is now, and after each change, until it is final.

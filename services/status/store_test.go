@@ -128,8 +128,8 @@ func TestNoOrdinaryQuestionSearchesTheHistory(t *testing.T) {
 	group := one[string](t, db, `insert into task_group (id, domain_id) values (gen_random_uuid(), '`+task.DefaultDomainID+`') returning id::text`)
 	parent := one[string](t, db, insertRow, "parent", "completed", "", "", "", nil, nil, "")
 	for _, sql := range []string{
-		`insert into task (id, domain_id, name, state, finished_at, result)
-		 select gen_random_uuid(), '` + task.DefaultDomainID + `', 'n', 'completed', now(), '1' from generate_series(1, 20000)`,
+		`insert into task (id, domain_id, name, state, started_at, finished_at, result)
+		 select gen_random_uuid(), '` + task.DefaultDomainID + `', 'n', 'completed', now(), now(), '1' from generate_series(1, 20000)`,
 		`insert into task (id, domain_id, name, group_id, parent_id)
 		 select gen_random_uuid(), '` + task.DefaultDomainID + `', 'n', '` + group + `', '` + parent + `' from generate_series(1, 50)`,
 		`insert into task_live (seq, task_id) select seq, id from task where state = 'waiting'`,
@@ -189,8 +189,7 @@ func TestNoOrdinaryQuestionSearchesTheHistory(t *testing.T) {
 // away makes a database unreachable, as if it were gone, until back is called.
 func away(t *testing.T, url string) (back func()) {
 	t.Helper()
-	name := url[strings.LastIndex(url, "/")+1:]
-	name, _, _ = strings.Cut(name, "?")
+	name := one[string](t, pgtest.Open(t, url), `select current_database()`)
 	elsewhere := pgtest.Open(t, pgtest.EmptyURL(t))
 	rename := func(from, to string) {
 		eventually(t, "nobody is connected to "+from, func() bool {

@@ -64,10 +64,14 @@ create table task (
                                             and unblocked_at is not null and claim > 0)),
     constraint waiting_is_clean check (state <> 'waiting' or (started_at is null and executor is null and incarnation is null
                                                               and result is null and error is null)),
+    constraint numbers_rise check (claim >= 0 and attempt >= 0),
+    constraint ended_by_a_run check (state not in ('completed', 'failed') or started_at is not null),
     constraint result_only_completed check (result is null or state = 'completed'),
     constraint error_says_why check ((error is not null) = (state in ('failed', 'canceled')))
 ) with (
-    fillfactor = 70,
+    -- A life has three updates, and ticks update neighbours together: measured with batches of a hundred, 94 % of the updates
+    -- are HOT at 50, 63 % at 70, and the table is smaller for it.
+    fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0.02,
     autovacuum_vacuum_threshold = 1000,
     autovacuum_analyze_scale_factor = 0.05

@@ -241,7 +241,7 @@ func TestStoppedCommandFails(t *testing.T) {
 		stop()
 	}()
 	// The shell takes its time to say goodbye, and gets it.
-	outcome := b.run(ctx, "command.run", "", encode(t, shell("trap 'kill $!; echo bye >"+b.dir+"/bye; exit 0' TERM; sleep 1000 & echo >"+fifo+"; wait")))
+	outcome := b.run(ctx, "command.run", "", encode(t, shell("trap 'kill -9 $!; echo bye >"+b.dir+"/bye; exit 0' TERM; sleep 1000 & echo >"+fifo+"; wait")))
 	if got := outcome.GetError().GetDescription(); got != "the command was stopped: context canceled" {
 		t.Errorf("outcome %v", outcome)
 	}

@@ -69,6 +69,27 @@ func read(pid int) (Process, bool) {
 	return Process{PID: pid, Parent: parent, Group: group, Over: state == 'Z' || state == 'X'}, true
 }
 
+// Descendants lists what a living process has started, directly or not, wherever it moved to since. It sees all of them
+// only if the process is a reaper for its descendants; otherwise those whose parent has ended are missing.
+func Descendants(root int) []Process {
+	children := map[int][]Process{}
+	for _, p := range Find(func(Process) bool { return true }) {
+		children[p.Parent] = append(children[p.Parent], p)
+	}
+	var found []Process
+	next := []int{root}
+	for len(next) > 0 {
+		parent := next[0]
+		next = next[1:]
+		for _, p := range children[parent] {
+			found = append(found, p)
+			next = append(next, p.PID)
+		}
+		delete(children, parent) // a number that came to mean another process while we read must not lead in circles
+	}
+	return found
+}
+
 // AwaitGroup waits until all members of a process group that was killed have ended, at most for limit. It reports whether
 // they have. Usually they have when it is called, and it costs one system call.
 func AwaitGroup(group int, limit time.Duration) bool {
@@ -81,20 +102,20 @@ func AwaitGroup(group int, limit time.Duration) bool {
 		if len(alive) == 0 {
 			return true
 		}
-		if !awaitMember(alive[0].PID, group, time.Until(deadline)) {
+		if !alive[0].Await(time.Until(deadline)) {
 			return false
 		}
 	}
 }
 
-// awaitMember waits for the end of one member of a group.
-func awaitMember(pid, group int, limit time.Duration) bool {
-	fd, err := unix.PidfdOpen(pid, 0)
+// Await waits until the process has ended, at most for limit, and reports whether it has.
+func (p Process) Await(limit time.Duration) bool {
+	fd, err := unix.PidfdOpen(p.PID, 0)
 	if err != nil {
 		return errors.Is(err, unix.ESRCH)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if p, exists := read(pid); !exists || p.Group != group {
+	if now, exists := read(p.PID); !exists || now.Group != p.Group {
 		return true // it ended before, and the descriptor is that of another with the same number
 	}
 	for deadline := time.Now().Add(limit); ; {

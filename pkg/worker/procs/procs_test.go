@@ -37,6 +37,9 @@ func group(t *testing.T) *exec.Cmd {
 func TestFindSeesParentsGroupsAndZombies(t *testing.T) {
 	cmd := group(t)
 	leader := cmd.Process.Pid
+	if descendants := procs.Descendants(leader); len(descendants) != 2 {
+		t.Errorf("descendants: %+v", descendants)
+	}
 	members := procs.Find(func(p procs.Process) bool { return p.Group == leader })
 	if len(members) != 3 {
 		t.Fatalf("members: %+v", members)

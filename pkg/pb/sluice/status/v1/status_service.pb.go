@@ -142,7 +142,7 @@ type ListTasksRequest struct {
 	ParentId string `protobuf:"bytes,5,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
 	// Holding or wanting all of these resources, exclusively or shared. At most 100.
 	Resources []string `protobuf:"bytes,6,rep,name=resources,proto3" json:"resources,omitempty"`
-	// How many. 0 means 100, at most 1,000.
+	// How many. 0 means 100, at most 1,000. A page may hold fewer and still not be the last: large results end it early.
 	PageSize int32 `protobuf:"varint,7,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// Where to go on: next_page_token of the page before. Opaque, at most 255 bytes.
 	PageToken string `protobuf:"bytes,8,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -376,7 +376,7 @@ func (x *WaitTasksRequest) GetTimeout() *durationpb.Duration {
 // WaitTasksResponse holds the tasks as they are now.
 type WaitTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The tasks, in the order asked for.
+	// The tasks, in the order asked for. After 4 MiB of results further ones are left out; GetTask has them.
 	Tasks []*v1.Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// All of them are final.
 	Done          bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`

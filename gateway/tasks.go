@@ -121,7 +121,7 @@ func listAll(ctx context.Context, status statusv1.StatusServiceClient, r *status
 		if response.GetNextPageToken() == "" || len(found) >= wanted {
 			return found, total, nil
 		}
-		r.PageToken, r.Offset, r.Count, r.PageSize = response.GetNextPageToken(), 0, false, int32(wanted-len(found)) //nolint:gosec // at most a page
+		r.PageToken, r.Offset, r.Count, r.PageSize = response.GetNextPageToken(), 0, false, int32(wanted-len(found))
 	}
 }
 

@@ -44,14 +44,17 @@ func (s *Store) States(ctx context.Context, ids []string) (map[string]task.State
 	if err != nil {
 		return nil, away(fmt.Errorf("read the states of %d tasks: %w", len(ids), err))
 	}
-	states := make(map[string]task.State, len(ids))
-	var id string
-	var state task.State
-	if _, err := pgx.ForEachRow(rows, []any{&id, &state}, func() error {
-		states[id] = state
-		return nil
-	}); err != nil {
+	type at struct {
+		ID    string
+		State task.State
+	}
+	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[at])
+	if err != nil {
 		return nil, away(fmt.Errorf("read the states of %d tasks: %w", len(ids), err))
+	}
+	states := make(map[string]task.State, len(found))
+	for _, t := range found {
+		states[t.ID] = t.State
 	}
 	return states, nil
 }

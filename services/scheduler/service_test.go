@@ -933,6 +933,25 @@ func TestTheLeaseIsRenewedOnlyWhenAThirdOfItIsGone(t *testing.T) {
 	}
 }
 
+// Otherwise a load that takes longer than the lease would be followed by a takeover, and that by another.
+func TestALoadRenewsTheLease(t *testing.T) {
+	db := pgtest.New(t)
+	store := scheduler.NewStore(db, time.Hour)
+	epoch, _, err := store.Take(t.Context(), "x", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(t.Context(), `update lease set expires_at = now() - interval '1 min'`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Load(t.Context(), epoch, func(scheduler.Row) {}); err != nil {
+		t.Fatal(err)
+	}
+	if _, taken, err := store.Take(t.Context(), "y", false); err != nil || taken {
+		t.Errorf("taken over after the load: %v, %v", taken, err)
+	}
+}
+
 // Nothing that the scheduler sends needs a session of its own.
 func TestEverythingWorksThroughATransactionPooler(t *testing.T) {
 	db := pgtest.New(t)

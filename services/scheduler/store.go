@@ -75,6 +75,8 @@ func (s *Store) Load(ctx context.Context, epoch int64, admit func(Row)) (snapsho
 	batch.Queue(`select scheduler_fence($1, $2::interval)`, epoch, s.lease)
 	batch.Queue(`select pg_current_snapshot()::text`).QueryRow(func(row pgx.Row) error { return row.Scan(&snapshot) })
 	batch.Queue(loadLive).Query(func(rows pgx.Rows) error { return eachRow(rows, admit) })
+	// A long load can outlast the lease. A standby that noticed waits for the lock that the fence took, and finds this.
+	batch.Queue(`update lease set expires_at = clock_timestamp() + $2::interval where name = 'scheduler' and epoch = $1`, epoch, s.lease)
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return "", lost("load live tasks", err)
 	}

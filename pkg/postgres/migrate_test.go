@@ -16,6 +16,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
 )
 
 // files are migrations 1, 2, … with these statements.
@@ -145,10 +146,10 @@ func TestMigratorWaitsForTheOneAtWork(t *testing.T) {
 			return err == nil && got == n
 		}
 	}
-	eventually(t, "first migrator waits for us", waiting(1))
+	probe.Eventually(t, "first migrator waits for us", waiting(1))
 	second := make(chan error, 1)
 	go func() { second <- postgres.MigrateFiles(t.Context(), url, files("create table one (n int);"), quiet()) }()
-	eventually(t, "second migrator waits for the first", waiting(2))
+	probe.Eventually(t, "second migrator waits for the first", waiting(2))
 	if err := hold.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +185,7 @@ func TestCanceledMigrationLeavesNothing(t *testing.T) {
 	go func() {
 		done <- postgres.MigrateFiles(ctx, url, files("create table one (n int);", "select pg_sleep(600);"), quiet())
 	}()
-	eventually(t, "migration sleeps", func() bool {
+	probe.Eventually(t, "migration sleeps", func() bool {
 		var n int
 		err := pool.QueryRow(t.Context(), "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()").Scan(&n)
 		return err == nil && n == 1

@@ -17,6 +17,7 @@ import (
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
 	"github.com/sluice-tasks/sluice/services/dispatcher"
 )
 
@@ -46,12 +47,12 @@ func (w *world) cancel(t *testing.T, id string) *taskv1.Task {
 // wishes lists the tasks that the scheduler is asked to cancel.
 func (w *world) wishes(t *testing.T) []string {
 	t.Helper()
-	return one[[]string](t, w, `select coalesce(array_agg(c.task_id::text order by c.seq), '{}') from task_cancel c join task t on t.seq = c.seq and t.id = c.task_id`)
+	return pgtest.One[[]string](t, w, `select coalesce(array_agg(c.task_id::text order by c.seq), '{}') from task_cancel c join task t on t.seq = c.seq and t.id = c.task_id`)
 }
 
 func (w *world) living(t *testing.T, id string) bool {
 	t.Helper()
-	return one[bool](t, w, `select exists (select from task_live where task_id = $1::text::uuid)`, id)
+	return pgtest.One[bool](t, w, `select exists (select from task_live where task_id = $1::text::uuid)`, id)
 }
 
 func TestCancelOfAWaitingTaskIsFinalAtOnce(t *testing.T) {
@@ -64,7 +65,7 @@ func TestCancelOfAWaitingTaskIsFinalAtOnce(t *testing.T) {
 			w := newWorld(t, &leader{})
 			id, other := w.dispatch(t), w.dispatch(t)
 			if before != "" {
-				must(t, w, 1, before, id)
+				pgtest.Must(t, w, 1, before, id)
 			}
 			got := w.cancel(t, id)
 			if got.GetState() != taskv1.State_STATE_CANCELED || got.GetError().GetReason() != task.ReasonCanceled || got.GetFinishedAt() == nil {
@@ -102,7 +103,7 @@ func TestCancelOfARunningTaskMakesItCanceling(t *testing.T) {
 	if diff := cmp.Diff([]string{id}, w.wishes(t)); diff != "" {
 		t.Error(diff)
 	}
-	eventually(t, "the leader is hinted", func() bool { return w.leader.hinted() >= 2 }) // one for the dispatch
+	probe.Eventually(t, "the leader is hinted", func() bool { return w.leader.hinted() >= 2 }) // one for the dispatch
 }
 
 func TestCancelAgainChangesNothing(t *testing.T) {
@@ -112,7 +113,7 @@ func TestCancelAgainChangesNothing(t *testing.T) {
 			id := w.inState(t, state)
 			before := w.stored(t, id)
 			// The scheduler has acted on the first wish; a second one would be for nothing.
-			must(t, w, 1, `delete from task_cancel`)
+			pgtest.Must(t, w, 1, `delete from task_cancel`)
 			got := w.cancel(t, id)
 			if got.GetId() != id || wireState(got) != state {
 				t.Errorf("the answer is %v", got)
@@ -228,9 +229,9 @@ func TestCancelDecidesByWhatAConcurrentChangeCommitted(t *testing.T) {
 			url := pgtest.URL(t)
 			w := worldOn(t, &leader{}, url, dispatcher.Defaults())
 			id := w.inState(t, c.before)
-			other := begin(t, url)
+			other := pgtest.Begin(t, pgtest.Open(t, url))
 			for _, statement := range c.change {
-				must(t, other, 1, statement, id)
+				pgtest.Must(t, other, 1, statement, id)
 			}
 			var got *taskv1.Task
 			var err error
@@ -239,13 +240,13 @@ func TestCancelDecidesByWhatAConcurrentChangeCommitted(t *testing.T) {
 				defer close(done)
 				got, err = w.tryCancel(t.Context(), id)
 			}()
-			eventually(t, "the cancel waits for the row", func() bool {
-				return one[bool](t, w, `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`)
+			probe.Eventually(t, "the cancel waits for the row", func() bool {
+				return pgtest.One[bool](t, w, `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`)
 			})
 			if c.rollback {
-				other.rollback(t)
+				other.Rollback(t)
 			} else {
-				other.commit(t)
+				other.Commit(t)
 			}
 			<-done
 			if refused := errs.Is(err, errs.TaskFinal); refused != c.refused || (err != nil && !refused) {
@@ -275,18 +276,18 @@ func TestClaimThatWaitsForACancelFindsNothing(t *testing.T) {
 	id := w.dispatch(t)
 	waiting := func(n int) func() bool {
 		return func() bool {
-			return one[int](t, w, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == n
+			return pgtest.One[int](t, w, `select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`) == n
 		}
 	}
 	// Who asks first for a locked row gets it first.
-	other := begin(t, url)
-	must(t, other, 1, `select from task where id = $1::text::uuid for update`, id)
+	other := pgtest.Begin(t, pgtest.Open(t, url))
+	pgtest.Must(t, other, 1, `select from task where id = $1::text::uuid for update`, id)
 	canceled := make(chan error, 1)
 	go func() {
 		_, err := w.tryCancel(t.Context(), id)
 		canceled <- err
 	}()
-	eventually(t, "the cancel waits for the row", waiting(1))
+	probe.Eventually(t, "the cancel waits for the row", waiting(1))
 	claimed := make(chan int64, 1)
 	go func() {
 		tag, err := w.Exec(t.Context(), claim, id)
@@ -295,8 +296,8 @@ func TestClaimThatWaitsForACancelFindsNothing(t *testing.T) {
 		}
 		claimed <- tag.RowsAffected()
 	}()
-	eventually(t, "the claim waits behind it", waiting(2))
-	other.commit(t)
+	probe.Eventually(t, "the claim waits behind it", waiting(2))
+	other.Commit(t)
 	if err := <-canceled; err != nil {
 		t.Error(err)
 	}
@@ -313,7 +314,7 @@ func TestDeleteRemovesFinalTasksOnly(t *testing.T) {
 	for _, state := range task.States() {
 		id := w.inState(t, state)
 		_, err := w.client.Delete(t.Context(), &dispatcherv1.DeleteRequest{TaskId: id})
-		there := one[bool](t, w, `select exists (select from task where id = $1::text::uuid)`, id)
+		there := pgtest.One[bool](t, w, `select exists (select from task where id = $1::text::uuid)`, id)
 		if state.Final() && (err != nil || there) {
 			t.Errorf("%s: %v, still there: %v", state, err, there)
 		}
@@ -329,11 +330,11 @@ func TestDeleteTakesTheLogAlongAndLeavesTheChildren(t *testing.T) {
 	spec := newSpec("child")
 	spec.ParentId = parent
 	child := w.send(t, spec).GetId()
-	must(t, w, 1, `insert into task_log (task_id, claim, text) values ($1::text::uuid, 1, 'x')`, parent)
+	pgtest.Must(t, w, 1, `insert into task_log (task_id, claim, text) values ($1::text::uuid, 1, 'x')`, parent)
 	if _, err := w.client.Delete(t.Context(), &dispatcherv1.DeleteRequest{TaskId: parent}); err != nil {
 		t.Fatal(err)
 	}
-	if n := one[int](t, w, `select count(*) from task_log`); n != 0 {
+	if n := pgtest.One[int](t, w, `select count(*) from task_log`); n != 0 {
 		t.Error("the log is still there")
 	}
 	if got := w.stored(t, child); got.ParentID != "" || got.State != task.Waiting {

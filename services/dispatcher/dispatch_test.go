@@ -20,6 +20,7 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
 	"github.com/sluice-tasks/sluice/pkg/wire"
 	"github.com/sluice-tasks/sluice/services/dispatcher"
 )
@@ -107,7 +108,7 @@ func TestDispatchStoresExactlyOneTaskWithEverythingInIt(t *testing.T) {
 	if n := w.rows(t); n != (rows{Task: 2, Live: 2}) {
 		t.Errorf("stored %+v, the parent's among them", n)
 	}
-	if seq := one[int64](t, w, `select seq from task_live where task_id = $1::text::uuid`, got.GetId()); seq != got.GetSeq() {
+	if seq := pgtest.One[int64](t, w, `select seq from task_live where task_id = $1::text::uuid`, got.GetId()); seq != got.GetSeq() {
 		t.Errorf("among the living it has seq %d, in its row %d", seq, got.GetSeq())
 	}
 	if got.GetSeq() <= w.stored(t, parent).Seq {
@@ -131,7 +132,7 @@ func TestDispatchFillsInWhatWasNotSaid(t *testing.T) {
 	if other := w.send(t, newSpec("n")); other.GetCorrelationId() == got.GetCorrelationId() {
 		t.Error("two tasks got the same correlation id")
 	}
-	if args := one[string](t, w, `select args::text || kwargs::text || versions::text || traceparent || tracestate from task where seq = $1`, got.GetSeq()); args != "[]{}{}" {
+	if args := pgtest.One[string](t, w, `select args::text || kwargs::text || versions::text || traceparent || tracestate from task where seq = $1`, got.GetSeq()); args != "[]{}{}" {
 		t.Errorf("stored %s", args)
 	}
 }
@@ -289,7 +290,7 @@ func TestConcurrentDispatchesAreAllStoredOnce(t *testing.T) {
 	if n := w.rows(t); n != (rows{Task: clients * each, Live: clients * each}) {
 		t.Errorf("stored %+v", n)
 	}
-	if n := one[int](t, w, `select count(*) from task t join task_live l using (seq) where l.task_id = t.id`); n != clients*each {
+	if n := pgtest.One[int](t, w, `select count(*) from task t join task_live l using (seq) where l.task_id = t.id`); n != clients*each {
 		t.Errorf("%d tasks stand among the living under their own number", n)
 	}
 }
@@ -299,7 +300,7 @@ func TestEveryDispatchIsFollowedByAHint(t *testing.T) {
 	for range 3 {
 		before := w.leader.hinted()
 		w.dispatch(t)
-		eventually(t, "the leader is hinted", func() bool { return w.leader.hinted() > before })
+		probe.Eventually(t, "the leader is hinted", func() bool { return w.leader.hinted() > before })
 	}
 }
 
@@ -312,7 +313,7 @@ func TestGroupIsStoredAndCanBeJoined(t *testing.T) {
 	if id, err := uuid.Parse(answer.GetGroupId()); err != nil || id.Version() != 7 {
 		t.Errorf("group id %q", answer.GetGroupId())
 	}
-	if got := one[string](t, w, `select description || ' ' || domain_id from task_group where id = $1::text::uuid`, answer.GetGroupId()); got != "what for "+task.DefaultDomainID {
+	if got := pgtest.One[string](t, w, `select description || ' ' || domain_id from task_group where id = $1::text::uuid`, answer.GetGroupId()); got != "what for "+task.DefaultDomainID {
 		t.Errorf("stored %q", got)
 	}
 	spec := newSpec("n")

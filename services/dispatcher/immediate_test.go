@@ -13,6 +13,7 @@ import (
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
 	"github.com/sluice-tasks/sluice/services/dispatcher"
 )
 
@@ -24,8 +25,8 @@ func TestImmediateTaskThatRanIsAnsweredAsItEnded(t *testing.T) {
 	l := &leader{}
 	w := newWorld(t, l)
 	l.settle = func(_ context.Context, id string) error {
-		must(t, w, 1, claim, id)
-		must(t, w, 1, complete, id)
+		pgtest.Must(t, w, 1, claim, id)
+		pgtest.Must(t, w, 1, complete, id)
 		return nil
 	}
 	for _, deferred := range []bool{true, false} {
@@ -66,7 +67,7 @@ func TestImmediateTaskThatCannotRunNowWaitsOnlyIfItMay(t *testing.T) {
 				t.Errorf("the scheduler is not told to free the place of the rejected one: %v", wishes)
 			}
 			if settle != nil {
-				eventually(t, "the leader is hinted", func() bool { return l.hinted() > 0 })
+				probe.Eventually(t, "the leader is hinted", func() bool { return l.hinted() > 0 })
 			}
 		})
 	}
@@ -76,7 +77,7 @@ func TestImmediateTaskThatStillRunsIsNotRejected(t *testing.T) {
 	l := &leader{}
 	w := worldOn(t, l, pgtest.URL(t), dispatcher.Config{SettleFor: 300 * time.Millisecond})
 	l.settle = func(ctx context.Context, id string) error {
-		must(t, w, 1, claim, id)
+		pgtest.Must(t, w, 1, claim, id)
 		<-ctx.Done() // longer than the dispatcher waits
 		return ctx.Err()
 	}
@@ -106,7 +107,7 @@ func TestImmediateTaskWhoseCallerIsGoneIsStillSettled(t *testing.T) {
 	if err := <-answered; err == nil {
 		t.Error("the caller that canceled got an answer")
 	}
-	eventually(t, "the task is rejected", func() bool { return w.stored(t, id).State == task.Canceled })
+	probe.Eventually(t, "the task is rejected", func() bool { return w.stored(t, id).State == task.Canceled })
 	if w.living(t, id) {
 		t.Error("it is still among the living")
 	}

@@ -2,9 +2,7 @@ package dispatcher_test
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -14,9 +12,9 @@ import (
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
-	"github.com/sluice-tasks/sluice/pkg/rpc"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/rpctest"
 	"github.com/sluice-tasks/sluice/services/dispatcher"
 )
 
@@ -79,11 +77,11 @@ func newWorld(t *testing.T, l *leader) *world {
 func worldOn(t *testing.T, l *leader, url string, cfg dispatcher.Config) *world {
 	t.Helper()
 	pool := pgtest.Open(t, url)
-	toLeader, stopLeader := serve(t, func(s *rpc.Server) { schedulerv1.RegisterSchedulerServiceServer(s, l) })
+	toLeader, stopLeader := rpctest.Serve(t, func(s grpc.ServiceRegistrar) { schedulerv1.RegisterSchedulerServiceServer(s, l) })
 	hinter := dispatcher.NewHinter(schedulerv1.NewSchedulerServiceClient(toLeader), quiet())
 	service := dispatcher.NewService(cfg, dispatcher.NewStore(pool), hinter, quiet())
 	runFor(t, service.Run)
-	conn, _ := serve(t, func(s *rpc.Server) { service.Register(s) })
+	conn, _ := rpctest.Serve(t, service.Register)
 	return &world{
 		Querier: pool, client: dispatcherv1.NewDispatcherServiceClient(conn), leader: l, stopLeader: stopLeader,
 	}
@@ -101,69 +99,6 @@ func runFor(t *testing.T, loop func(context.Context) error) {
 			t.Errorf("the loop ended with %v", err)
 		}
 	})
-}
-
-// serve starts a server with the house's interceptors and returns a connection to it.
-func serve(t *testing.T, register func(*rpc.Server)) (conn *grpc.ClientConn, stop func()) {
-	t.Helper()
-	listener, err := rpc.Listen(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := rpc.NewServer(quiet())
-	register(server)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	stop = sync.OnceFunc(func() {
-		server.Stop(0)
-		if err := <-served; err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(stop)
-	conn, err = rpc.Dial(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn, stop
-}
-
-// eventually waits for a fact that only the database or another goroutine knows.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.NewTimer(time.Minute)
-	defer deadline.Stop()
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-deadline.C:
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
-// must runs a statement that changes exactly n rows.
-func must(t *testing.T, db postgres.Querier, n int64, sql string, args ...any) {
-	t.Helper()
-	tag, err := db.Exec(t.Context(), sql, args...)
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	if tag.RowsAffected() != n {
-		t.Fatalf("%s: %d rows, want %d", sql, tag.RowsAffected(), n)
-	}
-}
-
-// one reads one value.
-func one[T any](t *testing.T, db postgres.Querier, sql string, args ...any) (value T) {
-	t.Helper()
-	if err := db.QueryRow(t.Context(), sql, args...).Scan(&value); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return value
 }
 
 // What the scheduler does to a task, as far as a dispatcher can tell.
@@ -195,15 +130,15 @@ func (w *world) inState(t *testing.T, state task.State) string {
 	switch state {
 	case task.Waiting, task.Running, task.Completed, task.Failed:
 		for _, step := range steps[state] {
-			must(t, w, 1, step, id)
+			pgtest.Must(t, w, 1, step, id)
 		}
 	case task.Canceled:
 		w.cancel(t, id)
 	case task.Canceling:
-		must(t, w, 1, claim, id)
+		pgtest.Must(t, w, 1, claim, id)
 		w.cancel(t, id)
 	case task.Skipped:
-		must(t, w, 1, `with s as (update task set state = 'skipped', finished_at = now() where id = $1::text::uuid returning seq)
+		pgtest.Must(t, w, 1, `with s as (update task set state = 'skipped', finished_at = now() where id = $1::text::uuid returning seq)
 			delete from task_live l using s where l.seq = s.seq`, id)
 	}
 	return id

@@ -158,7 +158,7 @@ func TestIllegalRowsAreRefusedByTheConstraintMeantForThem(t *testing.T) {
 func TestNoIndexOfTaskNamesAColumnThatATransitionChanges(t *testing.T) {
 	db := pgtest.New(t)
 	// Keys, included columns, and those in expressions and predicates.
-	named := one[[]string](t, db, `
+	named := pgtest.One[[]string](t, db, `
 		select coalesce(array_agg(distinct a.attname::text order by a.attname::text), '{}')
 		from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum > 0
 		where i.indrelid = 'task'::regclass
@@ -183,7 +183,7 @@ var life = []struct{ name, sql string }{
 func hot(t *testing.T, url string, tasks, batch int) float64 {
 	t.Helper()
 	db := pgtest.Open(t, url)
-	seqs := one[[]int64](t, db, `
+	seqs := pgtest.One[[]int64](t, db, `
 		with new as (
 			insert into task (id, domain_id, name, args, kwargs, exclusive, shared, correlation_id)
 			select gen_random_uuid(), '`+task.DefaultDomainID+`', 'command.run', '[]', '{"argv":["true"]}',
@@ -193,12 +193,12 @@ func hot(t *testing.T, url string, tasks, batch int) float64 {
 	var updates, hots int64
 	for group := range slices.Chunk(seqs, batch) {
 		for _, step := range life {
-			tx := beginOn(t, db)
+			tx := pgtest.Begin(t, db)
 			all, hot := counted(t, tx)
-			must(t, tx, int64(len(group)), step.sql, group)
+			pgtest.Must(t, tx, int64(len(group)), step.sql, group)
 			allAfter, hotAfter := counted(t, tx)
 			updates, hots = updates+allAfter-all, hots+hotAfter-hot
-			tx.commit(t)
+			tx.Commit(t)
 		}
 	}
 	if want := int64(tasks * len(life)); updates != want {
@@ -209,7 +209,7 @@ func hot(t *testing.T, url string, tasks, batch int) float64 {
 
 // counted reads what this session has counted and not yet published, which it does between transactions. The statistics of
 // the whole table come later.
-func counted(t *testing.T, tx transaction) (updates, hot int64) {
+func counted(t *testing.T, tx pgtest.Tx) (updates, hot int64) {
 	t.Helper()
 	err := tx.QueryRow(t.Context(), `select n_tup_upd, n_tup_hot_upd from pg_stat_xact_user_tables where relname = 'task'`).Scan(&updates, &hot)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
 	"github.com/sluice-tasks/sluice/services/heartbeat"
 )
 
@@ -28,7 +29,7 @@ func TestRegisterBeginsALife(t *testing.T) {
 	if id, err := uuid.Parse(incarnation); err != nil || id.Version() != 7 {
 		t.Errorf("incarnation %q is no UUID of version 7", incarnation)
 	}
-	got := one[string](t, w, `select concat_ws(' ', name, kind, versions, ttl, missing_at is null and ended_at is null) from app where incarnation = $1::text::uuid`, incarnation)
+	got := pgtest.One[string](t, w, `select concat_ws(' ', name, kind, versions, ttl, missing_at is null and ended_at is null) from app where incarnation = $1::text::uuid`, incarnation)
 	if want := `w1 worker {"core": "3.2"} 00:00:10 t`; got != want {
 		t.Errorf("stored %q, want %q", got, want)
 	}
@@ -67,7 +68,7 @@ func TestSilentOwnerOfANameIsTakenOverAndFenced(t *testing.T) {
 	if first == second {
 		t.Error("the successor got the same incarnation")
 	}
-	if !one[bool](t, w, `select missing_at is not null and ended_at is null from app where incarnation = $1::text::uuid`, first) {
+	if !pgtest.One[bool](t, w, `select missing_at is not null and ended_at is null from app where incarnation = $1::text::uuid`, first) {
 		t.Error("the predecessor was not declared missing")
 	}
 	if err := w.open(t).beat(t, first); !errs.Is(err, errs.Fenced) {
@@ -86,15 +87,15 @@ func TestNameIsFreeAfterAGoodEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ended := one[time.Time](t, w, `select ended_at from app where incarnation = $1::text::uuid`, first)
+	ended := pgtest.One[time.Time](t, w, `select ended_at from app where incarnation = $1::text::uuid`, first)
 	w.register(t, "w1")
 	if _, err := w.client.Deregister(t.Context(), &heartbeatv1.DeregisterRequest{Incarnation: first}); err != nil {
 		t.Fatal(err)
 	}
-	if got := one[time.Time](t, w, `select ended_at from app where incarnation = $1::text::uuid`, first); !got.Equal(ended) {
+	if got := pgtest.One[time.Time](t, w, `select ended_at from app where incarnation = $1::text::uuid`, first); !got.Equal(ended) {
 		t.Error("a life ended twice")
 	}
-	if n := one[int](t, w, `select count(*) from app where ended_at is null`); n != 1 {
+	if n := pgtest.One[int](t, w, `select count(*) from app where ended_at is null`); n != 1 {
 		t.Errorf("%d are alive after the late goodbye of the predecessor", n)
 	}
 }
@@ -130,11 +131,11 @@ func TestBeatIsWrittenWithTheTimeOfTheDatabase(t *testing.T) {
 	w.silence(t, incarnation, "5 s")
 	l := w.open(t)
 	for range 3 {
-		before := one[time.Time](t, w, `select now()`)
+		before := pgtest.One[time.Time](t, w, `select now()`)
 		if err := l.beat(t, incarnation); err != nil {
 			t.Fatal(err)
 		}
-		if got := one[time.Time](t, w, `select last_beat_at from app where incarnation = $1::text::uuid`, incarnation); got.Before(before) {
+		if got := pgtest.One[time.Time](t, w, `select last_beat_at from app where incarnation = $1::text::uuid`, incarnation); got.Before(before) {
 			t.Errorf("confirmed, but the last beat in the database is from %s before", before.Sub(got))
 		}
 	}
@@ -149,15 +150,15 @@ func TestBeatIsWrittenWithTheTimeOfTheDatabase(t *testing.T) {
 func TestLivesThatAreOverAreFenced(t *testing.T) {
 	w := newWorld(t)
 	ended, missing := w.register(t, "ended"), w.register(t, "missing")
-	must(t, w, 1, `update app set ended_at = now() where incarnation = $1::text::uuid`, ended)
-	must(t, w, 1, `update app set missing_at = now() where incarnation = $1::text::uuid`, missing)
+	pgtest.Must(t, w, 1, `update app set ended_at = now() where incarnation = $1::text::uuid`, ended)
+	pgtest.Must(t, w, 1, `update app set missing_at = now() where incarnation = $1::text::uuid`, missing)
 	for name, incarnation := range map[string]string{"ended": ended, "missing": missing, "unknown": unknownID} {
 		l := w.open(t)
 		if err := l.beat(t, incarnation); !errs.Is(err, errs.Fenced) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if n := one[int](t, w, `select count(*) from app where last_beat_at > registered_at`); n != 0 {
+	if n := pgtest.One[int](t, w, `select count(*) from app where last_beat_at > registered_at`); n != 0 {
 		t.Errorf("%d beats of the dead were written", n)
 	}
 }
@@ -173,8 +174,8 @@ func TestBeatsOfManyProcessesAreOneStatement(t *testing.T) {
 		incarnations = append(incarnations, w.register(t, fmt.Sprint("w", i)))
 	}
 	// A lock on the first one's row holds the first write up until all the others wait for the second.
-	other := begin(t, url)
-	must(t, other, 1, `select from app where incarnation = $1::text::uuid for update`, incarnations[0])
+	other := pgtest.Begin(t, pgtest.Open(t, url))
+	pgtest.Must(t, other, 1, `select from app where incarnation = $1::text::uuid for update`, incarnations[0])
 	var confirmed sync.WaitGroup
 	send := func(incarnation string) {
 		l := w.open(t)
@@ -185,14 +186,14 @@ func TestBeatsOfManyProcessesAreOneStatement(t *testing.T) {
 		})
 	}
 	send(incarnations[0])
-	eventually(t, "the first beat waits for the lock", func() bool {
-		return one[bool](t, w, `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`)
+	probe.Eventually(t, "the first beat waits for the lock", func() bool {
+		return pgtest.One[bool](t, w, `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`)
 	})
 	for _, incarnation := range incarnations[1:] {
 		send(incarnation)
 	}
-	eventually(t, "the others wait for the next write", func() bool { return w.service.Pending() == processes-1 })
-	other.commit(t)
+	probe.Eventually(t, "the others wait for the next write", func() bool { return w.service.Pending() == processes-1 })
+	other.Commit(t)
 	confirmed.Wait()
 	var writes int
 	for _, s := range statements() {
@@ -203,7 +204,7 @@ func TestBeatsOfManyProcessesAreOneStatement(t *testing.T) {
 	if writes != 2 {
 		t.Errorf("%d beats took %d statements, want 2", processes, writes)
 	}
-	if n := one[int](t, w, `select count(*) from app where last_beat_at > registered_at`); n != processes {
+	if n := pgtest.One[int](t, w, `select count(*) from app where last_beat_at > registered_at`); n != processes {
 		t.Errorf("%d beats are in the database", n)
 	}
 }
@@ -219,7 +220,7 @@ func TestSweepDeclaresTheSilentMissingExactlyOnce(t *testing.T) {
 		}
 	}
 	ended := w.register(t, "ended")
-	must(t, w, 1, `update app set ended_at = now() where incarnation = $1::text::uuid`, ended)
+	pgtest.Must(t, w, 1, `update app set ended_at = now() where incarnation = $1::text::uuid`, ended)
 	w.silence(t, ended, "1 hour")
 	// Several services sweep at the same time.
 	var mu sync.Mutex
@@ -251,13 +252,13 @@ func TestBeatAndSweepThatMeetNeverBothWin(t *testing.T) {
 	url := pgtest.URL(t)
 	w := worldWith(t, url, heartbeat.Config{FlushEvery: 20 * time.Second, SweepEvery: time.Hour, KeepFor: time.Hour})
 	locked := func() bool {
-		return one[bool](t, w, `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`)
+		return pgtest.One[bool](t, w, `select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')`)
 	}
 	t.Run("the beat was first", func(t *testing.T) {
 		incarnation := w.register(t, "w1")
 		w.silence(t, incarnation, "11 s")
-		beat := begin(t, url)
-		must(t, beat, 1, `update app set last_beat_at = now() where incarnation = $1::text::uuid`, incarnation)
+		beat := pgtest.Begin(t, pgtest.Open(t, url))
+		pgtest.Must(t, beat, 1, `update app set last_beat_at = now() where incarnation = $1::text::uuid`, incarnation)
 		swept := make(chan []string, 1)
 		go func() {
 			missing, err := w.store.Sweep(t.Context())
@@ -266,8 +267,8 @@ func TestBeatAndSweepThatMeetNeverBothWin(t *testing.T) {
 			}
 			swept <- missing
 		}()
-		eventually(t, "the sweep waits for the row", locked)
-		beat.commit(t)
+		probe.Eventually(t, "the sweep waits for the row", locked)
+		beat.Commit(t)
 		if missing := <-swept; len(missing) != 0 {
 			t.Errorf("declared missing after its beat was stored: %v", missing)
 		}
@@ -275,12 +276,12 @@ func TestBeatAndSweepThatMeetNeverBothWin(t *testing.T) {
 	t.Run("the sweep was first", func(t *testing.T) {
 		incarnation := w.register(t, "w2")
 		w.silence(t, incarnation, "11 s")
-		sweep := begin(t, url)
-		must(t, sweep, 1, `update app set missing_at = now() where incarnation = $1::text::uuid`, incarnation)
+		sweep := pgtest.Begin(t, pgtest.Open(t, url))
+		pgtest.Must(t, sweep, 1, `update app set missing_at = now() where incarnation = $1::text::uuid`, incarnation)
 		l, told := w.open(t), make(chan error, 1)
 		go func() { told <- l.beat(t, incarnation) }()
-		eventually(t, "the beat waits for the row", locked)
-		sweep.commit(t)
+		probe.Eventually(t, "the beat waits for the row", locked)
+		sweep.Commit(t)
 		if err := <-told; !errs.Is(err, errs.Fenced) {
 			t.Errorf("the one declared missing is told %v", err)
 		}
@@ -291,16 +292,15 @@ func TestServiceSweepsByItself(t *testing.T) {
 	w := worldWith(t, pgtest.URL(t), heartbeat.Config{FlushEvery: time.Millisecond, SweepEvery: 5 * time.Millisecond, KeepFor: time.Hour})
 	incarnation := w.register(t, "w1")
 	w.silence(t, incarnation, "11 s")
-	eventually(t, "the silent one is declared missing", func() bool {
-		return one[bool](t, w, `select missing_at is not null from app where incarnation = $1::text::uuid`, incarnation)
+	probe.Eventually(t, "the silent one is declared missing", func() bool {
+		return pgtest.One[bool](t, w, `select missing_at is not null from app where incarnation = $1::text::uuid`, incarnation)
 	})
 }
 
 func TestBeatsFailWhileTheDatabaseIsAwayAndGoOnAfterwards(t *testing.T) {
 	w := newWorld(t)
 	incarnation := w.register(t, "w1")
-	back := away(t, w.url)
-	t.Cleanup(back)
+	back := pgtest.Away(t, w.url)
 	if err := w.open(t).beat(t, incarnation); !errs.Is(err, errs.DatabaseAway) {
 		t.Errorf("a beat: %v", err)
 	}
@@ -326,12 +326,12 @@ func TestBeatsFailWhileTheDatabaseIsAwayAndGoOnAfterwards(t *testing.T) {
 func TestBeatThatTheDatabaseDoesNotAnswerFails(t *testing.T) {
 	w := newWorld(t)
 	incarnation := w.register(t, "w1")
-	other := begin(t, w.url)
-	must(t, other, 1, `select from app where incarnation = $1::text::uuid for update`, incarnation)
+	other := pgtest.Begin(t, pgtest.Open(t, w.url))
+	pgtest.Must(t, other, 1, `select from app where incarnation = $1::text::uuid for update`, incarnation)
 	if err := w.open(t).beat(t, incarnation); !errs.Is(err, errs.DatabaseAway) {
 		t.Errorf("told %v", err)
 	}
-	other.rollback(t)
+	other.Rollback(t)
 	if err := w.open(t).beat(t, incarnation); err != nil {
 		t.Errorf("when it answers again: %v", err)
 	}
@@ -340,7 +340,7 @@ func TestBeatThatTheDatabaseDoesNotAnswerFails(t *testing.T) {
 // runs stores tasks in the hands of a life and returns their ids in order.
 func (w *world) runs(t *testing.T, incarnation string, n int) []string {
 	t.Helper()
-	return one[[]string](t, w, `
+	return pgtest.One[[]string](t, w, `
 		with new as (
 			insert into task (id, domain_id, name, state, executor, incarnation, unblocked_at, started_at, claim)
 			select gen_random_uuid(), gen_random_uuid(), 'n', 'running', 'e', $1::text::uuid, now(), now(), 1 from generate_series(1, $2)
@@ -370,7 +370,7 @@ func TestListShowsEachLifeWithTheTasksThatItRuns(t *testing.T) {
 	busy := w.register(t, "busy")
 	running := w.runs(t, busy, 3)
 	// One that ended is not among them any more; nor are those of another.
-	must(t, w, 1, `with done as (update task set state = 'completed', finished_at = now() where id = $1::text::uuid returning seq)
+	pgtest.Must(t, w, 1, `with done as (update task set state = 'completed', finished_at = now() where id = $1::text::uuid returning seq)
 		delete from task_live l using done where l.seq = done.seq`, running[1])
 	w.runs(t, w.register(t, "crowded"), 120)
 	if _, err := w.tryRegister(t, "api", heartbeatv1.Kind_KIND_API); err != nil {
@@ -407,7 +407,7 @@ func TestListOfAKindAndOfThePast(t *testing.T) {
 		{"long gone", `update app set ended_at = now() - interval '25 hours' where incarnation = $1::text::uuid`},
 		{"alive", `update app set last_beat_at = now() where incarnation = $1::text::uuid`},
 	} {
-		must(t, w, 1, c.end, w.register(t, c.name))
+		pgtest.Must(t, w, 1, c.end, w.register(t, c.name))
 	}
 	w.register(t, "ended") // in its second life
 	for _, c := range []struct {
@@ -440,13 +440,13 @@ func TestForgetKeepsTheLivingTheRecentAndThoseThatStillOwnTasks(t *testing.T) {
 	w := newWorld(t)
 	const over = `update app set missing_at = now() - interval '2 hours' where incarnation = $1::text::uuid`
 	w.silence(t, w.register(t, "living, long silent"), "3 hours")
-	must(t, w, 1, `update app set ended_at = now() - interval '59 minutes' where incarnation = $1::text::uuid`, w.register(t, "recent"))
+	pgtest.Must(t, w, 1, `update app set ended_at = now() - interval '59 minutes' where incarnation = $1::text::uuid`, w.register(t, "recent"))
 	owner := w.register(t, "owner")
 	tasks := w.runs(t, owner, 1)
-	must(t, w, 1, over, owner)
-	must(t, w, 1, over, w.register(t, "missing"))
-	must(t, w, 1, `update app set ended_at = now() - interval '2 hours' where incarnation = $1::text::uuid`, w.register(t, "ended"))
-	left := func() []string { return one[[]string](t, w, `select array_agg(name order by name) from app`) }
+	pgtest.Must(t, w, 1, over, owner)
+	pgtest.Must(t, w, 1, over, w.register(t, "missing"))
+	pgtest.Must(t, w, 1, `update app set ended_at = now() - interval '2 hours' where incarnation = $1::text::uuid`, w.register(t, "ended"))
+	left := func() []string { return pgtest.One[[]string](t, w, `select array_agg(name order by name) from app`) }
 
 	if err := w.store.Forget(t.Context(), time.Hour); err != nil {
 		t.Fatal(err)
@@ -455,7 +455,7 @@ func TestForgetKeepsTheLivingTheRecentAndThoseThatStillOwnTasks(t *testing.T) {
 		t.Error(diff)
 	}
 	// The scheduler has found its task: then it may go.
-	must(t, w, 1, `with done as (update task set state = 'failed', error = '{}', finished_at = now() where id = $1::text::uuid returning seq)
+	pgtest.Must(t, w, 1, `with done as (update task set state = 'failed', error = '{}', finished_at = now() where id = $1::text::uuid returning seq)
 		delete from task_live l using done where l.seq = done.seq`, tasks[0])
 	if err := w.store.Forget(t.Context(), time.Hour); err != nil {
 		t.Fatal(err)

@@ -2,9 +2,7 @@ package heartbeat_test
 
 import (
 	"context"
-	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"testing"
 	"time"
@@ -14,8 +12,8 @@ import (
 
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
-	"github.com/sluice-tasks/sluice/pkg/rpc"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/rpctest"
 	"github.com/sluice-tasks/sluice/services/heartbeat"
 )
 
@@ -55,25 +53,7 @@ func worldWith(t *testing.T, url string, cfg heartbeat.Config) *world {
 			t.Errorf("the service ended with %v", err)
 		}
 	})
-	listener, err := rpc.Listen(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := rpc.NewServer(quiet())
-	service.Register(server)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	t.Cleanup(func() {
-		server.Stop(0)
-		if err := <-served; err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
-			t.Error(err)
-		}
-	})
-	conn, err := rpc.Dial(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
+	conn, _ := rpctest.Serve(t, service.Register)
 	return &world{Querier: pool, url: url, store: store, service: service, client: heartbeatv1.NewHeartbeatServiceClient(conn)}
 }
 
@@ -98,7 +78,7 @@ func (w *world) register(t *testing.T, name string) string {
 // silence lets time pass for one life.
 func (w *world) silence(t *testing.T, incarnation, since string) {
 	t.Helper()
-	must(t, w, 1, `update app set registered_at = registered_at - $2::text::interval, last_beat_at = last_beat_at - $2::text::interval where incarnation = $1::text::uuid`, incarnation, since)
+	pgtest.Must(t, w, 1, `update app set registered_at = registered_at - $2::text::interval, last_beat_at = last_beat_at - $2::text::interval where incarnation = $1::text::uuid`, incarnation, since)
 }
 
 // line is an open stream of beats.
@@ -123,43 +103,6 @@ func (l line) beat(t *testing.T, incarnation string) error {
 	}
 	_, err := l.Recv()
 	return err
-}
-
-// eventually waits for a fact that only the database or another goroutine knows.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.NewTimer(time.Minute)
-	defer deadline.Stop()
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-deadline.C:
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
-// must runs a statement that changes exactly n rows.
-func must(t *testing.T, db postgres.Querier, n int64, sql string, args ...any) {
-	t.Helper()
-	tag, err := db.Exec(t.Context(), sql, args...)
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	if tag.RowsAffected() != n {
-		t.Fatalf("%s: %d rows, want %d", sql, tag.RowsAffected(), n)
-	}
-}
-
-// one reads one value.
-func one[T any](t *testing.T, db postgres.Querier, sql string, args ...any) (value T) {
-	t.Helper()
-	if err := db.QueryRow(t.Context(), sql, args...).Scan(&value); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return value
 }
 
 // all runs functions at the same time.

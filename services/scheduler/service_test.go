@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -20,9 +19,10 @@ import (
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
-	"github.com/sluice-tasks/sluice/pkg/rpc"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
+	"github.com/sluice-tasks/sluice/pkg/testkit/rpctest"
 	"github.com/sluice-tasks/sluice/services/scheduler"
 )
 
@@ -49,34 +49,17 @@ func start(t *testing.T, url string, cfg scheduler.Config) *running {
 	t.Helper()
 	pool := pgtest.Open(t, url)
 	s := scheduler.New(cfg, scheduler.NewStore(pool, cfg.Lease), quiet())
-	server := rpc.NewServer(quiet())
-	s.Register(server)
-	listener, err := rpc.Listen(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := rpc.Dial(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn, stopServer := rpctest.Serve(t, s.Register)
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	var parts sync.WaitGroup
-	parts.Go(func() {
-		if err := server.Serve(listener); err != nil && !errors.Is(err, net.ErrClosed) {
-			t.Errorf("serve: %v", err)
-		}
-	})
-	parts.Go(func() {
-		if err := s.Run(ctx); err != nil {
-			t.Errorf("run: %v", err)
-		}
-	})
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
 	r := &running{scheduler: s, client: schedulerv1.NewSchedulerServiceClient(conn)}
 	r.stop = sync.OnceFunc(func() {
 		cancel()
-		server.Server.Stop()
-		parts.Wait()
-		_ = conn.Close()
+		stopServer()
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
 	})
 	t.Cleanup(r.stop)
 	return r
@@ -84,33 +67,7 @@ func start(t *testing.T, url string, cfg scheduler.Config) *running {
 
 func (r *running) awaitLeading(t *testing.T) {
 	t.Helper()
-	eventually(t, "the scheduler leads", func() bool { return r.scheduler.Ready(t.Context()) == nil })
-}
-
-func eventually(t *testing.T, what string, true func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	look := time.NewTicker(5 * time.Millisecond)
-	defer look.Stop()
-	for !true() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("not within %s: %s", patience, what)
-		case <-look.C:
-		}
-	}
-}
-
-// begin opens a transaction that does not outlive the test.
-func begin(t *testing.T, db *pgxpool.Pool) pgx.Tx {
-	t.Helper()
-	tx, err := db.Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }) // an error says that it was committed
-	return tx
+	probe.Eventually(t, "the scheduler leads", func() bool { return r.scheduler.Ready(t.Context()) == nil })
 }
 
 // spec is a task for insert.
@@ -182,7 +139,7 @@ func read(t *testing.T, db *pgxpool.Pool, id string) row {
 
 func awaitState(t *testing.T, db *pgxpool.Pool, id, state string) row {
 	t.Helper()
-	eventually(t, "task becomes "+state, func() bool { return read(t, db, id).state == state })
+	probe.Eventually(t, "task becomes "+state, func() bool { return read(t, db, id).state == state })
 	return read(t, db, id)
 }
 
@@ -400,14 +357,12 @@ func TestWhatNobodyHintedAtIsFoundByTheLook(t *testing.T) {
 func TestATaskThatIsCommittedLateIsFoundAndKeepsItsPlace(t *testing.T) {
 	r, db := alone(t)
 	x := join(t, r, db, "x", 10)
-	tx := begin(t, db)
+	tx := pgtest.Begin(t, db)
 	late, _ := insert(t, tx, spec{exclusive: []string{"a"}})
 	other, _ := insert(t, db, spec{exclusive: []string{"b"}})
 	r.offer(t)
 	x.assigned(other)
-	if err := tx.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	tx.Commit(t)
 	// Its dispatch has returned; what is dispatched now must not overtake it.
 	after, _ := insert(t, db, spec{exclusive: []string{"a"}})
 	r.offer(t)
@@ -424,7 +379,7 @@ func TestATaskThatIsCommittedLateIsFoundAndKeepsItsPlace(t *testing.T) {
 func TestATaskOfAYoungerTransactionWithALowerNumberIsFound(t *testing.T) {
 	r, db := alone(t)
 	x := join(t, r, db, "x", 10)
-	elder, younger := begin(t, db), begin(t, db)
+	elder, younger := pgtest.Begin(t, db), pgtest.Begin(t, db)
 	if _, err := elder.Exec(t.Context(), `select pg_current_xact_id()`); err != nil {
 		t.Fatal(err)
 	}
@@ -433,9 +388,7 @@ func TestATaskOfAYoungerTransactionWithALowerNumberIsFound(t *testing.T) {
 	if low >= high {
 		t.Fatalf("numbers %d and %d are not in the order that this is about", low, high)
 	}
-	if err := elder.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	elder.Commit(t)
 	r.offer(t)
 	x.assigned(other)
 	// Further looks, while the younger transaction is the oldest that is open.
@@ -444,9 +397,7 @@ func TestATaskOfAYoungerTransactionWithALowerNumberIsFound(t *testing.T) {
 		r.offer(t)
 		x.assigned(next)
 	}
-	if err := younger.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	younger.Commit(t)
 	r.offer(t)
 	x.assigned(late)
 }
@@ -454,7 +405,7 @@ func TestATaskOfAYoungerTransactionWithALowerNumberIsFound(t *testing.T) {
 // The same across a takeover: the new leader's load could not see the late one.
 func TestATaskThatIsCommittedAfterATakeoverKeepsItsPlace(t *testing.T) {
 	db := pgtest.New(t)
-	tx := begin(t, db)
+	tx := pgtest.Begin(t, db)
 	late, _ := insert(t, tx, spec{exclusive: []string{"a"}})
 	other, _ := insert(t, db, spec{exclusive: []string{"b"}})
 	cfg := config()
@@ -462,9 +413,7 @@ func TestATaskThatIsCommittedAfterATakeoverKeepsItsPlace(t *testing.T) {
 	r := start(t, db.Config().ConnString(), cfg)
 	r.awaitLeading(t)
 	r.offer(t) // the first look after the load, while the transaction is open
-	if err := tx.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	tx.Commit(t)
 	after, _ := insert(t, db, spec{exclusive: []string{"a"}})
 	x := join(t, r, db, "x", 10)
 	r.offer(t)
@@ -492,7 +441,7 @@ func TestCancelOfAWaitingTaskFreesItsPlace(t *testing.T) {
 	cancelRow(t, db, blocked)
 	r.offer(t)
 	x.assigned(behind)
-	eventually(t, "the wish is forgotten", func() bool {
+	probe.Eventually(t, "the wish is forgotten", func() bool {
 		var n int
 		if err := db.QueryRow(t.Context(), `select count(*) from task_cancel`).Scan(&n); err != nil {
 			t.Fatal(err)
@@ -524,7 +473,7 @@ func TestCancelBeforeTheClaimIsWritten(t *testing.T) {
 	r, db := alone(t)
 	id, _ := insert(t, db, spec{exclusive: []string{"a"}})
 	r.offer(t)
-	eventually(t, "it is unblocked", func() bool { return read(t, db, id).unblocked != nil })
+	probe.Eventually(t, "it is unblocked", func() bool { return read(t, db, id).unblocked != nil })
 	cancelRow(t, db, id) // nobody hints: the leader still believes that it waits
 	x := join(t, r, db, "x", 1)
 	next, _ := insert(t, db, spec{exclusive: []string{"a"}})
@@ -673,7 +622,7 @@ func TestADrainingExecutorGetsNothingNew(t *testing.T) {
 	r, db := alone(t)
 	x, y := join(t, r, db, "x", 5), join(t, r, db, "y", 1)
 	x.say(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Drain{Drain: &schedulerv1.Drain{}}})
-	eventually(t, "the drain arrives", func() bool {
+	probe.Eventually(t, "the drain arrives", func() bool {
 		answer, err := r.client.Explain(t.Context(), &schedulerv1.ExplainRequest{TaskId: uuid.NewString()})
 		return err == nil && !answer.GetLive()
 	})
@@ -875,7 +824,7 @@ func TestATakeoverWaitsForTheTransactionUnderWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tx := begin(t, db)
+	tx := pgtest.Begin(t, db)
 	if _, err := tx.Exec(t.Context(), `select scheduler_fence($1, '1s')`, epoch); err != nil {
 		t.Fatal(err)
 	}
@@ -884,7 +833,7 @@ func TestATakeoverWaitsForTheTransactionUnderWay(t *testing.T) {
 		_, _, err := store.Take(t.Context(), "young", true)
 		taken <- err
 	}()
-	eventually(t, "the takeover waits for a lock", func() bool {
+	probe.Eventually(t, "the takeover waits for a lock", func() bool {
 		var waiting bool
 		err := db.QueryRow(t.Context(), `select exists (select from pg_stat_activity where datname = current_database()
 			and wait_event_type = 'Lock' and query like '%update lease%')`).Scan(&waiting)
@@ -893,9 +842,7 @@ func TestATakeoverWaitsForTheTransactionUnderWay(t *testing.T) {
 		}
 		return waiting
 	})
-	if err := tx.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	tx.Commit(t)
 	if err := <-taken; err != nil {
 		t.Error(err)
 	}
@@ -985,4 +932,24 @@ func TestADatabaseThatComesBackFindsTheLeaderAgain(t *testing.T) {
 	again.next("welcome")
 	id, _ := insert(t, db, spec{})
 	again.assigned(id)
+}
+
+// A life that nobody knows (of a restored database, say) can't be declared missing by anybody.
+func TestATaskOfAnUnknownLifeFails(t *testing.T) {
+	db := pgtest.New(t)
+	id, seq := insert(t, db, spec{exclusive: []string{"a"}})
+	store := scheduler.NewStore(db, time.Second)
+	epoch, _, err := store.Take(t.Context(), "x", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan := &scheduler.Plan{Claim: []scheduler.Give{{Seq: seq, Executor: "x", Incarnation: uuid.NewString()}}}
+	if _, err := store.Tick(t.Context(), epoch, plan); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, db.Config().ConnString(), config())
+	r.awaitLeading(t)
+	if end := awaitState(t, db, id, "failed"); !strings.Contains(end.errorText, task.ReasonWorkerMissing) {
+		t.Errorf("afterwards: %+v", end)
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
 
@@ -193,9 +195,12 @@ const lookLate = `
 
 const lookCancels = `select seq from task_cancel order by seq limit $1`
 
+// lookGone finds lives that are over. One that nobody knows, after a restore perhaps, counts as missing: it can't confirm a
+// beat, and its tasks must not hang for ever.
 const lookGone = `
-	select incarnation::text, missing_at is null from app
-	where incarnation = any($1::text[]::uuid[]) and (missing_at is not null or ended_at is not null)`
+	select o.incarnation, a.ended_at is not null and a.missing_at is null
+	from unnest($1::text[]) as o (incarnation) left join app a on a.incarnation = o.incarnation::uuid
+	where a.incarnation is null or a.missing_at is not null or a.ended_at is not null`
 
 // Tick writes a plan and looks around, in one transaction of one round trip. After an error nothing is known: the
 // transaction may or may not have been committed.
@@ -281,7 +286,10 @@ func (s *Store) Living(ctx context.Context, name, incarnation string) (bool, err
 	err := s.pool.QueryRow(ctx, `
 		select exists (select from app where incarnation = $1::text::uuid and name = $2 and kind = 'worker'
 		                                 and missing_at is null and ended_at is null)`, incarnation, name).Scan(&living)
-	if err != nil {
+	switch {
+	case postgres.IsUnavailable(err):
+		return false, errs.Away(errs.DatabaseAway, err, "the database can't be reached")
+	case err != nil:
 		return false, fmt.Errorf("look up incarnation %s: %w", incarnation, err)
 	}
 	return living, nil

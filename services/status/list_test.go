@@ -14,6 +14,7 @@ import (
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
 	"github.com/sluice-tasks/sluice/services/status"
 )
 
@@ -35,7 +36,7 @@ func ids(tasks []*taskv1.Task) (ids []string) {
 
 func TestGetShowsTheTaskAndItsChildren(t *testing.T) {
 	w := newWorld(t)
-	group := one[string](t, w, `insert into task_group (id, domain_id) values (gen_random_uuid(), '`+task.DefaultDomainID+`') returning id::text`)
+	group := pgtest.One[string](t, w, `insert into task_group (id, domain_id) values (gen_random_uuid(), '`+task.DefaultDomainID+`') returning id::text`)
 	parent := w.add(t, row{name: "parent", state: "completed", result: `{"b": 1, "a": 12345678901234567890}`, correlation: "c", group: group})
 	var children []string
 	for range 3 {
@@ -64,7 +65,7 @@ func TestGetShowsTheTaskAndItsChildren(t *testing.T) {
 
 func TestListFilters(t *testing.T) {
 	w := newWorld(t)
-	group := one[string](t, w, `insert into task_group (id, domain_id) values (gen_random_uuid(), '`+task.DefaultDomainID+`') returning id::text`)
+	group := pgtest.One[string](t, w, `insert into task_group (id, domain_id) values (gen_random_uuid(), '`+task.DefaultDomainID+`') returning id::text`)
 	parent := w.add(t, row{name: "parent", state: "completed"})
 	stored := map[string]string{
 		w.add(t, row{name: "a", exclusive: []string{"r1"}, shared: []string{"r2", "r3"}}): "waiting",
@@ -117,7 +118,7 @@ func TestListFilters(t *testing.T) {
 // many stores n waiting tasks and returns their ids, the newest first.
 func (w *world) many(t *testing.T, n int) []string {
 	t.Helper()
-	return one[[]string](t, w, `
+	return pgtest.One[[]string](t, w, `
 		with new as (
 			insert into task (id, domain_id, name) select gen_random_uuid(), '`+task.DefaultDomainID+`', 'n' from generate_series(1, $1) returning seq, id
 		), live as (insert into task_live (seq, task_id) select seq, id from new)
@@ -196,13 +197,13 @@ func TestPagesAreCompleteAndWithoutDuplicatesWhileTasksAreDispatched(t *testing.
 func TestTaskThatIsCommittedLateIsOnALaterPage(t *testing.T) {
 	w := newWorld(t)
 	early := w.many(t, 2)
-	slow := begin(t, w.url)
-	late := one[string](t, slow, `insert into task (id, domain_id, name) values (gen_random_uuid(), gen_random_uuid(), 'slow') returning id::text`)
+	slow := pgtest.Begin(t, pgtest.Open(t, w.url))
+	late := pgtest.One[string](t, slow, `insert into task (id, domain_id, name) values (gen_random_uuid(), gen_random_uuid(), 'slow') returning id::text`)
 	newest := w.many(t, 2)
 	committed := false
 	seen := w.walk(t, 1, func() {
 		if !committed {
-			slow.commit(t)
+			slow.Commit(t)
 			committed = true
 		}
 	})
@@ -250,7 +251,7 @@ func TestPageTokensThatWereNotGivenAreRefused(t *testing.T) {
 
 func TestGroupCountsItsMembersByState(t *testing.T) {
 	w := newWorld(t)
-	group := one[string](t, w, `insert into task_group (id, domain_id, description) values (gen_random_uuid(), '`+task.DefaultDomainID+`', 'what for') returning id::text`)
+	group := pgtest.One[string](t, w, `insert into task_group (id, domain_id, description) values (gen_random_uuid(), '`+task.DefaultDomainID+`', 'what for') returning id::text`)
 	get := func() *statusv1.GetTaskGroupResponse {
 		answer, err := w.client.GetTaskGroup(t.Context(), &statusv1.GetTaskGroupRequest{GroupId: group})
 		if err != nil {
@@ -287,7 +288,7 @@ func TestStatisticsAgreeWithThoseComputedByHand(t *testing.T) {
 		if i < 10 {
 			state, cause = "failed", `'{}'`
 		}
-		must(t, w, 1, fmt.Sprintf(`insert into task (id, domain_id, name, state, error, created_at, unblocked_at, started_at, finished_at)
+		pgtest.Must(t, w, 1, fmt.Sprintf(`insert into task (id, domain_id, name, state, error, created_at, unblocked_at, started_at, finished_at)
 			select gen_random_uuid(), gen_random_uuid(), 'hundred', '%s', %s, at - 6 * i, at - 5 * i, at - 3 * i, at
 			from (select now() - interval '10 min' as at, $1 * interval '1 s' as i) x`, state, cause), i+1)
 	}
@@ -296,7 +297,7 @@ func TestStatisticsAgreeWithThoseComputedByHand(t *testing.T) {
 		if state == "canceled" {
 			cause = `'{}'`
 		}
-		must(t, w, 1, fmt.Sprintf(`insert into task (id, domain_id, name, state, error, created_at, unblocked_at, started_at, finished_at)
+		pgtest.Must(t, w, 1, fmt.Sprintf(`insert into task (id, domain_id, name, state, error, created_at, unblocked_at, started_at, finished_at)
 			values (gen_random_uuid(), gen_random_uuid(), '%s', '%s', %s, now() - interval '%s', %s, %s, now() - interval '%s')`,
 			name, state, cause, created, unblocked, started, finished))
 	}
@@ -350,8 +351,8 @@ func TestSystemStatusCountsWhatLivesAndSaysWhoLeads(t *testing.T) {
 	if diff := cmp.Diff(&statusv1.GetSystemStatusResponse{Version: "v1.2.3", DatabaseConnected: true}, get(), approx...); diff != "" {
 		t.Errorf("a fresh system: %s", diff)
 	}
-	must(t, w, 1, `update lease set holder = 's1', epoch = 7, expires_at = now() + interval '1 min'`)
-	must(t, w, 4, `insert into app (incarnation, name, kind, ttl, missing_at, ended_at) values
+	pgtest.Must(t, w, 1, `update lease set holder = 's1', epoch = 7, expires_at = now() + interval '1 min'`)
+	pgtest.Must(t, w, 4, `insert into app (incarnation, name, kind, ttl, missing_at, ended_at) values
 		(gen_random_uuid(), 'a', 'worker', interval '10 s', null, null), (gen_random_uuid(), 'b', 'worker', interval '10 s', now(), null),
 		(gen_random_uuid(), 'c', 'worker', interval '10 s', null, now()), (gen_random_uuid(), 'd', 'api', interval '10 s', null, null)`)
 	w.many(t, 3)
@@ -367,7 +368,7 @@ func TestSystemStatusCountsWhatLivesAndSaysWhoLeads(t *testing.T) {
 	if diff := cmp.Diff(want, get(), approx...); diff != "" {
 		t.Error(diff)
 	}
-	must(t, w, 1, `update lease set expires_at = now() - interval '1 s'`)
+	pgtest.Must(t, w, 1, `update lease set expires_at = now() - interval '1 s'`)
 	if get().GetSchedulerLeads() {
 		t.Error("a scheduler leads, though its lease has ended")
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
 )
 
 // approx compares messages; times that went through a double may differ in the last digit.
@@ -98,8 +99,8 @@ func TestLogGoesWithItsTaskAndNeedsOne(t *testing.T) {
 	w := newWorld(t)
 	id := w.add(t, row{state: "completed"})
 	w.putLog(t, id, 1, "text", false)
-	must(t, w, 1, `delete from task where id = $1::text::uuid`, id)
-	if n := one[int](t, w, `select count(*) from task_log`); n != 0 {
+	pgtest.Must(t, w, 1, `delete from task where id = $1::text::uuid`, id)
+	if n := pgtest.One[int](t, w, `select count(*) from task_log`); n != 0 {
 		t.Error("the log outlived its task")
 	}
 	if _, err := w.client.GetTaskLog(t.Context(), &statusv1.GetTaskLogRequest{TaskId: id}); !errs.Is(err, errs.TaskNotFound) {

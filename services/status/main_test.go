@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,9 +14,10 @@ import (
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
-	"github.com/sluice-tasks/sluice/pkg/rpc"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
+	"github.com/sluice-tasks/sluice/pkg/testkit/rpctest"
 	"github.com/sluice-tasks/sluice/services/status"
 )
 
@@ -97,17 +97,17 @@ const never = time.Hour
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := worldWith(t, pgtest.URL(t), status.Config{Version: "v1.2.3", LookEvery: never, LookAlone: never}, newLeader(true))
-	eventually(t, "the leader is followed", w.service.Following)
+	probe.Eventually(t, "the leader is followed", w.service.Following)
 	return w
 }
 
 func worldWith(t *testing.T, url string, cfg status.Config, l *leader) *world {
 	t.Helper()
 	pool := pgtest.Open(t, url)
-	toLeader := serve(t, func(s *rpc.Server) { schedulerv1.RegisterSchedulerServiceServer(s, l) })
+	toLeader, _ := rpctest.Serve(t, func(s grpc.ServiceRegistrar) { schedulerv1.RegisterSchedulerServiceServer(s, l) })
 	store := &counting{Store: status.NewStore(pool)}
 	service := status.New(cfg, store, schedulerv1.NewSchedulerServiceClient(toLeader), quiet())
-	conn := serve(t, func(s *rpc.Server) { service.Register(s) })
+	conn, _ := rpctest.Serve(t, service.Register)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- service.Run(ctx) }()
@@ -121,68 +121,6 @@ func worldWith(t *testing.T, url string, cfg status.Config, l *leader) *world {
 	return &world{
 		Querier: pool, url: url, store: store, service: service, client: statusv1.NewStatusServiceClient(conn), leader: l, stop: stop,
 	}
-}
-
-// serve starts a server with the house's interceptors and returns a connection to it.
-func serve(t *testing.T, register func(*rpc.Server)) *grpc.ClientConn {
-	t.Helper()
-	listener, err := rpc.Listen(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := rpc.NewServer(quiet())
-	register(server)
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	t.Cleanup(func() {
-		server.Stop(0)
-		if err := <-served; err != nil && !errors.Is(err, net.ErrClosed) && !errors.Is(err, grpc.ErrServerStopped) {
-			t.Error(err)
-		}
-	})
-	conn, err := rpc.Dial(listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	return conn
-}
-
-// eventually waits for a fact that only the database or another goroutine knows.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.NewTimer(time.Minute)
-	defer deadline.Stop()
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-deadline.C:
-			t.Fatalf("still not: %s", what)
-		}
-	}
-}
-
-// must runs a statement that changes exactly n rows.
-func must(t *testing.T, db postgres.Querier, n int64, sql string, args ...any) {
-	t.Helper()
-	tag, err := db.Exec(t.Context(), sql, args...)
-	if err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	if tag.RowsAffected() != n {
-		t.Fatalf("%s: %d rows, want %d", sql, tag.RowsAffected(), n)
-	}
-}
-
-// one reads one value.
-func one[T any](t *testing.T, db postgres.Querier, sql string, args ...any) (value T) {
-	t.Helper()
-	if err := db.QueryRow(t.Context(), sql, args...).Scan(&value); err != nil {
-		t.Fatalf("%s: %v", sql, err)
-	}
-	return value
 }
 
 // row is a task to store; what is empty has a default.
@@ -212,7 +150,7 @@ const insertRow = `
 
 func (w *world) add(t *testing.T, r row) string {
 	t.Helper()
-	return one[string](t, w, insertRow, r.name, r.state, r.correlation, r.group, r.parent, r.exclusive, r.shared, r.result)
+	return pgtest.One[string](t, w, insertRow, r.name, r.state, r.correlation, r.group, r.parent, r.exclusive, r.shared, r.result)
 }
 
 // What the scheduler does to a task.

@@ -1,19 +1,14 @@
 package status_test
 
 import (
-	"context"
-	"encoding/json"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
-	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
 	"github.com/sluice-tasks/sluice/services/status"
@@ -21,112 +16,12 @@ import (
 
 func durationOf(d time.Duration) *durationpb.Duration { return durationpb.New(d) }
 
-// transaction is one of another process, for a test to end when it likes.
-type transaction struct{ pgx.Tx }
-
-func begin(t *testing.T, url string) transaction {
-	t.Helper()
-	tx, err := pgtest.Open(t, url).Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Also when the test fails before it ends: the pool could not be closed.
-	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
-	return transaction{tx}
-}
-
-func (x transaction) commit(t *testing.T) {
-	t.Helper()
-	if err := x.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// recorder keeps the statements that a store sends.
-type recorder struct {
-	mu         sync.Mutex
-	statements []statement
-}
-
-type statement struct {
-	sql  string
-	args []any
-}
-
-// TraceQueryStart keeps a statement.
-func (r *recorder) TraceQueryStart(ctx context.Context, _ *pgx.Conn, d pgx.TraceQueryStartData) context.Context {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.statements = append(r.statements, statement{d.SQL, d.Args})
-	return ctx
-}
-
-// TraceQueryEnd has nothing to do.
-func (*recorder) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
-
-// TraceBatchStart has nothing to do.
-func (*recorder) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
-	return ctx
-}
-
-// TraceBatchQuery keeps a statement.
-func (r *recorder) TraceBatchQuery(ctx context.Context, conn *pgx.Conn, d pgx.TraceBatchQueryData) {
-	r.TraceQueryStart(ctx, conn, pgx.TraceQueryStartData{SQL: d.SQL, Args: d.Args})
-}
-
-// TraceBatchEnd has nothing to do.
-func (*recorder) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
-
-// take returns what was sent since the last take.
-func (r *recorder) take() []statement {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	taken := r.statements
-	r.statements = nil
-	return taken
-}
-
-// plan is what EXPLAIN says: the nodes of a plan that read tables, as "Index Scan using task_pkey on task".
-func plan(t *testing.T, db postgres.Querier, s statement) (reads []string) {
-	t.Helper()
-	var text []byte
-	if err := db.QueryRow(t.Context(), "explain (format json) "+s.sql, s.args...).Scan(&text); err != nil {
-		t.Fatalf("explain %s: %v", s.sql, err)
-	}
-	type node struct {
-		Type  string `json:"Node Type"`
-		Table string `json:"Relation Name"`
-		Index string `json:"Index Name"`
-		Plans []node
-	}
-	var plans []struct{ Plan node }
-	if err := json.Unmarshal(text, &plans); err != nil {
-		t.Fatal(err)
-	}
-	var walk func(n node)
-	walk = func(n node) {
-		if strings.Contains(n.Type, "Scan") && (n.Table != "" || n.Index != "") {
-			reads = append(reads, strings.Join(strings.Fields(n.Type+" "+n.Index+" of "+n.Table), " "))
-		}
-		for _, below := range n.Plans {
-			walk(below)
-		}
-	}
-	walk(plans[0].Plan)
-	return reads
-}
-
 func TestNoOrdinaryQuestionSearchesTheHistory(t *testing.T) {
 	url := pgtest.URL(t)
-	r := &recorder{}
-	pool, err := postgres.Open(t.Context(), url, postgres.Options{Tracer: r})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
+	pool, r := pgtest.Record(t, url)
 	db := pgtest.Open(t, url)
-	group := one[string](t, db, `insert into task_group (id, domain_id) values (gen_random_uuid(), '`+task.DefaultDomainID+`') returning id::text`)
-	parent := one[string](t, db, insertRow, "parent", "completed", "", "", "", nil, nil, "")
+	group := pgtest.One[string](t, db, `insert into task_group (id, domain_id) values (gen_random_uuid(), '`+task.DefaultDomainID+`') returning id::text`)
+	parent := pgtest.One[string](t, db, insertRow, "parent", "completed", "", "", "", nil, nil, "")
 	for _, sql := range []string{
 		`insert into task (id, domain_id, name, state, started_at, finished_at, result)
 		 select gen_random_uuid(), '` + task.DefaultDomainID + `', 'n', 'completed', now(), now(), '1' from generate_series(1, 20000)`,
@@ -140,12 +35,12 @@ func TestNoOrdinaryQuestionSearchesTheHistory(t *testing.T) {
 			t.Fatalf("%s: %v", sql, err)
 		}
 	}
-	id := one[string](t, db, `select id::text from task order by seq limit 1 offset 10000`)
+	id := pgtest.One[string](t, db, `select id::text from task order by seq limit 1 offset 10000`)
 	store := status.NewStore(pool)
 	list := func(f status.Filter, before int64) func() error {
 		return func() error { _, _, err := store.List(t.Context(), f, before, 100, 0); return err }
 	}
-	r.take()
+	r.Take()
 	for name, call := range map[string]func() error{
 		"get":                func() error { _, err := store.Get(t.Context(), id); return err },
 		"get many":           func() error { _, err := store.GetMany(t.Context(), []string{id, parent, unknownID}); return err },
@@ -170,12 +65,12 @@ func TestNoOrdinaryQuestionSearchesTheHistory(t *testing.T) {
 		if err := call(); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		sent := r.take()
+		sent := r.Take()
 		if len(sent) == 0 {
 			t.Errorf("%s sent nothing that was recorded", name)
 		}
 		for _, s := range sent {
-			reads := plan(t, db, s)
+			reads := pgtest.Plan(t, db, s)
 			t.Logf("%s: %v", name, reads)
 			for _, read := range reads {
 				if read == "Seq Scan of task" || read == "Seq Scan of task_log" {
@@ -186,31 +81,11 @@ func TestNoOrdinaryQuestionSearchesTheHistory(t *testing.T) {
 	}
 }
 
-// away makes a database unreachable, as if it were gone, until back is called.
-func away(t *testing.T, url string) (back func()) {
-	t.Helper()
-	name := one[string](t, pgtest.Open(t, url), `select current_database()`)
-	elsewhere := pgtest.Open(t, pgtest.EmptyURL(t))
-	rename := func(from, to string) {
-		eventually(t, "nobody is connected to "+from, func() bool {
-			_, err := elsewhere.Exec(context.Background(), `select pg_terminate_backend(pid) from pg_stat_activity where datname = $1`, from)
-			if err != nil {
-				t.Fatal(err)
-			}
-			_, err = elsewhere.Exec(context.Background(), "alter database "+from+" rename to "+to)
-			return err == nil
-		})
-	}
-	rename(name, name+"_away")
-	return sync.OnceFunc(func() { rename(name+"_away", name) })
-}
-
 func TestStatusWhileTheDatabaseIsAway(t *testing.T) {
 	w := newWorld(t)
 	id := w.add(t, row{})
 	waiting := w.wait(t, id)
-	back := away(t, w.url)
-	t.Cleanup(back)
+	back := pgtest.Away(t, w.url)
 
 	answer, err := w.client.GetSystemStatus(t.Context(), &statusv1.GetSystemStatusRequest{})
 	if err != nil || answer.GetDatabaseConnected() || answer.GetSchedulerLeads() || answer.GetVersion() != "v1.2.3" {

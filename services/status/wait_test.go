@@ -19,6 +19,7 @@ import (
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
 	"github.com/sluice-tasks/sluice/services/status"
 )
 
@@ -40,7 +41,7 @@ func (w *world) wait(t *testing.T, ids ...string) *pending {
 		defer cancel()
 		p.answer, p.err = w.client.WaitTasks(ctx, &statusv1.WaitTasksRequest{TaskIds: ids, Timeout: seconds(300)})
 	}()
-	eventually(t, "the waiter has looked", func() bool { return w.store.looks.Load() > looks && w.service.Waiting(ids[0]) > 0 })
+	probe.Eventually(t, "the waiter has looked", func() bool { return w.store.looks.Load() > looks && w.service.Waiting(ids[0]) > 0 })
 	select {
 	case <-p.done:
 		t.Fatalf("it returned at once: %v, %v", p.answer, p.err)
@@ -70,8 +71,8 @@ func (p *pending) returns(t *testing.T, ids ...string) {
 
 func (w *world) finish(t *testing.T, id string) {
 	t.Helper()
-	must(t, w, 1, claim, id)
-	must(t, w, 1, complete, id)
+	pgtest.Must(t, w, 1, claim, id)
+	pgtest.Must(t, w, 1, complete, id)
 }
 
 func TestWaitReturnsAtOnceWhenAllAreFinal(t *testing.T) {
@@ -112,11 +113,11 @@ func TestWaitForManyEndsWithTheLastOfThem(t *testing.T) {
 	w.finish(t, a)
 	looks := w.store.looks.Load()
 	w.leader.changes <- a
-	eventually(t, "it looks and goes on waiting", func() bool { return w.store.looks.Load() > looks && w.service.Waiting(b) == 1 })
+	probe.Eventually(t, "it looks and goes on waiting", func() bool { return w.store.looks.Load() > looks && w.service.Waiting(b) == 1 })
 	w.finish(t, b)
 	w.leader.changes <- b
 	p.returns(t, b, a)
-	eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
+	probe.Eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
 }
 
 func TestWaitFindsTheEndByItselfWhileNobodyIsFollowed(t *testing.T) {
@@ -129,7 +130,7 @@ func TestWaitFindsTheEndByItselfWhileNobodyIsFollowed(t *testing.T) {
 
 func TestWaitFindsTheEndThoughTheLeadersWordWasLost(t *testing.T) {
 	w := worldWith(t, pgtest.URL(t), status.Config{LookEvery: 10 * time.Millisecond, LookAlone: never}, newLeader(true))
-	eventually(t, "the leader is followed", w.service.Following)
+	probe.Eventually(t, "the leader is followed", w.service.Following)
 	id := w.add(t, row{})
 	p := w.wait(t, id)
 	w.finish(t, id)
@@ -145,7 +146,7 @@ func TestWaitLooksWhenALeaderIsFoundOrLost(t *testing.T) {
 	w.leader.leads.Store(true)
 	p.returns(t, id)
 
-	eventually(t, "the leader is followed", w.service.Following)
+	probe.Eventually(t, "the leader is followed", w.service.Following)
 	id = w.add(t, row{})
 	p = w.wait(t, id)
 	w.finish(t, id)
@@ -164,7 +165,7 @@ func TestWaitThatTimesOutShowsTheTasksAsTheyAre(t *testing.T) {
 			t.Errorf("timeout %s: %v, %v", timeout, answer, err)
 		}
 	}
-	eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
+	probe.Eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
 }
 
 func TestWaitForAnUnknownTaskIsNotFound(t *testing.T) {
@@ -175,7 +176,7 @@ func TestWaitForAnUnknownTaskIsNotFound(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	p := w.wait(t, known)
-	must(t, w, 1, `delete from task where id = $1::text::uuid`, known)
+	pgtest.Must(t, w, 1, `delete from task where id = $1::text::uuid`, known)
 	w.leader.changes <- known
 	<-p.done
 	if !errs.Is(p.err, errs.TaskNotFound) {
@@ -202,12 +203,12 @@ func TestWaiterOfACallerThatLeftIsForgotten(t *testing.T) {
 		_, err := w.client.WaitTasks(ctx, &statusv1.WaitTasksRequest{TaskIds: []string{id}})
 		answered <- err
 	}()
-	eventually(t, "the waiter is there", func() bool { return w.service.Waiting(id) == 1 })
+	probe.Eventually(t, "the waiter is there", func() bool { return w.service.Waiting(id) == 1 })
 	cancel()
 	if err := <-answered; grpcstatus.Code(err) != codes.Canceled {
 		t.Errorf("got %v", err)
 	}
-	eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
+	probe.Eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
 }
 
 // registrar catches a service's gRPC face.
@@ -307,7 +308,7 @@ func TestWatchShowsEveryChangeUntilTheTaskIsFinal(t *testing.T) {
 	if got := s.next(t); got.GetState() != taskv1.State_STATE_WAITING || got.GetUnblockedAt() != nil {
 		t.Errorf("as it is now: %v", got)
 	}
-	must(t, w, 1, unblock, id)
+	pgtest.Must(t, w, 1, unblock, id)
 	w.leader.changes <- id
 	if got := s.next(t); got.GetState() != taskv1.State_STATE_WAITING || got.GetUnblockedAt() == nil {
 		t.Errorf("unblocked: %v", got)
@@ -315,17 +316,17 @@ func TestWatchShowsEveryChangeUntilTheTaskIsFinal(t *testing.T) {
 	// A word without a change shows nothing.
 	w.leader.changes <- id
 	w.leader.changes <- id
-	must(t, w, 1, claim, id)
+	pgtest.Must(t, w, 1, claim, id)
 	w.leader.changes <- id
 	if got := s.next(t); got.GetState() != taskv1.State_STATE_RUNNING {
 		t.Errorf("claimed: %v", got)
 	}
-	must(t, w, 1, `update task set state = 'canceling', updated_at = clock_timestamp() where id = $1::text::uuid`, id)
+	pgtest.Must(t, w, 1, `update task set state = 'canceling', updated_at = clock_timestamp() where id = $1::text::uuid`, id)
 	w.leader.changes <- id
 	if got := s.next(t); got.GetState() != taskv1.State_STATE_CANCELING {
 		t.Errorf("canceling: %v", got)
 	}
-	must(t, w, 1, `update task set state = 'canceled', error = '{"reason":"r"}', finished_at = clock_timestamp(), updated_at = clock_timestamp() where id = $1::text::uuid`, id)
+	pgtest.Must(t, w, 1, `update task set state = 'canceled', error = '{"reason":"r"}', finished_at = clock_timestamp(), updated_at = clock_timestamp() where id = $1::text::uuid`, id)
 	w.leader.changes <- id
 	if got := s.next(t); got.GetState() != taskv1.State_STATE_CANCELED || got.GetError().GetReason() != "r" {
 		t.Errorf("canceled: %v", got)
@@ -333,7 +334,7 @@ func TestWatchShowsEveryChangeUntilTheTaskIsFinal(t *testing.T) {
 	if _, err := s.Recv(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the end: %v", err)
 	}
-	eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
+	probe.Eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
 }
 
 func TestWatchOfAFinalTaskShowsItOnce(t *testing.T) {
@@ -355,7 +356,7 @@ func TestWatchOfAnUnknownOrDeletedTaskIsNotFound(t *testing.T) {
 	id := w.add(t, row{})
 	s := w.watch(t, id)
 	s.next(t)
-	must(t, w, 1, `delete from task where id = $1::text::uuid`, id)
+	pgtest.Must(t, w, 1, `delete from task where id = $1::text::uuid`, id)
 	w.leader.changes <- id
 	if _, err := s.Recv(); !errs.Is(err, errs.TaskNotFound) {
 		t.Errorf("deleted: %v", err)
@@ -382,7 +383,7 @@ func TestWatchThatNobodyReadsAnyMoreEnds(t *testing.T) {
 	}
 	watched{stream}.next(t)
 	cancel()
-	eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
+	probe.Eventually(t, "no waiter is left", func() bool { return w.service.Registered() == 0 })
 }
 
 func TestManyWaitersOfOneTaskAreAllWoken(t *testing.T) {

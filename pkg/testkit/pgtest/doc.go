@@ -7,6 +7,9 @@
 // /dev/shm if there is room, and TMPDIR is not set. With SLUICE_TEST_DATABASE_URL=postgres://… the clones are made on
 // that server instead; its role needs CREATEDB.
 //
+// And what tests of stores do with a database: read One value, change what Must change, Begin a transaction that is in
+// somebody's way, take the database Away, Record what is sent and ask for its Plan.
+//
 // A package that uses it has this and nothing else in TestMain, which also checks that no goroutine is left:
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }

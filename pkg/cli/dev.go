@@ -88,12 +88,17 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 	if err != nil {
 		return err
 	}
-	s.addHeartbeat(pool)
+	// Who is alive and who leads must not wait behind other people's questions.
+	control, err := s.database(ctx, url, "dev control")
+	if err != nil {
+		return err
+	}
+	s.addHeartbeat(control)
 	s.addStatus(pool, self)
 	schedulerConfig := scheduler.Defaults()
 	// On a database that nobody else can have opened, a lease that is left over is that of a killed predecessor.
 	schedulerConfig.Holder, schedulerConfig.Steal = processName(), own
-	s.addScheduler(pool, schedulerConfig)
+	s.addScheduler(control, schedulerConfig)
 	dispatcherConfig := dispatcher.Defaults()
 	dispatcherConfig.SettleFor = c.ImmediateTimeout + 3*time.Second
 	s.addDispatcher(pool, self, dispatcherConfig)

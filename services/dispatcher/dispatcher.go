@@ -138,6 +138,9 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if t.State.Final() {
+		return errs.Precondition(errs.TaskNotFinal, "task %s has child tasks that are not finished", id)
+	}
 	return errs.Precondition(errs.TaskNotFinal, "task %s is %s: only a finished task can be deleted", id, t.State)
 }
 

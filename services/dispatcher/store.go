@@ -106,10 +106,12 @@ func (s *Store) Get(ctx context.Context, id string) (*task.Task, error) {
 	return t, nil
 }
 
-// Delete removes a finished task. deleted is false if it is not there or not finished.
+// Delete removes a finished task. deleted is false if it is not there or not finished, or has children that are not: a delete
+// changes the children's rows too, and those of live tasks are the scheduler's, which locks them in an order of its own.
 func (s *Store) Delete(ctx context.Context, id string) (deleted bool, err error) {
 	tag, err := s.pool.Exec(ctx, `
-		delete from task where id = $1::text::uuid and state in ('completed', 'failed', 'canceled', 'skipped')`, id)
+		delete from task t where id = $1::text::uuid and state in ('completed', 'failed', 'canceled', 'skipped')
+		and not exists (select from task c where c.parent_id = t.id and c.state in ('waiting', 'running', 'canceling'))`, id)
 	if err != nil {
 		return false, away(fmt.Errorf("delete task %s: %w", id, err))
 	}

@@ -147,6 +147,13 @@ func (s *Service) flushLoop(ctx context.Context) {
 	}
 }
 
+// Limits of the statements. A connection that a failover left dead must not stop the service for good; a slow checkpoint must
+// not cost anybody his lease.
+const (
+	flushLimit = 3 * time.Second
+	sweepLimit = 10 * time.Second
+)
+
 func (s *Service) flush(ctx context.Context) {
 	s.mu.Lock()
 	pending := s.pending
@@ -156,7 +163,7 @@ func (s *Service) flush(ctx context.Context) {
 		return
 	}
 	// A database that hangs must not keep beats waiting for ever: the processes count the time from their last confirmed one.
-	limited, cancel := context.WithTimeout(ctx, max(s.cfg.FlushEvery, time.Second))
+	limited, cancel := context.WithTimeout(ctx, max(s.cfg.FlushEvery, flushLimit))
 	defer cancel()
 	alive, err := s.db.Beat(limited, slices.Collect(maps.Keys(pending)))
 	if err != nil {
@@ -192,7 +199,9 @@ func (s *Service) sweepLoop(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-sweep.C:
-			missing, err := s.db.Sweep(ctx)
+			limited, cancel := context.WithTimeout(ctx, sweepLimit)
+			missing, err := s.db.Sweep(limited)
+			cancel()
 			if err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "can't look for the silent", slog.Any("error", err))
 			}
@@ -200,9 +209,11 @@ func (s *Service) sweepLoop(ctx context.Context) {
 				s.log.WarnContext(ctx, "declared missing", slog.String("app", who))
 			}
 		case <-forget.C:
-			if err := s.db.Forget(ctx, s.cfg.KeepFor); err != nil && ctx.Err() == nil {
+			limited, cancel := context.WithTimeout(ctx, 6*sweepLimit)
+			if err := s.db.Forget(limited, s.cfg.KeepFor); err != nil && ctx.Err() == nil {
 				s.log.WarnContext(ctx, "can't forget past lives", slog.Any("error", err))
 			}
+			cancel()
 		}
 	}
 }

@@ -47,9 +47,15 @@ func (s *Store) Insert(ctx context.Context, a App) error {
 // Beat writes the beats of many lives and returns those that were alive to take them.
 func (s *Store) Beat(ctx context.Context, incarnations []string) (alive []string, err error) {
 	rows, err := s.pool.Query(ctx, `
-		update app set last_beat_at = now()
-		where incarnation = any($1::text[]::uuid[]) and missing_at is null and ended_at is null
-		returning incarnation::text`, incarnations)
+		with living as (
+			-- In one order, so that two services that write beats can't wait for each other.
+			select incarnation from app
+			where incarnation = any($1::text[]::uuid[]) and missing_at is null and ended_at is null
+			order by incarnation for no key update
+		)
+		update app a set last_beat_at = now() from living l
+		where a.incarnation = l.incarnation and a.missing_at is null and a.ended_at is null
+		returning a.incarnation::text`, incarnations)
 	if err != nil {
 		return nil, away(fmt.Errorf("write beats: %w", err))
 	}
@@ -73,8 +79,14 @@ func (s *Store) End(ctx context.Context, incarnation string) error {
 // Sweep declares the silent missing and names them.
 func (s *Store) Sweep(ctx context.Context) (missing []string, err error) {
 	rows, err := s.pool.Query(ctx, `
-		update app set missing_at = now()
-		where missing_at is null and ended_at is null and last_beat_at < now() - ttl
+		with silent as (
+			-- Who is locked is just being written a beat for.
+			select incarnation from app
+			where missing_at is null and ended_at is null and last_beat_at < now() - ttl
+			for no key update skip locked
+		)
+		update app a set missing_at = now() from silent s
+		where a.incarnation = s.incarnation and a.missing_at is null and a.ended_at is null and a.last_beat_at < now() - a.ttl
 		returning kind || ' ' || name`)
 	if err != nil {
 		return nil, away(fmt.Errorf("declare the silent missing: %w", err))

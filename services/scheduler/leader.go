@@ -89,7 +89,7 @@ type answer struct {
 type settle struct {
 	ids  []string
 	done chan struct{}
-	// looked is set once a look began after the call: before, an unknown task may just not have been seen.
+	// looked is set once a look after the call has seen all there was: before, an unknown task may just not have been seen.
 	looked bool
 }
 
@@ -123,8 +123,8 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	l.match()
 	l.plan.Unblock = l.stamps()
 	l.planLook(lookEvery)
-	if !l.plan.writes() && !l.plan.Look {
-		l.reply()
+	// An answer alone is reason enough: it must not leave without a fence that says who leads.
+	if !l.plan.writes() && !l.plan.Look && len(l.answers) == 0 {
 		return false, nil
 	}
 
@@ -143,20 +143,22 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	l.bound(report.Xact)
 	changes := l.given(giving, report)
 	changes = append(changes, l.ended(plan, report)...)
-	changes = append(changes, l.canceled(report.Cancels)...)
 	if plan.Look {
 		l.found(report)
 	}
+	// After what was found: a cancel can be committed between the two statements of a look, and its task is in both answers.
+	changes = append(changes, l.canceled(report.Cancels)...)
 	for _, gone := range report.Gone {
 		l.gone(gone)
 	}
 	if len(changes) > 0 {
 		l.publish(changes)
 	}
-	if l.high > plan.After && len(report.New) >= plan.LookLimit || len(report.Cancels) == plan.LookLimit {
+	full := l.high > plan.After && len(report.New) >= plan.LookLimit
+	if full || len(report.Cancels) == plan.LookLimit {
 		l.hinted = true
 	}
-	l.settle(plan.Look)
+	l.settle(plan.Look && !full)
 	return l.hinted || l.plan.writes() || len(l.fresh) > 0, nil
 }
 
@@ -192,9 +194,6 @@ func (l *leader) planLook(every time.Duration) {
 		l.plan.Owners = append(l.plan.Owners, incarnation)
 	}
 	l.hinted, l.lookedAt = false, now
-	for _, s := range l.settles {
-		s.looked = true
-	}
 }
 
 // bound says of gaps that were noticed before this transaction began until when they may fill: who holds one of their numbers
@@ -454,15 +453,17 @@ func (l *leader) rejectUnable(tasks *readyHeap) {
 	}
 }
 
-// stamps lists what became unblocked without being claimed in the same tick.
+// stamps lists what became unblocked without being claimed in the same tick. The end of an exclusive domain task can unblock a
+// million tasks: they are stamped by and by, and meanwhile the slots are filled all the same.
 func (l *leader) stamps() []int64 {
 	var seqs []int64
-	for _, seq := range l.fresh {
+	for len(l.fresh) > 0 && len(seqs) < l.lookLimit {
+		seq := l.fresh[0]
+		l.fresh = l.fresh[1:]
 		if t := l.tasks[seq]; t != nil && t.phase == ready {
 			seqs = append(seqs, seq)
 		}
 	}
-	l.fresh = nil
 	return seqs
 }
 
@@ -549,7 +550,7 @@ func (l *leader) tellCancel(t *live) {
 // settle answers those who wait for immediate tasks: when each is final, or will not run now but may wait.
 func (l *leader) settle(looked bool) {
 	l.settles = slices.DeleteFunc(l.settles, func(s *settle) bool {
-		if !s.looked && !looked {
+		if s.looked = s.looked || looked; !s.looked {
 			return false
 		}
 		for _, id := range s.ids {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
@@ -45,6 +46,9 @@ type Service struct {
 	db  Database
 	log *slog.Logger
 
+	// asked is set while the database answers who leads.
+	asked atomic.Bool
+
 	mu        sync.Mutex
 	inbox     *queue[event] // nil while standing by
 	followers map[*queue[*schedulerv1.Change]]struct{}
@@ -63,7 +67,10 @@ func (s *Service) Run(ctx context.Context) error {
 	// A quarter of the lease keeps the gap after a death short; the jitter keeps standbys from asking in step.
 	pause := s.cfg.Lease / 4
 	for ctx.Err() == nil {
-		epoch, taken, err := s.db.Take(ctx, s.cfg.Holder, s.cfg.Steal)
+		takeCtx, cancel := context.WithTimeout(ctx, s.cfg.Lease)
+		epoch, taken, err := s.db.Take(takeCtx, s.cfg.Holder, s.cfg.Steal)
+		cancel()
+		s.asked.Store(err == nil)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			s.log.WarnContext(ctx, "can't ask for the lease", slog.Any("error", err))
@@ -73,7 +80,7 @@ func (s *Service) Run(ctx context.Context) error {
 				s.log.ErrorContext(ctx, "leadership ended", slog.Int64("epoch", epoch), slog.Any("error", err))
 			}
 			if ctx.Err() == nil && !errors.Is(err, ErrDeposed) {
-				// The lease is still ours by name: take it anew at once, under a new epoch.
+				// Whoever is able to may lead now; if nobody else is there, this one does after the pause, under a new epoch.
 				s.yield(ctx, epoch)
 			}
 		}
@@ -87,9 +94,10 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 	// A write under way when ctx ends should be known to have happened; it is bounded by its own time limit.
 	tickCtx := context.WithoutCancel(ctx)
 	l := newLeader(epoch, s.db, s.log, time.Now, s.publish)
-	loadCtx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if err := l.load(loadCtx); err != nil {
+	loadCtx, loaded := context.WithTimeout(ctx, loadLimit)
+	err := l.load(loadCtx)
+	loaded()
+	if err != nil {
 		return err
 	}
 
@@ -101,6 +109,7 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 		l.disband(inbox)
 	}()
 
+	var waiting []event
 	look := time.NewTicker(s.cfg.LookEvery)
 	defer look.Stop()
 	for more := true; ; {
@@ -116,16 +125,38 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 			s.yield(tickCtx, epoch)
 			return nil
 		}
-		events, _, _ := inbox.take()
+		arrived, _, _ := inbox.take()
+		events, rest := portion(append(waiting, arrived...))
+		waiting = rest
 		// A tick that takes longer than the lease is likely to have lost it; the fence decides.
 		limited, cancel := context.WithTimeout(tickCtx, 2*s.cfg.Lease)
-		var err error
 		more, err = l.tick(limited, events, s.cfg.LookEvery)
 		cancel()
 		if err != nil {
 			return err
 		}
+		more = more || len(waiting) > 0
 	}
+}
+
+// loadLimit bounds a load, for a connection that died without a word. Some million tasks take a minute.
+const loadLimit = 15 * time.Minute
+
+// tickBytes is how many bytes of results one tick writes. After an outage everybody reports at once, and PostgreSQL takes no
+// parameter above 1 GiB.
+const tickBytes = 64 << 20
+
+// portion takes from the front of the events as many as fit into one tick, one at least.
+func portion(events []event) (now, later []event) {
+	size := 0
+	for i, e := range events {
+		if f, ok := e.(finishEvent); ok {
+			if size += len(f.finish.GetOutcome().GetResultJson()); size > tickBytes && i > 0 {
+				return events[:i], events[i:]
+			}
+		}
+	}
+	return events, nil
 }
 
 // yield gives the lease up within a bounded time, also when the process is about to stop.
@@ -152,10 +183,9 @@ func (l *leader) disband(inbox *queue[event]) {
 	}
 }
 
-// Ready reports nil while this scheduler leads, or stands by in good order. Standing by without ever having reached the
-// database shows in the log and in the status service.
+// Ready reports nil while this scheduler leads, or stands by and has been told by the database that another leads.
 func (s *Service) Ready(context.Context) error {
-	if _, err := s.leading(); err != nil {
+	if _, err := s.leading(); err != nil && !s.asked.Load() {
 		return err
 	}
 	return nil

@@ -67,7 +67,10 @@ func start(t *testing.T, url string, cfg scheduler.Config) *running {
 
 func (r *running) awaitLeading(t *testing.T) {
 	t.Helper()
-	probe.Eventually(t, "the scheduler leads", func() bool { return r.scheduler.Ready(t.Context()) == nil })
+	probe.Eventually(t, "the scheduler leads", func() bool {
+		_, err := r.client.Explain(t.Context(), &schedulerv1.ExplainRequest{TaskId: uuid.NewString()})
+		return err == nil && r.scheduler.Ready(t.Context()) == nil
+	})
 }
 
 // spec is a task for insert.

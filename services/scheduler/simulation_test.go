@@ -40,6 +40,8 @@ type modelDatabase struct {
 	snapshots map[string]map[int64]bool
 	// between happens once, after the next tick has taken its transaction id and before it looks.
 	between func()
+	// within happens once, between the two statements of the next look: new tasks, then wishes to cancel.
+	within func()
 	// fail is consumed by the next tick: it says whether the transaction has an effect although it reports an error.
 	fail *bool
 }
@@ -169,6 +171,10 @@ func (m *modelDatabase) apply(plan *Plan) *Report {
 			if !r.final && wanted {
 				report.New = append(report.New, r.Row)
 			}
+		}
+		if within := m.within; within != nil {
+			m.within = nil
+			within()
 		}
 		report.Cancels = slices.Sorted(maps.Keys(m.cancels))
 		report.Cancels = report.Cancels[:min(len(report.Cancels), plan.LookLimit)]
@@ -355,6 +361,9 @@ func (s *simulation) check() {
 		if t.phase == ready && !row.Unblocked && row.State == task.Waiting && !slices.Contains(s.leader.fresh, seq) {
 			s.t.Fatalf("task %d is ready, and neither stamped unblocked nor about to be", seq)
 		}
+		if row.final && !s.db.cancels[seq] {
+			s.t.Fatalf("task %d is %s, and the leader, which keeps its place for it, will never hear of it", seq, row.State)
+		}
 		if t.phase == blocked && !t.deferred && row.State == task.Waiting {
 			s.t.Fatalf("task %d is blocked and would not wait, but waits", seq)
 		}
@@ -518,6 +527,13 @@ func TestNothingOverlapsOvertakesOrIsLostWhateverHappens(t *testing.T) {
 					s.dispatch(false, true, true, name, nil)
 					s.dispatch(false, true, false, nil, nil)
 				}
+				s.events = append(s.events, offerEvent{})
+				s.tick()
+			},
+			"a cancel is committed within a look": func(*rapid.T) {
+				s.dispatch(false, true, false, []string{"a"}, nil)
+				seq := s.db.next
+				s.db.within = func() { s.cancel(seq) }
 				s.events = append(s.events, offerEvent{})
 				s.tick()
 			},

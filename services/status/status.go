@@ -33,7 +33,7 @@ type Config struct {
 	Version string
 	// LookEvery is how often a waiter looks by itself while the leader is followed.
 	LookEvery time.Duration
-	// LookAlone is the same while no leader is followed.
+	// LookAlone is how soon it looks when no leader is followed; each further pause is twice as long, up to LookEvery.
 	LookAlone time.Duration
 }
 
@@ -65,7 +65,10 @@ func New(cfg Config, db Database, scheduler schedulerv1.SchedulerServiceClient, 
 }
 
 // waiter is woken when one of its tasks may have changed.
-type waiter struct{ signal chan struct{} }
+type waiter struct {
+	signal chan struct{}
+	pause  time.Duration // of the latest look that no leader was followed for
+}
 
 func (w *waiter) wake() {
 	select {
@@ -100,9 +103,11 @@ func (s *Service) await(ids []string) (w *waiter, leave func()) {
 // next returns when a task of the waiter may have changed, or it is time to look anyway. It reports false when ctx ends or
 // the service stops.
 func (s *Service) next(ctx context.Context, w *waiter) bool {
-	pause := s.cfg.LookAlone
-	if s.following.Load() {
-		pause = s.cfg.LookEvery
+	// Without a leader to follow, soon at first, then as rarely as with one: when something is down, waiters must not be a load.
+	pause := s.cfg.LookEvery
+	if !s.following.Load() {
+		w.pause = min(max(2*w.pause, s.cfg.LookAlone), s.cfg.LookEvery)
+		pause = w.pause
 	}
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
@@ -195,8 +200,9 @@ func (s *Service) Run(ctx context.Context) error {
 	defer close(s.stopping)
 	for ctx.Err() == nil {
 		err := s.follow(ctx)
-		s.following.Store(false)
-		s.wakeAll()
+		if s.following.Swap(false) {
+			s.wakeAll()
+		}
 		if ctx.Err() == nil {
 			s.log.DebugContext(ctx, "not following a leader", slog.Any("error", err))
 			pause(ctx, 200*time.Millisecond)

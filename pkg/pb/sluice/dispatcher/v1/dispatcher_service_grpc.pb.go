@@ -39,7 +39,8 @@ type DispatcherServiceClient interface {
 	// Cancel asks a task to stop. One that never started is canceled when the call returns, a running one becomes canceling.
 	// Cancelling again changes nothing. Of a completed, failed or skipped task: FAILED_PRECONDITION with reason TASK_FINAL.
 	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error)
-	// Delete removes a task in a final state. Otherwise: FAILED_PRECONDITION with reason TASK_NOT_FINAL.
+	// Delete removes a task in a final state whose child tasks, if any, are final too. Otherwise: FAILED_PRECONDITION with
+	// reason TASK_NOT_FINAL.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
 	// CreateTaskGroup makes an empty group that tasks can join.
 	CreateTaskGroup(ctx context.Context, in *CreateTaskGroupRequest, opts ...grpc.CallOption) (*CreateTaskGroupResponse, error)
@@ -105,7 +106,8 @@ type DispatcherServiceServer interface {
 	// Cancel asks a task to stop. One that never started is canceled when the call returns, a running one becomes canceling.
 	// Cancelling again changes nothing. Of a completed, failed or skipped task: FAILED_PRECONDITION with reason TASK_FINAL.
 	Cancel(context.Context, *CancelRequest) (*CancelResponse, error)
-	// Delete removes a task in a final state. Otherwise: FAILED_PRECONDITION with reason TASK_NOT_FINAL.
+	// Delete removes a task in a final state whose child tasks, if any, are final too. Otherwise: FAILED_PRECONDITION with
+	// reason TASK_NOT_FINAL.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	// CreateTaskGroup makes an empty group that tasks can join.
 	CreateTaskGroup(context.Context, *CreateTaskGroupRequest) (*CreateTaskGroupResponse, error)

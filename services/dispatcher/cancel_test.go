@@ -2,6 +2,7 @@ package dispatcher_test
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"testing"
 
@@ -331,13 +332,21 @@ func TestDeleteTakesTheLogAlongAndLeavesTheChildren(t *testing.T) {
 	spec.ParentId = parent
 	child := w.send(t, spec).GetId()
 	pgtest.Must(t, w, 1, `insert into task_log (task_id, claim, text) values ($1::text::uuid, 1, 'x')`, parent)
+	// A child that is not finished keeps it: its row is the scheduler's to change.
+	_, err := w.client.Delete(t.Context(), &dispatcherv1.DeleteRequest{TaskId: parent})
+	if !errs.Is(err, errs.TaskNotFinal) || !strings.Contains(err.Error(), "child") {
+		t.Errorf("with a waiting child: %v", err)
+	}
+	if _, err := w.client.Cancel(t.Context(), &dispatcherv1.CancelRequest{TaskId: child}); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := w.client.Delete(t.Context(), &dispatcherv1.DeleteRequest{TaskId: parent}); err != nil {
 		t.Fatal(err)
 	}
 	if n := pgtest.One[int](t, w, `select count(*) from task_log`); n != 0 {
 		t.Error("the log is still there")
 	}
-	if got := w.stored(t, child); got.ParentID != "" || got.State != task.Waiting {
+	if got := w.stored(t, child); got.ParentID != "" || got.State != task.Canceled {
 		t.Errorf("the child is %+v", got)
 	}
 }

@@ -188,7 +188,7 @@ func (s *Service) drainLocked() {
 func (s *Service) runningLocked() int {
 	n := 0
 	for _, r := range s.runs {
-		if r.outcome == nil {
+		if r.outcome == nil && !r.abandoned {
 			n++
 		}
 	}

@@ -154,15 +154,22 @@ func TestStickyInProcessTaskRunsUntilItReturns(t *testing.T) {
 	expectOutcome(t, canceled, l.end(a))
 }
 
-func TestStopGivesUpOnAStickyInProcessTask(t *testing.T) {
-	f, s, l := connect(t, executor.Config{CancelGrace: time.Millisecond})
-	a, _ := start(f, l, "sticky.here")
+// The executor stops without it, but must not say that the task has ended: its code still runs.
+func TestStopGivesUpOnAStickyInProcessTaskWithoutAWord(t *testing.T) {
+	f, s, l := connect(t, executor.Config{CancelGrace: time.Millisecond, ShutdownGrace: time.Millisecond, ReportTimeout: 50 * time.Millisecond})
+	start(f, l, "sticky.here")
 	s.stop()
 	if l.next().GetDrain() == nil {
 		t.Error("no drain")
 	}
-	expectOutcome(t, aborted, l.end(a))
 	s.end()
+	select {
+	case m := <-l.in:
+		t.Errorf("reported %v", m)
+	case <-f.deregisters:
+		t.Error("deregistered while a task still runs")
+	default:
+	}
 	letGo <- struct{}{}
 }
 
@@ -407,8 +414,17 @@ func TestStopLetsTasksEnd(t *testing.T) {
 	if l.next().GetDrain() == nil {
 		t.Error("the scheduler was not told first")
 	}
-	l.assign(order("test.noop", "")) // it crossed the drain; it is not taken, and that is not an error
-	l.cancel(a)                      // a cancel is for the impatient, also now
+	// One that crossed the drain is not taken, and is given back at once: the executor says hello again without it.
+	l.assign(order("test.noop", ""))
+	l = f.line()
+	if held := l.hello.GetHeld(); len(held) != 1 || held[0].GetTaskId() != a.GetTaskId() || !l.hello.GetDraining() {
+		t.Errorf("the hello after it: %v", l.hello)
+	}
+	l.welcome()
+	if l.next().GetDrain() == nil {
+		t.Error("the drain was not repeated")
+	}
+	l.cancel(a) // a cancel is for the impatient, also now
 	expectOutcome(t, canceled, l.outcome(a))
 	select {
 	case <-f.deregisters:

@@ -35,6 +35,8 @@ type line struct {
 	mu     sync.Mutex
 	queue  []message
 	wakeup chan struct{} // holds at most one
+	// breakOff ends the line; another is opened, and its hello says what is held.
+	breakOff context.CancelFunc
 }
 
 // message is something to send, and what to do when it was handed to the transport.
@@ -136,7 +138,7 @@ func (s *Service) connect(ctx context.Context, l life) error {
 		return err
 	}
 
-	line := s.begin(held)
+	line := s.begin(held, cancel)
 	var sender sync.WaitGroup
 	sender.Go(func() { line.send(ctx, stream) })
 	defer sender.Wait()
@@ -190,10 +192,10 @@ func (s *Service) hello(l life) (*schedulerv1.Hello, []*run) {
 
 // begin makes a line the current one. The scheduler now knows what is held, which is as good as an acknowledgement; ends
 // that it has not accepted are reported again.
-func (s *Service) begin(held []*run) *line {
+func (s *Service) begin(held []*run, breakOff context.CancelFunc) *line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := &line{wakeup: make(chan struct{}, 1)}
+	l := &line{wakeup: make(chan struct{}, 1), breakOff: breakOff}
 	for _, r := range held {
 		r.acknowledge()
 	}
@@ -263,7 +265,9 @@ func (s *Service) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 		return
 	}
 	if s.stopping {
-		// Not acknowledged, so it goes back to where it came from instead of being aborted here.
+		// It crossed our drain. It is not taken, to be aborted here, but must not wait here either until all others have
+		// ended: the next hello does not name it, and so gives it back.
+		s.line.breakOff()
 		log.InfoContext(ctx, "assigned while stopping, not taken")
 		return
 	}

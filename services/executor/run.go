@@ -43,7 +43,9 @@ type run struct {
 
 	// Under the lock of the service.
 	outcome *taskv1.Outcome // nil until it ended
-	pid     int
+	// abandoned: its handler ignores everything, and the executor stops without it.
+	abandoned bool
+	pid       int
 }
 
 // newRun makes a run, which outlives the line that brought it.
@@ -92,7 +94,7 @@ func (s *Service) perform(r *run) {
 	log := s.log.With(r.attrs()...)
 	outcome, output := s.conduct(r, log)
 	s.keepLog(r, output, log)
-	if err := worker.Check(outcome); err != nil {
+	if err := worker.Check(outcome); outcome != nil && err != nil {
 		outcome = worker.Failed(fmt.Sprintf("The worker reported an outcome that breaks a rule: %v.", err), "")
 	}
 	r.kill(errDropped) // to release the contexts: it changes nothing any more
@@ -105,6 +107,13 @@ func (s *Service) perform(r *run) {
 	}
 	if s.runs[r.claim] != r {
 		return // dropped
+	}
+	if outcome == nil {
+		// Somebody's code still runs. Who says that the task has ended frees its resources; the end of the lease says so
+		// when this process is gone.
+		r.abandoned = true
+		s.changedLocked()
+		return
 	}
 	r.outcome = outcome
 	s.changedLocked()
@@ -200,7 +209,7 @@ func (s *Service) runHere(r *run, dir string, log *slog.Logger) *taskv1.Outcome 
 		case <-patience:
 			log.Error("an in-process handler ignores that its context ended; its task goes on until it returns")
 			if killed == nil {
-				return r.verdict(nil)
+				return nil
 			}
 			patience = nil
 		case <-killed:

@@ -8,7 +8,7 @@
 //
 // Whoever waits for a task is woken by the leader's stream of committed changes (Follow), and looks at the database: the
 // stream says that there is something to see, never what. A change that the stream lost is found by the look that each
-// waiter makes once a second, or ten times a second while no leader can be followed.
+// waiter makes once a second; while no leader can be followed it looks sooner at first, then as rarely.
 //
 // # Failure
 //

@@ -58,7 +58,7 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 		}
 	}()
 	log := LogFlags{LogLevel: c.LogLevel, LogFormat: c.LogFormat}.logger(env.Stderr)
-	s := newSystem(env, log)
+	s := newSystem(log)
 	defer s.close()
 
 	dataDir, err := c.dataDir(env)

@@ -33,7 +33,7 @@ func serveRole(ctx context.Context, env *Environment, flags LogFlags, name, addr
 	ctx, stop := untilStopped(ctx)
 	defer stop()
 	log := flags.logger(env.Stderr)
-	s := newSystem(env, log)
+	s := newSystem(log)
 	defer s.close()
 	where := addr
 	if addr != "" {
@@ -243,7 +243,7 @@ type GatewayCmd struct {
 func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 	ctx, stop := untilStopped(ctx)
 	defer stop()
-	s := newSystem(env, c.logger(env.Stderr))
+	s := newSystem(c.logger(env.Stderr))
 	defer s.close()
 
 	listener, err := rpc.Listen(ctx, c.GRPCAddr)

@@ -39,7 +39,6 @@ const stopGrace = 10 * time.Second
 // system is one process of Sluice while it is put together: what it has opened, what it answers, what it runs. `sluice dev`
 // adds every service to one system, a role adds one; the code of a service can't tell the difference.
 type system struct {
-	env    *Environment
 	log    *slog.Logger
 	ladder *run.Ladder
 	// server answers gRPC for all services of this process; nil for one that answers none.
@@ -53,8 +52,8 @@ type namedReady struct {
 	ready func(context.Context) error
 }
 
-func newSystem(env *Environment, log *slog.Logger) *system {
-	return &system{env: env, log: log, ladder: run.NewLadder(log)}
+func newSystem(log *slog.Logger) *system {
+	return &system{log: log, ladder: run.NewLadder(log)}
 }
 
 // onClose adds something to be closed at the end, in reverse order.

@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
+
+	"github.com/sluice-tasks/sluice/pkg/errs"
 )
 
 // SQLSTATE codes that mean something to us.
@@ -22,6 +24,15 @@ const (
 	codeDeadlock             = "40P01"
 	codeUndefinedTable       = "42P01"
 )
+
+// Away makes of an error about the database being away one that callers may see, and that tells them to try again. Other errors
+// come back as they are.
+func Away(err error) error {
+	if IsUnavailable(err) {
+		return errs.Away(errs.DatabaseAway, err, "the database can't be reached")
+	}
+	return err
+}
 
 // IsUnique reports whether err says that a row with the same key is already there. Constraint names the key.
 func IsUnique(err error) bool { return code(err) == codeUniqueViolation }

@@ -2,7 +2,7 @@
 //
 // # Owns
 //
-// Service, the shape that every responsibility has, and the ladder by which a process stops.
+// Service, the shape that every responsibility has, the ladder by which a process stops, and Pause.
 //
 // # Failure
 //

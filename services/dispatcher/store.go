@@ -54,7 +54,7 @@ func (s *Store) Insert(ctx context.Context, t *New) error {
 		return errs.Invalid(errs.Violation{Field: "task.group_id", Rule: "must be the id of a task group that exists"})
 	}
 	if err != nil {
-		return away(fmt.Errorf("insert task %s: %w", t.ID, err))
+		return postgres.Away(fmt.Errorf("insert task %s: %w", t.ID, err))
 	}
 	return nil
 }
@@ -88,7 +88,7 @@ func (s *Store) Cancel(ctx context.Context, id string) (t *task.Task, changed bo
 		return t, true, nil
 	}
 	if !errors.Is(err, pgx.ErrNoRows) {
-		return nil, false, away(fmt.Errorf("cancel task %s: %w", id, err))
+		return nil, false, postgres.Away(fmt.Errorf("cancel task %s: %w", id, err))
 	}
 	t, err = s.Get(ctx, id)
 	return t, false, err
@@ -101,7 +101,7 @@ func (s *Store) Get(ctx context.Context, id string) (*task.Task, error) {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, errs.NotFound(errs.TaskNotFound, "no task %s", id)
 	case err != nil:
-		return nil, away(fmt.Errorf("read task %s: %w", id, err))
+		return nil, postgres.Away(fmt.Errorf("read task %s: %w", id, err))
 	}
 	return t, nil
 }
@@ -113,7 +113,7 @@ func (s *Store) Delete(ctx context.Context, id string) (deleted bool, err error)
 		delete from task t where id = $1::text::uuid and state in ('completed', 'failed', 'canceled', 'skipped')
 		and not exists (select from task c where c.parent_id = t.id and c.state in ('waiting', 'running', 'canceling'))`, id)
 	if err != nil {
-		return false, away(fmt.Errorf("delete task %s: %w", id, err))
+		return false, postgres.Away(fmt.Errorf("delete task %s: %w", id, err))
 	}
 	return tag.RowsAffected() == 1, nil
 }
@@ -122,7 +122,7 @@ func (s *Store) Delete(ctx context.Context, id string) (deleted bool, err error)
 func (s *Store) InsertGroup(ctx context.Context, id, domainID, description string) error {
 	_, err := s.pool.Exec(ctx, `insert into task_group (id, domain_id, description) values ($1::text::uuid, $2::text::uuid, $3)`, id, domainID, description)
 	if err != nil {
-		return away(fmt.Errorf("insert task group: %w", err))
+		return postgres.Away(fmt.Errorf("insert task group: %w", err))
 	}
 	return nil
 }
@@ -143,15 +143,7 @@ func (s *Store) Reject(ctx context.Context, id string) (rejected bool, err error
 		)
 		insert into task_cancel (seq, task_id) select seq, id from hit on conflict do nothing`, id, string(cause))
 	if err != nil {
-		return false, away(fmt.Errorf("reject task %s: %w", id, err))
+		return false, postgres.Away(fmt.Errorf("reject task %s: %w", id, err))
 	}
 	return tag.RowsAffected() == 1, nil
-}
-
-// away tells callers to try again when the database can't be reached, without telling them what it said.
-func away(err error) error {
-	if postgres.IsUnavailable(err) {
-		return errs.Away(errs.DatabaseAway, err, "the database can't be reached")
-	}
-	return err
 }

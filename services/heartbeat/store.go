@@ -140,8 +140,9 @@ func (s *Store) List(ctx context.Context, kind string, gone bool) ([]App, error)
 }
 
 func away(err error) error {
-	if postgres.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded) {
-		return errs.Away(errs.DatabaseAway, err, "the database can't be reached")
+	// The service's own time limits: a database that hangs is away as well.
+	if errors.Is(err, context.DeadlineExceeded) {
+		return errs.Away(errs.DatabaseAway, err, "the database does not answer")
 	}
-	return err
+	return postgres.Away(err)
 }

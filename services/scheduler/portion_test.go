@@ -1,9 +1,12 @@
 package scheduler
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 )
@@ -32,5 +35,15 @@ func TestATickTakesOnlySoManyBytesOfResults(t *testing.T) {
 	}
 	if rounds != 2 || taken != len(events) {
 		t.Errorf("%d of %d events in %d rounds", taken, len(events), rounds)
+	}
+}
+
+// An executor whose hello was put off to the next tick must not wait for a welcome from a leadership that is over.
+func TestAHelloThatWasNotAppliedIsAnsweredWhenTheLeadershipEnds(t *testing.T) {
+	l := newLeader(1, newModel(), slog.New(slog.DiscardHandler), time.Now, func([]*schedulerv1.Change) {})
+	hello := helloEvent{line: newQueue[*schedulerv1.AcquireResponse](), hello: &schedulerv1.Hello{}}
+	l.disband([]event{offerEvent{}, hello})
+	if _, closed, err := hello.line.take(); !closed || !errs.Is(err, errs.NotLeading) {
+		t.Errorf("closed %v with %v", closed, err)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	"github.com/sluice-tasks/sluice/pkg/run"
 )
 
 // Config of a scheduler. Start from Defaults.
@@ -84,7 +85,7 @@ func (s *Service) Run(ctx context.Context) error {
 				s.yield(ctx, epoch)
 			}
 		}
-		wait(ctx, pause/2+rand.N(pause))
+		run.Pause(ctx, pause/2+rand.N(pause))
 	}
 	return nil
 }
@@ -102,14 +103,15 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 	}
 
 	inbox := newQueue[event]()
+	var waiting []event // taken, but not yet applied
 	s.setInbox(inbox)
 	defer func() {
 		s.setInbox(nil)
 		inbox.close(errStandby())
-		l.disband(inbox)
+		late, _, _ := inbox.take()
+		l.disband(append(waiting, late...))
 	}()
 
-	var waiting []event
 	look := time.NewTicker(s.cfg.LookEvery)
 	defer look.Stop()
 	for more := true; ; {
@@ -169,14 +171,13 @@ func (s *Service) yield(ctx context.Context, epoch int64) {
 }
 
 // disband ends every line and every wait of a leadership that is over: executors and dispatchers look for the next leader.
-func (l *leader) disband(inbox *queue[event]) {
+func (l *leader) disband(unapplied []event) {
 	for _, x := range l.executors {
 		if x.line != nil {
 			x.line.close(errStandby())
 		}
 	}
-	late, _, _ := inbox.take()
-	for _, e := range late {
+	for _, e := range unapplied {
 		if hello, ok := e.(helloEvent); ok {
 			hello.line.close(errStandby())
 		}
@@ -246,14 +247,5 @@ func (s *Service) follow() (follower *queue[*schedulerv1.Change], unfollow func(
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.followers, follower)
-	}
-}
-
-func wait(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
 	}
 }

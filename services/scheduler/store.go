@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
@@ -286,11 +285,8 @@ func (s *Store) Living(ctx context.Context, name, incarnation string) (bool, err
 	err := s.pool.QueryRow(ctx, `
 		select exists (select from app where incarnation = $1::text::uuid and name = $2 and kind = 'worker'
 		                                 and missing_at is null and ended_at is null)`, incarnation, name).Scan(&living)
-	switch {
-	case postgres.IsUnavailable(err):
-		return false, errs.Away(errs.DatabaseAway, err, "the database can't be reached")
-	case err != nil:
-		return false, fmt.Errorf("look up incarnation %s: %w", incarnation, err)
+	if err != nil {
+		return false, postgres.Away(fmt.Errorf("look up incarnation %s: %w", incarnation, err))
 	}
 	return living, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	"github.com/sluice-tasks/sluice/pkg/run"
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
 
@@ -205,7 +206,7 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 		if ctx.Err() == nil {
 			s.log.DebugContext(ctx, "not following a leader", slog.Any("error", err))
-			pause(ctx, 200*time.Millisecond)
+			run.Pause(ctx, 200*time.Millisecond)
 		}
 	}
 	return nil
@@ -248,12 +249,3 @@ func (s *Service) wakeAll() {
 
 // Ready always reports nil: while the database is away, callers are told so.
 func (s *Service) Ready(context.Context) error { return nil }
-
-func pause(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-}

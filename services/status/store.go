@@ -32,7 +32,7 @@ func (s *Store) Get(ctx context.Context, id string) (*task.Task, error) {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, errs.NotFound(errs.TaskNotFound, "no task %s", id)
 	case err != nil:
-		return nil, away(fmt.Errorf("read task %s: %w", id, err))
+		return nil, postgres.Away(fmt.Errorf("read task %s: %w", id, err))
 	}
 	return t, nil
 }
@@ -42,7 +42,7 @@ func (s *Store) Get(ctx context.Context, id string) (*task.Task, error) {
 func (s *Store) States(ctx context.Context, ids []string) (map[string]task.State, error) {
 	rows, err := s.pool.Query(ctx, `select id::text, state from task where id = any($1::text[]::uuid[])`, ids)
 	if err != nil {
-		return nil, away(fmt.Errorf("read the states of %d tasks: %w", len(ids), err))
+		return nil, postgres.Away(fmt.Errorf("read the states of %d tasks: %w", len(ids), err))
 	}
 	type at struct {
 		ID    string
@@ -50,7 +50,7 @@ func (s *Store) States(ctx context.Context, ids []string) (map[string]task.State
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[at])
 	if err != nil {
-		return nil, away(fmt.Errorf("read the states of %d tasks: %w", len(ids), err))
+		return nil, postgres.Away(fmt.Errorf("read the states of %d tasks: %w", len(ids), err))
 	}
 	states := make(map[string]task.State, len(found))
 	for _, t := range found {
@@ -63,11 +63,11 @@ func (s *Store) States(ctx context.Context, ids []string) (map[string]task.State
 func (s *Store) GetMany(ctx context.Context, ids []string) (map[string]*task.Task, error) {
 	rows, err := s.pool.Query(ctx, `select `+postgres.TaskColumns+` from task where id = any($1::text[]::uuid[])`, ids)
 	if err != nil {
-		return nil, away(fmt.Errorf("read %d tasks: %w", len(ids), err))
+		return nil, postgres.Away(fmt.Errorf("read %d tasks: %w", len(ids), err))
 	}
 	list, err := collect(rows)
 	if err != nil {
-		return nil, away(fmt.Errorf("read %d tasks: %w", len(ids), err))
+		return nil, postgres.Away(fmt.Errorf("read %d tasks: %w", len(ids), err))
 	}
 	found := make(map[string]*task.Task, len(list))
 	for _, t := range list {
@@ -80,11 +80,11 @@ func (s *Store) GetMany(ctx context.Context, ids []string) (map[string]*task.Tas
 func (s *Store) Children(ctx context.Context, id string) ([]string, error) {
 	rows, err := s.pool.Query(ctx, `select id::text from task where parent_id = $1::text::uuid order by seq limit $2`, id, childrenShown)
 	if err != nil {
-		return nil, away(fmt.Errorf("read children of task %s: %w", id, err))
+		return nil, postgres.Away(fmt.Errorf("read children of task %s: %w", id, err))
 	}
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		return nil, away(fmt.Errorf("read children of task %s: %w", id, err))
+		return nil, postgres.Away(fmt.Errorf("read children of task %s: %w", id, err))
 	}
 	return ids, nil
 }
@@ -161,13 +161,13 @@ func (s *Store) List(ctx context.Context, f Filter, before int64, size, offset i
 	rows, err := s.pool.Query(ctx, fmt.Sprintf(`select %s from task where %s order by seq desc limit $%d offset $%d`,
 		postgres.TaskColumns, where, len(args)-1, len(args)), args...)
 	if err != nil {
-		return nil, false, away(fmt.Errorf("list tasks: %w", err))
+		return nil, false, postgres.Away(fmt.Errorf("list tasks: %w", err))
 	}
 	defer rows.Close()
 	for bytes := 0; !more && rows.Next(); {
 		t, err := postgres.ScanTask(rows)
 		if err != nil {
-			return nil, false, away(fmt.Errorf("list tasks: %w", err))
+			return nil, false, postgres.Away(fmt.Errorf("list tasks: %w", err))
 		}
 		if more = len(tasks) == size || bytes > pageBytes; !more {
 			tasks = append(tasks, t)
@@ -176,7 +176,7 @@ func (s *Store) List(ctx context.Context, f Filter, before int64, size, offset i
 	}
 	rows.Close()
 	if err := rows.Err(); err != nil {
-		return nil, false, away(fmt.Errorf("list tasks: %w", err))
+		return nil, false, postgres.Away(fmt.Errorf("list tasks: %w", err))
 	}
 	return tasks, more, nil
 }
@@ -199,7 +199,7 @@ func weight(t *task.Task) int {
 func (s *Store) Count(ctx context.Context, f Filter) (n int64, err error) {
 	where, args := f.where()
 	if err := s.pool.QueryRow(ctx, `select count(*) from task where `+where, args...).Scan(&n); err != nil {
-		return 0, away(fmt.Errorf("count tasks: %w", err))
+		return 0, postgres.Away(fmt.Errorf("count tasks: %w", err))
 	}
 	return n, nil
 }
@@ -221,15 +221,15 @@ func (s *Store) Group(ctx context.Context, id string) (*Group, error) {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, errs.NotFound(errs.GroupNotFound, "no task group %s", id)
 	case err != nil:
-		return nil, away(fmt.Errorf("read task group %s: %w", id, err))
+		return nil, postgres.Away(fmt.Errorf("read task group %s: %w", id, err))
 	}
 	rows, err := s.pool.Query(ctx, `select state, count(*) from task where group_id = $1::text::uuid group by state`, id)
 	if err != nil {
-		return nil, away(fmt.Errorf("count members of task group %s: %w", id, err))
+		return nil, postgres.Away(fmt.Errorf("count members of task group %s: %w", id, err))
 	}
 	g.Counts, err = counts(rows)
 	if err != nil {
-		return nil, away(fmt.Errorf("count members of task group %s: %w", id, err))
+		return nil, postgres.Away(fmt.Errorf("count members of task group %s: %w", id, err))
 	}
 	return g, nil
 }
@@ -250,7 +250,7 @@ func (s *Store) Log(ctx context.Context, id string) (Log, error) {
 	case errors.Is(err, pgx.ErrNoRows):
 		return l, errs.NotFound(errs.TaskNotFound, "no task %s", id)
 	case err != nil:
-		return l, away(fmt.Errorf("read the log of task %s: %w", id, err))
+		return l, postgres.Away(fmt.Errorf("read the log of task %s: %w", id, err))
 	}
 	return l, nil
 }
@@ -265,7 +265,7 @@ func (s *Store) PutLog(ctx context.Context, id string, claim int64, l Log) error
 	case postgres.Constraint(err) == "task_log_task_id_fkey":
 		return errs.NotFound(errs.TaskNotFound, "no task %s", id)
 	case err != nil:
-		return away(fmt.Errorf("store the log of task %s: %w", id, err))
+		return postgres.Away(fmt.Errorf("store the log of task %s: %w", id, err))
 	}
 	return nil
 }
@@ -290,14 +290,14 @@ func (s *Store) Stats(ctx context.Context, name string, since time.Duration) ([]
 		fmt.Sprintf(percentiles, "started_at - unblocked_at"),
 		fmt.Sprintf(percentiles, "finished_at - started_at")), since, name)
 	if err != nil {
-		return nil, away(fmt.Errorf("read statistics: %w", err))
+		return nil, postgres.Away(fmt.Errorf("read statistics: %w", err))
 	}
 	stats, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n NameStats, err error) {
 		err = row.Scan(&n.Name, &n.Finished, &n.Failed, &n.Canceled, &n.Unblock, &n.Start, &n.Run)
 		return n, err
 	})
 	if err != nil {
-		return nil, away(fmt.Errorf("read statistics: %w", err))
+		return nil, postgres.Away(fmt.Errorf("read statistics: %w", err))
 	}
 	return stats, nil
 }
@@ -325,7 +325,7 @@ func (s *Store) System(ctx context.Context) (*System, error) {
 		return err
 	})
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return nil, away(fmt.Errorf("read the system's state: %w", err))
+		return nil, postgres.Away(fmt.Errorf("read the system's state: %w", err))
 	}
 	return sys, nil
 }
@@ -343,11 +343,4 @@ func counts(rows pgx.Rows) (map[task.State]int64, error) {
 		return nil
 	})
 	return found, err
-}
-
-func away(err error) error {
-	if postgres.IsUnavailable(err) {
-		return errs.Away(errs.DatabaseAway, err, "the database can't be reached")
-	}
-	return err
 }

@@ -2,15 +2,17 @@
 // face and gRPC.
 //
 // Most stories run in both shapes that Sluice comes in: "dev", everything in one process with a PostgreSQL of its own, and
-// "services", one process for each service on one database, the executor joined through the gateway. TestStories starts one
-// system of each shape and tells all of them to it, one after the other. Stories that kill something have a system to
-// themselves.
+// "services", one process for each service on one database, the executor joined through the gateway; the latter once more with
+// a PgBouncer in front of that database. TestStories starts one system of each shape and tells all of them to it, one after the
+// other. Stories that kill something have a system to themselves, and so have those that break the connections to the
+// database, which then lead through a proxy (pkg/testkit/faults).
 //
 // # Owns
 //
-// The harness (process, system, gate, history, flow) and the stories. What a service does by itself is tested beside it.
+// The harness (process, system, gate, history, flow, load) and the stories. What a service does by itself is tested beside it.
 // With SLUICE_E2E_RACE=1 in the environment the program under test has the race detector in it, too, which takes a while; a
-// race that it finds fails the story. With -short, the example that indexes the standard library does only a part of it.
+// race that it finds fails the story. With SLUICE_E2E_POOLED=1 all services of all stories reach their database through a
+// PgBouncer. With -short, the example that indexes the standard library does only a part of it.
 //
 // # Failure
 //

@@ -25,23 +25,20 @@ func TestServicesStartInAnyOrder(t *testing.T) {
 	exclusive(s)
 }
 
-// TestServicesWorkThroughAPoolerInTransactionMode gives every transaction the session of somebody else.
-func TestServicesWorkThroughAPoolerInTransactionMode(t *testing.T) {
-	t.Parallel()
-	direct := pgtest.EmptyURL(t)
-	pooled := pgtest.ThroughPooler(t, direct, 4)
-	newServices(t, direct).migrate(t)
-	s := newServices(t, pooled).start(t).under(t)
-	faces(s)
-	exclusive(s)
-	timestamps(s)
-	cancelWaiting(s)
-}
-
 // TestServicesSurviveEachOthersDeath kills one after the other on one system.
 func TestServicesSurviveEachOthersDeath(t *testing.T) {
-	t.Parallel()
-	v := newServices(t, pgtest.EmptyURL(t)).migrate(t)
+	for how, prepare := range map[string]func(*testing.T) *services{
+		"directly":          func(t *testing.T) *services { return newServices(t, pgtest.EmptyURL(t)) },
+		"through PgBouncer": newPooled,
+	} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			surviveEachOthersDeath(t, prepare(t).migrate(t))
+		})
+	}
+}
+
+func surviveEachOthersDeath(t *testing.T, v *services) {
 	v.ttl = 5 * time.Second // stories wait for it
 	s := v.start(t)
 

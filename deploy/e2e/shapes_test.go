@@ -9,17 +9,20 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/sluice-tasks/sluice/pkg/testkit/bouncer"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
 )
 
-// shapes are the two that every story is told in.
+// shapes are those that every story is told in.
 var shapes = map[string]func(*testing.T) *system{
-	"dev":      func(t *testing.T) *system { return newDev(t, pgtest.Dir(t), nil).start(t) },
-	"services": func(t *testing.T) *system { return newServices(t, pgtest.EmptyURL(t)).migrate(t).start(t) },
+	"dev":                        func(t *testing.T) *system { return newDev(t, pgtest.Dir(t), nil).start(t) },
+	"services":                   func(t *testing.T) *system { return newServices(t, pgtest.EmptyURL(t)).migrate(t).start(t) },
+	"services through PgBouncer": func(t *testing.T) *system { return newPooled(t).migrate(t).start(t) },
 }
 
 const (
@@ -97,18 +100,24 @@ func stopAtTheEnd(t *testing.T, p *process) {
 type services struct {
 	t        *testing.T // until it ends, the processes run
 	database string
-	ttl      time.Duration // of the executors
-	byEnv    bool          // wired by the environment instead of flags
+	reaching map[string]string // the database's URL for a service that is to reach it another way
+	ttl      time.Duration     // of the executors
+	byEnv    bool              // wired by the environment instead of flags
 	dir      string
 	addrs    map[string]string
+	others   []string // where further schedulers are
 	system   *system
 }
 
 // serviceNames in the order in which a person would start them.
 var serviceNames = []string{"dispatcher", "scheduler", "status", "heartbeat", "gateway", "executor"}
 
+// newServices prepares services on a database. With SLUICE_E2E_POOLED=1 in the environment they reach it through a PgBouncer.
 func newServices(t *testing.T, database string) *services {
 	t.Helper()
+	if os.Getenv("SLUICE_E2E_POOLED") != "" {
+		database = bouncer.Start(t, database, bouncer.Servers)
+	}
 	v := &services{t: t, database: database, ttl: 30 * time.Second, dir: t.TempDir(), addrs: map[string]string{}}
 	names := append([]string{"rest"}, serviceNames...)
 	for i, addr := range freeAddrs(t, len(names)) {
@@ -125,7 +134,7 @@ func (v *services) flags(service string) map[string]string {
 	}
 	switch service {
 	case "dispatcher", "status":
-		flags["scheduler-addr"] = v.addrs["scheduler"]
+		flags["scheduler-addr"] = v.schedulers()
 	case "scheduler":
 		flags["lease"] = "1s"
 	case "gateway":
@@ -133,6 +142,7 @@ func (v *services) flags(service string) map[string]string {
 		for _, name := range []string{"dispatcher", "scheduler", "status", "heartbeat"} {
 			flags[name+"-addr"] = v.addrs[name]
 		}
+		flags["scheduler-addr"] = v.schedulers()
 	case "executor":
 		flags["addr"] = v.addrs["gateway"]
 		flags["name"] = "executor-1"
@@ -148,8 +158,16 @@ func (v *services) flags(service string) map[string]string {
 	switch service {
 	case "dispatcher", "scheduler", "status", "heartbeat":
 		flags["database-url"] = v.database
+		if url, own := v.reaching[service]; own {
+			flags["database-url"] = url
+		}
 	}
 	return flags
+}
+
+// schedulers are the addresses among which the leader is found.
+func (v *services) schedulers() string {
+	return strings.Join(append([]string{v.addrs["scheduler"]}, v.others...), ",")
 }
 
 // command is how a service is started, with some flags replaced.
@@ -211,8 +229,12 @@ func (v *services) migrate(t *testing.T) *services {
 	return v
 }
 
+// givenAddrs are all that freeAddrs has returned. It is a global as tests have no common caller but TestMain.
+var givenAddrs sync.Map
+
 // freeAddrs returns loopback addresses where nobody listens. They lie below the ports that the kernel gives to outgoing
 // connections: while a service is down, such a connection could take its port, or even connect to itself.
+// None is given twice: services that are not yet started, or down, need theirs later.
 func freeAddrs(t testing.TB, n int) []string {
 	t.Helper()
 	const first, last = 12000, 22000
@@ -230,8 +252,10 @@ func freeAddrs(t testing.TB, n int) []string {
 		if err != nil {
 			continue
 		}
-		// Until all are found, so that none is found twice.
-		defer listener.Close()
+		listener.Close()
+		if _, before := givenAddrs.LoadOrStore(addr, true); before {
+			continue
+		}
 		addrs = append(addrs, addr)
 	}
 	return addrs

@@ -13,6 +13,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/sluice-tasks/sluice/pkg/bench"
 	"github.com/sluice-tasks/sluice/pkg/client"
 	"github.com/sluice-tasks/sluice/pkg/worker"
 )
@@ -40,6 +41,7 @@ type grammar struct {
 	Worker   WorkerCmd   `cmd:"" group:"system" help:"Look at the executors."`
 	Resource ResourceCmd `cmd:"" group:"system" help:"Look at resources: who holds them, who waits."`
 	Stats    StatsCmd    `cmd:"" group:"system" help:"Say how long tasks waited and ran."`
+	Bench    BenchCmd    `cmd:"" group:"system" help:"Measure how fast tasks are run, and check that every promise is kept."`
 	Version  VersionCmd  `cmd:"" group:"system" help:"Say which build this is."`
 
 	Dispatcher DispatcherCmd `cmd:"" group:"services" help:"Run the dispatcher: takes tasks in."`
@@ -112,7 +114,7 @@ func newParser(commands *grammar, env *Environment, variables *variables) (*kong
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: helpWidth}),
 		kong.ExplicitGroups(groups),
 		kong.Bind(env),
-		kong.Vars{"addr": client.DefaultAddr},
+		kong.Vars{"addr": client.DefaultAddr, "workloads": strings.Join(bench.Workloads(), ",")},
 		kong.PostBuild(variables.name),
 		kong.Resolvers(variables),
 	)

@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"github.com/sluice-tasks/sluice/pkg/client/clienttest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 	if err := os.Unsetenv("COLUMNS"); err != nil {
 		panic(err)
 	}
-	goleak.VerifyTestMain(m)
+	pgtest.Main(m) // which also looks for leaked goroutines
 }
 
 // outcome is what a command line did.

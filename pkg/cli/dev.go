@@ -10,7 +10,10 @@ import (
 	"path/filepath"
 	"time"
 
+	"google.golang.org/grpc"
+
 	"github.com/sluice-tasks/sluice/gateway"
+	"github.com/sluice-tasks/sluice/pkg/client"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/postgres/embedded"
 	"github.com/sluice-tasks/sluice/pkg/run"
@@ -74,34 +77,10 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 	if err := postgres.Migrate(ctx, url, log); err != nil {
 		return err
 	}
-	pool, err := s.database(ctx, url, "dev")
+	self, err := s.addServices(ctx, "dev", url, c.GRPCAddr, own, c.ImmediateTimeout)
 	if err != nil {
 		return err
 	}
-
-	listener, err := s.listen(ctx, c.GRPCAddr)
-	if err != nil {
-		return err
-	}
-	// The services talk to each other over this address, as they would between machines.
-	self, err := s.dial(listener.Addr().String())
-	if err != nil {
-		return err
-	}
-	// Who is alive and who leads must not wait behind other people's questions.
-	control, err := s.database(ctx, url, "dev control")
-	if err != nil {
-		return err
-	}
-	s.addHeartbeat(control)
-	s.addStatus(pool, self)
-	schedulerConfig := scheduler.Defaults()
-	// On a database that nobody else can have opened, a lease that is left over is that of a killed predecessor.
-	schedulerConfig.Holder, schedulerConfig.Steal = processName(), own
-	s.addScheduler(control, schedulerConfig)
-	dispatcherConfig := dispatcher.Defaults()
-	dispatcherConfig.SettleFor = c.ImmediateTimeout + 3*time.Second
-	s.addDispatcher(pool, self, dispatcherConfig)
 	if c.Slots != 0 {
 		workDir := filepath.Join(dataDir, "work")
 		if own {
@@ -120,21 +99,52 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 			return err
 		}
 	}
-	rest, err := s.addGateway(ctx, gateway.Config{Version: Version(), TTL: devTTL},
+	rest, err := s.addGateway(ctx, gateway.Config{Version: Version(), TTL: devTTL, Metrics: s.metricsHandler()},
 		gateway.Services{Dispatcher: self, Status: self, Heartbeat: self}, c.RESTAddr)
 	if err != nil {
 		return err
 	}
-	return s.run(ctx, func() { c.greet(env, rest, listener.Addr()) })
+	return s.run(ctx, func() { c.greet(env, rest, s.addr) })
+}
+
+// addServices adds the services that have SQL, on one address over which they also talk to each other, as they would between
+// machines. The connection is to that address. own: nobody else can have opened this database.
+func (s *system) addServices(ctx context.Context, name, url, grpcAddr string, own bool, immediateTimeout time.Duration) (self *grpc.ClientConn, err error) {
+	pool, err := s.database(ctx, url, name)
+	if err != nil {
+		return nil, err
+	}
+	listener, err := s.listen(ctx, grpcAddr)
+	if err != nil {
+		return nil, err
+	}
+	if self, err = s.dial(listener.Addr().String()); err != nil {
+		return nil, err
+	}
+	// Who is alive and who leads must not wait behind other people's questions.
+	control, err := s.database(ctx, url, name+" control")
+	if err != nil {
+		return nil, err
+	}
+	s.addHeartbeat(control)
+	s.addStatus(pool, self)
+	schedulerConfig := scheduler.Defaults()
+	// On a database that nobody else can have opened, a lease that is left over is that of a killed predecessor.
+	schedulerConfig.Holder, schedulerConfig.Address, schedulerConfig.Steal = processName(), s.addr, own
+	s.addScheduler(control, schedulerConfig)
+	dispatcherConfig := dispatcher.Defaults()
+	dispatcherConfig.SettleFor = immediateTimeout + 3*time.Second
+	s.addDispatcher(pool, self, dispatcherConfig)
+	return self, nil
 }
 
 // greet prints the line that people and scripts wait for, and what to type next.
-func (c *DevCmd) greet(env *Environment, rest, grpc net.Addr) {
+func (c *DevCmd) greet(env *Environment, rest net.Addr, grpcAddr string) {
 	addr := ""
-	if grpc.String() != "127.0.0.1:24820" {
-		addr = " --addr " + grpc.String()
+	if grpcAddr != client.DefaultAddr {
+		addr = " --addr " + grpcAddr
 	}
-	fmt.Fprintf(env.Stdout, "sluice is ready: REST at http://%s/pulp/api/v3/, gRPC at %s\n", rest, grpc)
+	fmt.Fprintf(env.Stdout, "sluice is ready: REST at http://%s/pulp/api/v3/, gRPC at %s\n", rest, grpcAddr)
 	fmt.Fprintf(env.Stdout, "Try, in another terminal:  bin/sluice dispatch%s command.run --kwargs '{\"argv\": [\"date\"]}' --exclusive clock --wait\n", addr)
 }
 

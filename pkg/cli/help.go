@@ -32,6 +32,7 @@ var groups = []kong.Group{
 	{Key: "tasks", Title: "Tasks:"},
 	{Key: "system", Title: "The system:"},
 	{Key: "services", Title: "One service in a process of its own:"},
+	{Key: "load", Title: "The load:"},
 	{Key: "connection", Title: "Connection and output:"},
 	{Key: "service", Title: "The service:"},
 	{Key: "executor", Title: "Running tasks:"},

@@ -62,7 +62,7 @@ func at(addr string) string {
 // DispatcherCmd runs the dispatcher.
 type DispatcherCmd struct {
 	GRPCAddr      string `name:"grpc-addr" default:"127.0.0.1:24821" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
-	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Where the scheduler is (${default})."`
+	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are (${default}). The one that leads is found among them."`
 	DatabaseFlag
 	LogFlags
 }
@@ -70,7 +70,7 @@ type DispatcherCmd struct {
 // Run runs it until it is stopped.
 func (c *DispatcherCmd) Run(ctx context.Context, env *Environment) error {
 	return serveRole(ctx, env, c.LogFlags, "dispatcher", c.GRPCAddr, func(ctx context.Context, s *system) error {
-		toScheduler, err := s.dial(c.SchedulerAddr)
+		toScheduler, err := s.dialLeader(ctx, c.SchedulerAddr, rpc.Dial)
 		if err != nil {
 			return err
 		}
@@ -85,8 +85,10 @@ func (c *DispatcherCmd) Run(ctx context.Context, env *Environment) error {
 
 // SchedulerCmd runs a scheduler.
 type SchedulerCmd struct {
-	GRPCAddr string        `name:"grpc-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
-	Lease    time.Duration `default:"3s" placeholder:"DURATION" group:"service" help:"How long a leadership lasts without being renewed (${default})."`
+	GRPCAddr      string        `name:"grpc-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
+	AdvertiseAddr string        `name:"advertise-addr" placeholder:"HOST:PORT" group:"service" help:"Where other schedulers reach this one, to take over at once when it stops. Default: where it answers gRPC."`
+	MetricsAddr   string        `name:"metrics-addr" placeholder:"HOST:PORT" group:"service" help:"Answer Prometheus at /metrics here. Default: nowhere."`
+	Lease         time.Duration `default:"3s" placeholder:"DURATION" group:"service" help:"How long a leadership lasts without being renewed (${default})."`
 	DatabaseFlag
 	LogFlags
 }
@@ -102,9 +104,9 @@ func (c *SchedulerCmd) Run(ctx context.Context, env *Environment) error {
 			return err
 		}
 		cfg := scheduler.Defaults()
-		cfg.Holder, cfg.Lease = processName(), c.Lease
+		cfg.Holder, cfg.Address, cfg.Lease = processName(), cmp.Or(c.AdvertiseAddr, s.addr), c.Lease
 		s.addScheduler(pool, cfg)
-		return nil
+		return s.addMetrics(ctx, c.MetricsAddr)
 	})
 }
 
@@ -130,7 +132,7 @@ func (c *HeartbeatCmd) Run(ctx context.Context, env *Environment) error {
 // StatusRole is the serving half of `sluice status`.
 type StatusRole struct {
 	GRPCAddr      string `name:"grpc-addr" placeholder:"HOST:PORT" group:"service" help:"Run the status service, and answer gRPC here (usually 127.0.0.1:24823)."`
-	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Where the scheduler is (${default})."`
+	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are (${default}). The one that leads is found among them."`
 	DatabaseFlag
 	LogFlags
 }
@@ -138,7 +140,7 @@ type StatusRole struct {
 // Serve runs the service until it is stopped.
 func (c *StatusRole) Serve(ctx context.Context, env *Environment) error {
 	return serveRole(ctx, env, c.LogFlags, "status", c.GRPCAddr, func(ctx context.Context, s *system) error {
-		toScheduler, err := s.dial(c.SchedulerAddr)
+		toScheduler, err := s.dialLeader(ctx, c.SchedulerAddr, rpc.Dial)
 		if err != nil {
 			return err
 		}
@@ -168,7 +170,7 @@ func (f ExecutorFlags) apply(cfg *executor.Config) {
 // ExecutorCmd runs an executor.
 type ExecutorCmd struct {
 	Addr              string        `default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"gRPC address of the Sluice to join (${default})."`
-	SchedulerAddr     string        `name:"scheduler-addr" placeholder:"HOST:PORT" group:"service" help:"Where the scheduler is, if not at --addr."`
+	SchedulerAddr     string        `name:"scheduler-addr" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are, if not at --addr. The one that leads is found among them."`
 	DispatcherAddr    string        `name:"dispatcher-addr" placeholder:"HOST:PORT" group:"service" help:"Where the dispatcher is, if not at --addr."`
 	HeartbeatAddr     string        `name:"heartbeat-addr" placeholder:"HOST:PORT" group:"service" help:"Where the heartbeat service is, if not at --addr."`
 	StatusAddr        string        `name:"status-addr" placeholder:"HOST:PORT" group:"service" help:"Where the status service is, if not at --addr."`
@@ -194,14 +196,21 @@ func (c *ExecutorCmd) Run(ctx context.Context, env *Environment) error {
 	return serveRole(ctx, env, c.LogFlags, "executor", c.GRPCAddr, func(ctx context.Context, s *system) error {
 		var peers executorPeers
 		for conn, own := range map[*grpc.ClientConnInterface]string{
-			&peers.scheduler: c.SchedulerAddr, &peers.dispatcher: c.DispatcherAddr,
-			&peers.heartbeat: c.HeartbeatAddr, &peers.status: c.StatusAddr,
+			&peers.dispatcher: c.DispatcherAddr, &peers.heartbeat: c.HeartbeatAddr, &peers.status: c.StatusAddr,
 		} {
 			opened, err := s.dial(cmp.Or(own, c.Addr))
 			if err != nil {
 				return err
 			}
 			*conn = opened
+		}
+		if c.SchedulerAddr != "" {
+			peers.scheduler, err = s.dialLeader(ctx, c.SchedulerAddr, rpc.Dial)
+		} else {
+			peers.scheduler, err = s.dial(c.Addr) // a gateway, which finds the leader itself
+		}
+		if err != nil {
+			return err
 		}
 		workDir := c.WorkDir
 		if workDir == "" {
@@ -232,7 +241,7 @@ type GatewayCmd struct {
 	RESTAddr       string `name:"rest-addr" default:"127.0.0.1:24817" placeholder:"HOST:PORT" group:"service" help:"Answer REST here (${default})."`
 	GRPCAddr       string `name:"grpc-addr" default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC for all services here, by forwarding (${default})."`
 	DispatcherAddr string `name:"dispatcher-addr" default:"127.0.0.1:24821" placeholder:"HOST:PORT" group:"service" help:"Where the dispatcher is (${default})."`
-	SchedulerAddr  string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Where the scheduler is (${default})."`
+	SchedulerAddr  string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are (${default}). The one that leads is found among them."`
 	StatusAddr     string `name:"status-addr" default:"127.0.0.1:24823" placeholder:"HOST:PORT" group:"service" help:"Where the status service is (${default})."`
 	HeartbeatAddr  string `name:"heartbeat-addr" default:"127.0.0.1:24824" placeholder:"HOST:PORT" group:"service" help:"Where the heartbeat service is (${default})."`
 	APIRoot        string `name:"api-root" default:"/pulp/" placeholder:"PATH" group:"service" help:"Path below which api/v3/ is served (${default})."`
@@ -254,7 +263,6 @@ func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 	routes := map[string]grpc.ClientConnInterface{}
 	for name, addr := range map[string]string{
 		dispatcherv1.DispatcherService_ServiceDesc.ServiceName: c.DispatcherAddr,
-		schedulerv1.SchedulerService_ServiceDesc.ServiceName:   c.SchedulerAddr,
 		statusv1.StatusService_ServiceDesc.ServiceName:         c.StatusAddr,
 		heartbeatv1.HeartbeatService_ServiceDesc.ServiceName:   c.HeartbeatAddr,
 	} {
@@ -265,7 +273,13 @@ func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 		s.onClose(func() { _ = conn.Close() }) // it only fails when closed twice
 		routes[name] = conn
 	}
-	front := rpc.NewFront(s.part("front"), routes)
+	leader, err := s.dialLeader(ctx, c.SchedulerAddr, rpc.DialRaw)
+	if err != nil {
+		return err
+	}
+	routes[schedulerv1.SchedulerService_ServiceDesc.ServiceName] = leader
+	// What Offer says of a task is believed: it is for dispatchers, who know where the schedulers are.
+	front := rpc.NewFront(s.part("front"), routes, schedulerv1.SchedulerService_Offer_FullMethodName)
 	s.serve(front.Server, listener)
 
 	services := gateway.Services{}
@@ -278,7 +292,7 @@ func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 		}
 		*conn = opened
 	}
-	rest, err := s.addGateway(ctx, gateway.Config{APIRoot: c.APIRoot, Version: Version()}, services, c.RESTAddr)
+	rest, err := s.addGateway(ctx, gateway.Config{APIRoot: c.APIRoot, Version: Version(), Metrics: s.metricsHandler()}, services, c.RESTAddr)
 	if err != nil {
 		return err
 	}

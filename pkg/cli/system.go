@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"runtime"
@@ -22,8 +23,10 @@ import (
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/postgres/meter"
 	"github.com/sluice-tasks/sluice/pkg/rpc"
 	"github.com/sluice-tasks/sluice/pkg/run"
+	"github.com/sluice-tasks/sluice/pkg/telemetry"
 	"github.com/sluice-tasks/sluice/pkg/worker"
 	"github.com/sluice-tasks/sluice/pkg/worker/builtin"
 	"github.com/sluice-tasks/sluice/services/dispatcher"
@@ -43,6 +46,12 @@ type system struct {
 	ladder *run.Ladder
 	// server answers gRPC for all services of this process; nil for one that answers none.
 	server *rpc.Server
+	addr   string // where it answers
+	// statements, if set, counts what all pools send.
+	statements *meter.Statements
+	// metrics are those of this process; nil if they could not be made.
+	metrics *telemetry.Metrics
+
 	ready  []namedReady
 	closes []func()
 }
@@ -53,7 +62,47 @@ type namedReady struct {
 }
 
 func newSystem(log *slog.Logger) *system {
-	return &system{log: log, ladder: run.NewLadder(log)}
+	s := &system{log: log, ladder: run.NewLadder(log)}
+	s.onClose(run.Ballast())
+	metrics, err := telemetry.New()
+	if err != nil {
+		log.Error("there will be no metrics", slog.Any("error", err))
+		return s
+	}
+	s.metrics = metrics
+	return s
+}
+
+// metricsHandler answers /metrics; nil where there are none.
+func (s *system) metricsHandler() http.Handler {
+	if s.metrics == nil {
+		return nil
+	}
+	return s.metrics.Handler()
+}
+
+// addMetrics answers /metrics at an address of its own.
+func (s *system) addMetrics(ctx context.Context, addr string) error {
+	if addr == "" || s.metrics == nil {
+		return nil
+	}
+	listener, err := rpc.Listen(ctx, addr)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/metrics", s.metrics.Handler())
+	s.onClose(func() { _ = listener.Close() }) // closed already, when it was served
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: stopGrace}
+	s.ladder.Add(run.Loop{Name: "metrics", Grace: stopGrace, Run: func(ctx context.Context) error {
+		stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+		defer stop()
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve metrics at %s: %w", listener.Addr(), err)
+		}
+		return nil
+	}})
+	return nil
 }
 
 // onClose adds something to be closed at the end, in reverse order.
@@ -78,7 +127,7 @@ func (s *system) listen(ctx context.Context, addr string) (net.Listener, error) 
 
 // serve puts a gRPC server at the bottom of the ladder: it is the last to stop, so that the parts above can still talk.
 func (s *system) serve(server *rpc.Server, listener net.Listener) {
-	s.server = server
+	s.server, s.addr = server, listener.Addr().String()
 	s.ladder.Add(run.Loop{Name: "grpc", Grace: stopGrace, Run: func(ctx context.Context) error {
 		failed := make(chan error, 1)
 		go func() { failed <- server.Serve(listener) }()
@@ -113,13 +162,27 @@ func (s *system) dial(addr string) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
+// dialLeader opens a connection to whichever of the schedulers leads. The addresses have commas between them.
+func (s *system) dialLeader(ctx context.Context, addrs string, dial rpc.Dialer) (*rpc.Leader, error) {
+	leader, err := rpc.DialLeader(ctx, dial, rpc.SplitAddrs(addrs)...)
+	if err != nil {
+		return nil, usage("--scheduler-addr: %s", err)
+	}
+	s.onClose(func() { _ = leader.Close() }) // it never fails
+	return leader, nil
+}
+
 // database opens the pool once the database answers: the order in which processes are started must not matter.
 func (s *system) database(ctx context.Context, url, name string) (*postgres.Pool, error) {
 	if url == "" {
 		return nil, usage("--database-url: is required (or DATABASE_URL in the environment)")
 	}
+	options := postgres.Options{ApplicationName: "sluice " + name}
+	if s.statements != nil {
+		options.Tracer = s.statements
+	}
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		pool, err := postgres.Open(ctx, url, postgres.Options{ApplicationName: "sluice " + name})
+		pool, err := postgres.Open(ctx, url, options)
 		if err == nil {
 			s.onClose(pool.Close)
 			return pool, postgres.CheckSchema(ctx, pool)
@@ -203,7 +266,13 @@ func (s *system) addStatus(pool *postgres.Pool, toScheduler grpc.ClientConnInter
 }
 
 func (s *system) addScheduler(pool *postgres.Pool, cfg scheduler.Config) {
-	s.add("scheduler", stopGrace, scheduler.New(cfg, scheduler.NewStore(pool, cfg.Lease), s.part("scheduler")))
+	service := scheduler.New(cfg, scheduler.NewStore(pool, cfg.Lease), s.part("scheduler"))
+	if s.metrics != nil {
+		if err := service.Observe(s.metrics.Meter("scheduler")); err != nil {
+			s.log.Error("the scheduler has no metrics", slog.Any("error", err))
+		}
+	}
+	s.add("scheduler", stopGrace, service)
 }
 
 func (s *system) addDispatcher(pool *postgres.Pool, toScheduler grpc.ClientConnInterface, cfg dispatcher.Config) {
@@ -223,6 +292,11 @@ func (s *system) addExecutor(cfg executor.Config, peers executorPeers, handlers 
 	cfg.ChildEnv = append(cfg.ChildEnv, environment)
 	mux := worker.NewMux()
 	builtin.Register(mux, handlers)
+	return s.addExecutorOf(mux, cfg, peers)
+}
+
+// addExecutorOf adds an executor that runs what is in mux.
+func (s *system) addExecutorOf(mux *worker.Mux, cfg executor.Config, peers executorPeers) error {
 	service, err := executor.New(cfg, executor.Peers{
 		Scheduler:  schedulerv1.NewSchedulerServiceClient(peers.scheduler),
 		Dispatcher: dispatcherv1.NewDispatcherServiceClient(peers.dispatcher),

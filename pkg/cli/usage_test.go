@@ -51,6 +51,7 @@ func TestBadInputIsNamedAndNothingIsDispatched(t *testing.T) {
 		"nothing to wait for":     {[]string{"task", "wait"}, `give the ids of tasks, or --all`},
 		"too much to wait for":    {[]string{"task", "wait", "--all", clienttest.ID(1)}, `give ids or --all, not both`},
 		"address":                 {[]string{"task", "list", "--addr", "localhost"}, `--addr: must have the form host:port, is "localhost"`},
+		"address of schedulers":   {[]string{"executor", "--scheduler-addr", "127.0.0.1:1,localhost"}, `--scheduler-addr: must have the form host:port, is "localhost"`},
 		"empty name":              {[]string{"dispatch", ""}, `name: must not be empty or blank`},
 		"blank name":              {[]string{"dispatch", "  "}, `name: must not be empty or blank`},
 		"long name":               {[]string{"dispatch", long}, `name: must be at most 255 bytes, has 1025`},

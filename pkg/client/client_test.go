@@ -101,6 +101,56 @@ func TestDispatchRefusesArgumentsThatAreNotJSON(t *testing.T) {
 	}
 }
 
+func TestDispatchBatchSendsAllSpecsInTheirOrderAndReturnsTheirTasks(t *testing.T) {
+	server := clienttest.New(t)
+	server.OnDispatch = func(t *taskv1.Task) {
+		if t.GetImmediate() {
+			clienttest.Complete("1")(t)
+		}
+	}
+	tasks, err := dial(t, server).DispatchBatch(t.Context(), []client.Spec{
+		{Name: "first", Args: []any{1}, Exclusive: []string{"a"}},
+		{Name: "second", Shared: []string{"b"}, Immediate: true},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	deferred := true
+	want := []*taskv1.TaskSpec{
+		{Name: "first", ArgsJson: "[1]", ExclusiveResources: []string{"a"}, Deferred: &deferred},
+		{Name: "second", SharedResources: []string{"b"}, Immediate: true, Deferred: &deferred},
+	}
+	if diff := cmp.Diff(want, server.Specs(), protocmp.Transform()); diff != "" {
+		t.Error(diff)
+	}
+	got := []string{}
+	for _, one := range tasks {
+		got = append(got, one.ID+" "+one.Name+" "+string(one.State))
+	}
+	if diff := cmp.Diff([]string{clienttest.ID(1) + " first waiting", clienttest.ID(2) + " second completed"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestDispatchBatchStoresNothingWhenOneSpecIsWrong(t *testing.T) {
+	server := clienttest.New(t)
+	c := dial(t, server)
+	_, err := c.DispatchBatch(t.Context(), []client.Spec{{Name: "ok"}, {Name: " "}})
+	var broken *errs.Error
+	if !errors.As(err, &broken) || len(broken.Violations) != 1 || broken.Violations[0].Field != "tasks[1].name" {
+		t.Errorf("got %v, want the name of the second", err)
+	}
+	if _, err := c.DispatchBatch(t.Context(), []client.Spec{{Name: "ok"}, {Name: "x", Args: []any{func() {}}}}); err == nil {
+		t.Error("a function was marshalled")
+	}
+	if _, err := c.DispatchBatch(t.Context(), nil); !errs.Is(err, errs.InvalidInput) {
+		t.Errorf("no tasks: got %v, want invalid input", err)
+	}
+	if n := len(server.Specs()); n != 0 {
+		t.Errorf("%d tasks were dispatched", n)
+	}
+}
+
 func TestGetTellsAllAboutATask(t *testing.T) {
 	server := clienttest.New(t)
 	stored := server.Put(&taskv1.Task{

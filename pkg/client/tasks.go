@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"iter"
 	"time"
 
@@ -25,6 +26,24 @@ func (c *Client) Dispatch(ctx context.Context, spec Spec) (Task, error) {
 		return Task{}, err
 	}
 	return fromTask(answer.GetTask()), nil
+}
+
+// DispatchBatch stores up to 1,000 tasks in one call, all of them or none, in their order, and returns them in the same.
+// It promises of each what Dispatch does; only the results of immediate ones are left out. A mistake in a spec is named by its
+// place: "tasks[3].name".
+func (c *Client) DispatchBatch(ctx context.Context, specs []Spec) ([]Task, error) {
+	asked := make([]*taskv1.TaskSpec, len(specs))
+	for i, spec := range specs {
+		var err error
+		if asked[i], err = spec.wire(); err != nil {
+			return nil, fmt.Errorf("task %d of the batch: %w", i, err)
+		}
+	}
+	answer, err := c.dispatcher.DispatchBatch(ctx, &dispatcherv1.DispatchBatchRequest{Tasks: asked})
+	if err != nil {
+		return nil, err
+	}
+	return fromTasks(answer.GetTasks()), nil
 }
 
 // Cancel asks a task to stop. One that never started is canceled when Cancel returns, a running one is canceling.

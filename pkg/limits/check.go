@@ -1,7 +1,7 @@
 package limits
 
 import (
-	"fmt"
+	"math"
 
 	"google.golang.org/protobuf/proto"
 
@@ -21,63 +21,77 @@ func Check(request proto.Message) error {
 	return c.err()
 }
 
+// CheckOutcome returns InvalidArgument when an outcome breaks a rule that the report of it would be refused for.
+func CheckOutcome(outcome *taskv1.Outcome) error {
+	c := &checks{}
+	c.outcome(at("outcome"), outcome)
+	return c.err()
+}
+
 // request knows every request of every service; it reports false for a message that it does not know.
 func (c *checks) request(request proto.Message) bool {
 	switch r := request.(type) {
 	case *dispatcherv1.DispatchRequest:
-		c.spec("task", r.GetTask())
+		c.spec(at("task"), r.GetTask())
+	case *dispatcherv1.DispatchBatchRequest:
+		c.within(at("tasks"), int64(len(r.GetTasks())), 1, MaxBatch)
+		for i, spec := range r.GetTasks() {
+			c.spec(at("tasks").item(i), spec)
+		}
 	case *dispatcherv1.CancelRequest:
-		c.id("task_id", r.GetTaskId())
+		c.id(at("task_id"), r.GetTaskId())
 	case *dispatcherv1.DeleteRequest:
-		c.id("task_id", r.GetTaskId())
+		c.id(at("task_id"), r.GetTaskId())
 	case *dispatcherv1.CreateTaskGroupRequest:
-		c.text("description", r.GetDescription(), MaxDescription)
+		c.text(at("description"), r.GetDescription(), MaxDescription)
 
 	case *schedulerv1.OfferRequest:
-		c.ids("settle_task_ids", r.GetSettleTaskIds(), 0)
+		c.ids(at("settle_task_ids"), r.GetSettleTaskIds(), 0)
+		c.offered(r.GetTasks())
 	case *schedulerv1.AcquireRequest:
 		c.acquire(r)
 	case *schedulerv1.ExplainRequest:
-		c.id("task_id", r.GetTaskId())
+		c.id(at("task_id"), r.GetTaskId())
 	case *schedulerv1.ListResourcesRequest:
-		c.within("page_size", int64(r.GetPageSize()), 0, MaxPage)
+		c.within(at("page_size"), int64(r.GetPageSize()), 0, MaxPage)
 	case *schedulerv1.GetResourceRequest:
-		c.label("name", r.GetName(), MaxResourceName)
-		c.within("page_size", int64(r.GetPageSize()), 0, MaxPage)
+		c.label(at("name"), r.GetName(), MaxResourceName)
+		c.within(at("page_size"), int64(r.GetPageSize()), 0, MaxPage)
 
 	case *statusv1.GetTaskRequest:
-		c.id("task_id", r.GetTaskId())
+		c.id(at("task_id"), r.GetTaskId())
 	case *statusv1.ListTasksRequest:
 		c.list(r)
 	case *statusv1.WaitTasksRequest:
-		c.ids("task_ids", r.GetTaskIds(), 1)
-		c.span("timeout", r.GetTimeout(), 0, MaxWait)
+		c.ids(at("task_ids"), r.GetTaskIds(), 1)
+		c.span(at("timeout"), r.GetTimeout(), 0, MaxWait)
 	case *statusv1.WatchTaskRequest:
-		c.id("task_id", r.GetTaskId())
+		c.id(at("task_id"), r.GetTaskId())
 	case *statusv1.GetTaskGroupRequest:
-		c.id("group_id", r.GetGroupId())
+		c.id(at("group_id"), r.GetGroupId())
 	case *statusv1.GetTaskLogRequest:
-		c.id("task_id", r.GetTaskId())
+		c.id(at("task_id"), r.GetTaskId())
 	case *statusv1.PutTaskLogRequest:
-		c.id("task_id", r.GetTaskId())
-		c.within("claim", r.GetClaim(), 1, 1<<62)
-		c.size("text", r.GetText(), MaxLog)
+		c.id(at("task_id"), r.GetTaskId())
+		c.within(at("claim"), r.GetClaim(), 1, 1<<62)
+		c.size(at("text"), r.GetText(), MaxLog)
 	case *statusv1.GetStatsRequest:
-		c.text("name", r.GetName(), MaxName)
-		c.span("since", r.GetSince(), MinSince, MaxSince)
+		c.text(at("name"), r.GetName(), MaxName)
+		c.span(at("since"), r.GetSince(), MinSince, MaxSince)
 
 	case *heartbeatv1.RegisterRequest:
 		c.register(r)
 	case *heartbeatv1.BeatRequest:
-		c.id("incarnation", r.GetIncarnation())
+		c.id(at("incarnation"), r.GetIncarnation())
 	case *heartbeatv1.DeregisterRequest:
-		c.id("incarnation", r.GetIncarnation())
+		c.id(at("incarnation"), r.GetIncarnation())
 	case *heartbeatv1.ListAppsRequest:
 		if _, known := heartbeatv1.Kind_name[int32(r.GetKind())]; !known {
-			c.fail("kind", "must be a known kind, is %d", r.GetKind())
+			c.fail(at("kind"), "must be a known kind, is %d", r.GetKind())
 		}
 
-	case *schedulerv1.FollowRequest, *executorv1.ListRunningRequest, *executorv1.DrainRequest, *statusv1.GetSystemStatusRequest:
+	case *schedulerv1.WatchLeadershipRequest, *schedulerv1.FollowRequest, *executorv1.ListRunningRequest, *executorv1.DrainRequest,
+		*statusv1.GetSystemStatusRequest:
 		// Nothing in them.
 	default:
 		return false
@@ -85,38 +99,37 @@ func (c *checks) request(request proto.Message) bool {
 	return true
 }
 
-func (c *checks) spec(field string, spec *taskv1.TaskSpec) {
+func (c *checks) spec(at path, spec *taskv1.TaskSpec) {
 	if spec == nil {
-		c.fail(field, "is required")
+		c.fail(at, "is required")
 		return
 	}
-	under := func(name string) string { return field + "." + name }
-	c.label(under("name"), spec.GetName(), MaxName)
-	c.json(under("args_json"), spec.GetArgsJson(), '[')
-	c.json(under("kwargs_json"), spec.GetKwargsJson(), '{')
+	c.label(at.dot("name"), spec.GetName(), MaxName)
+	c.json(at.dot("args_json"), spec.GetArgsJson(), '[')
+	c.json(at.dot("kwargs_json"), spec.GetKwargsJson(), '{')
 	if total := len(spec.GetExclusiveResources()) + len(spec.GetSharedResources()); total > MaxResources {
-		c.fail(under("exclusive_resources"), "and shared_resources must have at most %d entries together, have %d", MaxResources, total)
+		c.fail(at.dot("exclusive_resources"), "and shared_resources must have at most %d entries together, have %d", MaxResources, total)
 	} else {
 		for i, name := range spec.GetExclusiveResources() {
-			c.resource(fmt.Sprintf("%s[%d]", under("exclusive_resources"), i), name)
+			c.resource(at.dot("exclusive_resources").item(i), name)
 		}
 		for i, name := range spec.GetSharedResources() {
-			c.resource(fmt.Sprintf("%s[%d]", under("shared_resources"), i), name)
+			c.resource(at.dot("shared_resources").item(i), name)
 		}
 	}
 	if spec.Deferred != nil && !spec.GetDeferred() && !spec.GetImmediate() {
-		c.fail(under("deferred"), "must not be false unless immediate is true: a task must be at least one of immediate and deferred")
+		c.fail(at.dot("deferred"), "must not be false unless immediate is true: a task must be at least one of immediate and deferred")
 	}
-	c.versions(under("versions"), spec.GetVersions())
-	c.optionalID(under("parent_id"), spec.GetParentId())
-	c.optionalID(under("group_id"), spec.GetGroupId())
-	c.text(under("correlation_id"), spec.GetCorrelationId(), MaxCorrelationID)
+	c.versions(at.dot("versions"), spec.GetVersions())
+	c.optionalID(at.dot("parent_id"), spec.GetParentId())
+	c.optionalID(at.dot("group_id"), spec.GetGroupId())
+	c.text(at.dot("correlation_id"), spec.GetCorrelationId(), MaxCorrelationID)
 }
 
-func (c *checks) ids(field string, ids []string, least int64) {
-	c.within(field, int64(len(ids)), least, MaxPage)
+func (c *checks) ids(at path, ids []string, least int64) {
+	c.within(at, int64(len(ids)), least, MaxPage)
 	for i, id := range ids {
-		c.id(fmt.Sprintf("%s[%d]", field, i), id)
+		c.id(at.item(i), id)
 	}
 }
 
@@ -124,85 +137,117 @@ func (c *checks) acquire(r *schedulerv1.AcquireRequest) {
 	switch m := r.GetMessage().(type) {
 	case *schedulerv1.AcquireRequest_Hello:
 		h := m.Hello
-		c.label("hello.executor", h.GetExecutor(), MaxName)
-		c.id("hello.incarnation", h.GetIncarnation())
-		c.within("hello.slots", int64(h.GetSlots()), 0, MaxSlots)
-		c.within("hello.immediate_slots", int64(h.GetImmediateSlots()), 0, MaxSlots)
-		c.within("hello.task_names", int64(len(h.GetTaskNames())), 0, MaxTaskNames)
+		c.label(at("hello.executor"), h.GetExecutor(), MaxName)
+		c.id(at("hello.incarnation"), h.GetIncarnation())
+		c.within(at("hello.slots"), int64(h.GetSlots()), 0, MaxSlots)
+		c.within(at("hello.immediate_slots"), int64(h.GetImmediateSlots()), 0, MaxSlots)
+		c.within(at("hello.task_names"), int64(len(h.GetTaskNames())), 0, MaxTaskNames)
 		for i, name := range h.GetTaskNames() {
-			c.label(fmt.Sprintf("hello.task_names[%d]", i), name, MaxName)
+			c.label(at("hello.task_names").item(i), name, MaxName)
 		}
-		c.versions("hello.versions", h.GetVersions())
+		c.versions(at("hello.versions"), h.GetVersions())
 		for i, held := range h.GetHeld() {
-			c.id(fmt.Sprintf("hello.held[%d].task_id", i), held.GetTaskId())
+			each := at("hello.held").item(i)
+			c.id(each.dot("task_id"), held.GetTaskId())
 		}
-	case *schedulerv1.AcquireRequest_Acknowledge:
-		c.id("acknowledge.claim.task_id", m.Acknowledge.GetClaim().GetTaskId())
-	case *schedulerv1.AcquireRequest_Finish:
-		c.id("finish.claim.task_id", m.Finish.GetClaim().GetTaskId())
-		c.outcome("finish.outcome", m.Finish.GetOutcome())
+	case *schedulerv1.AcquireRequest_Report:
+		c.report(m.Report)
 	case *schedulerv1.AcquireRequest_Drain:
 	default:
-		c.fail("message", "is required")
+		c.fail(at("message"), "is required")
 	}
 }
 
-func (c *checks) outcome(field string, o *taskv1.Outcome) {
+func (c *checks) report(r *schedulerv1.Report) {
+	c.within(at("report.acknowledged"), int64(len(r.GetAcknowledged())), 0, MaxSlots)
+	for i, claim := range r.GetAcknowledged() {
+		each := at("report.acknowledged").item(i)
+		c.id(each.dot("task_id"), claim.GetTaskId())
+	}
+	c.within(at("report.finished"), int64(len(r.GetFinished())), 0, MaxSlots)
+	for i, finish := range r.GetFinished() {
+		each := at("report.finished").item(i)
+		c.id(each.dot("claim.task_id"), finish.GetClaim().GetTaskId())
+		c.outcome(each.dot("outcome"), finish.GetOutcome())
+	}
+}
+
+// offered checks what a dispatcher says of tasks that it has stored. What may stand in them was checked before that; here
+// it is about sizes, and about what would make no sense.
+func (c *checks) offered(tasks []*schedulerv1.OfferedTask) {
+	c.within(at("tasks"), int64(len(tasks)), 0, MaxOffered)
+	for i, t := range tasks {
+		each := at("tasks").item(i)
+		c.within(each.dot("seq"), t.GetSeq(), 1, math.MaxInt64)
+		c.id(each.dot("task_id"), t.GetTaskId())
+		c.within(each.dot("name"), int64(len(t.GetName())), 1, MaxName)
+		c.within(each.dot("exclusive_resources"), int64(len(t.GetExclusiveResources())+len(t.GetSharedResources())), 0, MaxResources+1)
+		for j, name := range t.GetExclusiveResources() {
+			c.size(each.dot("exclusive_resources").item(j), name, MaxResourceName)
+		}
+		for j, name := range t.GetSharedResources() {
+			c.size(each.dot("shared_resources").item(j), name, MaxResourceName)
+		}
+		c.versions(each.dot("versions"), t.GetVersions())
+	}
+}
+
+func (c *checks) outcome(at path, o *taskv1.Outcome) {
 	if o == nil {
-		c.fail(field, "is required")
+		c.fail(at, "is required")
 		return
 	}
 	switch o.GetState() {
 	case taskv1.State_STATE_COMPLETED:
 		if o.GetError() != nil {
-			c.fail(field+".error", "must not be set for a completed task")
+			c.fail(at.dot("error"), "must not be set for a completed task")
 		}
 	case taskv1.State_STATE_FAILED, taskv1.State_STATE_CANCELED:
 		if o.GetError() == nil {
-			c.fail(field+".error", "is required unless the task completed")
+			c.fail(at.dot("error"), "is required unless the task completed")
 		}
 		if o.GetResultJson() != "" {
-			c.fail(field+".result_json", "must not be set unless the task completed")
+			c.fail(at.dot("result_json"), "must not be set unless the task completed")
 		}
 	default:
-		c.fail(field+".state", "must be completed, failed or canceled")
+		c.fail(at.dot("state"), "must be completed, failed or canceled")
 	}
-	c.json(field+".result_json", o.GetResultJson(), 0)
-	c.size(field+".error.description", o.GetError().GetDescription(), MaxErrorText)
-	c.size(field+".error.traceback", o.GetError().GetTraceback(), MaxErrorText)
-	c.size(field+".error.reason", o.GetError().GetReason(), MaxErrorText)
+	c.json(at.dot("result_json"), o.GetResultJson(), 0)
+	c.size(at.dot("error.description"), o.GetError().GetDescription(), MaxErrorText)
+	c.size(at.dot("error.traceback"), o.GetError().GetTraceback(), MaxErrorText)
+	c.size(at.dot("error.reason"), o.GetError().GetReason(), MaxErrorText)
 }
 
 func (c *checks) list(r *statusv1.ListTasksRequest) {
 	for i, state := range r.GetStates() {
 		if _, known := taskv1.State_name[int32(state)]; !known || state == taskv1.State_STATE_UNSPECIFIED {
-			c.fail(fmt.Sprintf("states[%d]", i), "must be a known state, is %d", state)
+			c.fail(at("states").item(i), "must be a known state, is %d", state)
 		}
 	}
-	c.text("name", r.GetName(), MaxName)
-	c.text("correlation_id", r.GetCorrelationId(), MaxCorrelationID)
-	c.optionalID("group_id", r.GetGroupId())
-	c.optionalID("parent_id", r.GetParentId())
-	c.within("resources", int64(len(r.GetResources())), 0, 100)
+	c.text(at("name"), r.GetName(), MaxName)
+	c.text(at("correlation_id"), r.GetCorrelationId(), MaxCorrelationID)
+	c.optionalID(at("group_id"), r.GetGroupId())
+	c.optionalID(at("parent_id"), r.GetParentId())
+	c.within(at("resources"), int64(len(r.GetResources())), 0, 100)
 	for i, name := range r.GetResources() {
-		c.label(fmt.Sprintf("resources[%d]", i), name, MaxResourceName)
+		c.label(at("resources").item(i), name, MaxResourceName)
 	}
-	c.within("page_size", int64(r.GetPageSize()), 0, MaxPage)
-	c.text("page_token", r.GetPageToken(), MaxName)
-	c.within("offset", int64(r.GetOffset()), 0, MaxOffset)
+	c.within(at("page_size"), int64(r.GetPageSize()), 0, MaxPage)
+	c.text(at("page_token"), r.GetPageToken(), MaxName)
+	c.within(at("offset"), int64(r.GetOffset()), 0, MaxOffset)
 	if r.GetOffset() > 0 && r.GetPageToken() != "" {
-		c.fail("offset", "must not be given together with page_token")
+		c.fail(at("offset"), "must not be given together with page_token")
 	}
 }
 
 func (c *checks) register(r *heartbeatv1.RegisterRequest) {
-	c.label("name", r.GetName(), MaxName)
+	c.label(at("name"), r.GetName(), MaxName)
 	if _, known := heartbeatv1.Kind_name[int32(r.GetKind())]; !known || r.GetKind() == heartbeatv1.Kind_KIND_UNSPECIFIED {
-		c.fail("kind", "is required")
+		c.fail(at("kind"), "is required")
 	}
-	c.versions("versions", r.GetVersions())
+	c.versions(at("versions"), r.GetVersions())
 	if r.GetTtl() == nil {
-		c.fail("ttl", "is required")
+		c.fail(at("ttl"), "is required")
 	}
-	c.span("ttl", r.GetTtl(), MinTTL, MaxTTL)
+	c.span(at("ttl"), r.GetTtl(), MinTTL, MaxTTL)
 }

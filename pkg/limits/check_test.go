@@ -45,6 +45,8 @@ func fields(violations []errs.Violation) []string {
 	return names
 }
 
+func newSpec(name string) *taskv1.TaskSpec { return &taskv1.TaskSpec{Name: name} }
+
 // spec is a request to dispatch a task that is right but for what change does.
 func spec(change func(*taskv1.TaskSpec)) *dispatcherv1.DispatchRequest {
 	s := &taskv1.TaskSpec{Name: "test.noop"}
@@ -58,10 +60,29 @@ func hello(change func(*schedulerv1.Hello)) *schedulerv1.AcquireRequest {
 	return &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Hello{Hello: h}}
 }
 
+func report(r *schedulerv1.Report) *schedulerv1.AcquireRequest {
+	return &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Report{Report: r}}
+}
+
+// finish is a report of two ends, of which the first is right and the second has the outcome.
 func finish(o *taskv1.Outcome) *schedulerv1.AcquireRequest {
-	return &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Finish{Finish: &schedulerv1.Finish{
-		Claim: &schedulerv1.Claim{TaskId: id, Claim: 1}, Outcome: o,
-	}}}
+	claim := &schedulerv1.Claim{TaskId: id, Claim: 1}
+	right := &taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "1"}
+	return report(&schedulerv1.Report{Finished: []*schedulerv1.Finish{{Claim: claim, Outcome: right}, {Claim: claim, Outcome: o}}})
+}
+
+func batch(tasks ...*taskv1.TaskSpec) *dispatcherv1.DispatchBatchRequest {
+	return &dispatcherv1.DispatchBatchRequest{Tasks: tasks}
+}
+
+// offer tells of two tasks, of which the first is right and the second but for what change does.
+func offer(change func(*schedulerv1.OfferedTask)) *schedulerv1.OfferRequest {
+	task := func(seq int) *schedulerv1.OfferedTask {
+		return &schedulerv1.OfferedTask{Seq: int64(seq), TaskId: id, Name: "test.noop"}
+	}
+	second := task(2)
+	change(second)
+	return &schedulerv1.OfferRequest{Tasks: []*schedulerv1.OfferedTask{task(1), second}}
 }
 
 func failed(e *taskv1.TaskError) *schedulerv1.AcquireRequest {
@@ -143,12 +164,61 @@ func TestEveryLimitHoldsAtItsEdge(t *testing.T) {
 		{name: "depth of named arguments", edge: 100, field: "task.kwargs_json", make: func(n int) proto.Message {
 			return spec(func(s *taskv1.TaskSpec) { s.KwargsJson = `{"a":` + nested(n-1) + `}` })
 		}},
+		{name: "tasks of a batch", edge: 1000, field: "tasks", make: func(n int) proto.Message {
+			return batch(times(n, func(int) *taskv1.TaskSpec { return newSpec("n") })...)
+		}},
+		{name: "tasks of a batch, least", edge: 1, beyond: -1, field: "tasks", make: func(n int) proto.Message {
+			return batch(times(max(0, n), func(int) *taskv1.TaskSpec { return newSpec("n") })...)
+		}},
+		{name: "task name in a batch", edge: 255, field: "tasks[1].name", make: func(n int) proto.Message {
+			return batch(newSpec("n"), newSpec(long(n)))
+		}},
+		{name: "resources of one task in a batch", edge: 1000, field: "tasks[0].exclusive_resources", make: func(n int) proto.Message {
+			// Each task has a limit of its own.
+			return batch(&taskv1.TaskSpec{Name: "n", SharedResources: times(n, numbered("r"))}, &taskv1.TaskSpec{Name: "n", SharedResources: times(1000, numbered("r"))})
+		}},
 		{name: "group description", edge: 1024, field: "description", make: func(n int) proto.Message {
 			return &dispatcherv1.CreateTaskGroupRequest{Description: long(n)}
 		}},
 
 		{name: "tasks to settle", edge: 1000, field: "settle_task_ids", make: func(n int) proto.Message {
 			return &schedulerv1.OfferRequest{SettleTaskIds: times(n, func(int) string { return id })}
+		}},
+		{name: "tasks offered", edge: 2000, field: "tasks", make: func(n int) proto.Message {
+			return &schedulerv1.OfferRequest{Tasks: times(n, func(i int) *schedulerv1.OfferedTask {
+				return &schedulerv1.OfferedTask{Seq: int64(i + 1), TaskId: id, Name: "n"}
+			})}
+		}},
+		{name: "place of an offered task, least", edge: 1, beyond: -1, field: "tasks[1].seq", make: func(n int) proto.Message {
+			return offer(func(o *schedulerv1.OfferedTask) { o.Seq = int64(max(0, n)) })
+		}},
+		{name: "name of an offered task", edge: 255, field: "tasks[1].name", make: func(n int) proto.Message {
+			return offer(func(o *schedulerv1.OfferedTask) { o.Name = long(n) })
+		}},
+		{name: "name of an offered task, least", edge: 1, beyond: -1, field: "tasks[1].name", make: func(n int) proto.Message {
+			return offer(func(o *schedulerv1.OfferedTask) { o.Name = long(max(0, n)) })
+		}},
+		{name: "resources of an offered task, with its domain", edge: 1001, field: "tasks[1].exclusive_resources", make: func(n int) proto.Message {
+			return offer(func(o *schedulerv1.OfferedTask) {
+				o.ExclusiveResources, o.SharedResources = times(n-1, numbered("r")), []string{"domain"}
+			})
+		}},
+		{name: "exclusive resource of an offered task", edge: 1024, field: "tasks[1].exclusive_resources[0]", make: func(n int) proto.Message {
+			return offer(func(o *schedulerv1.OfferedTask) { o.ExclusiveResources = []string{long(n)} })
+		}},
+		{name: "shared resource of an offered task", edge: 1024, field: "tasks[1].shared_resources[1]", make: func(n int) proto.Message {
+			return offer(func(o *schedulerv1.OfferedTask) { o.SharedResources = []string{"a", long(n)} })
+		}},
+		{name: "components of an offered task", edge: 64, field: "tasks[1].versions", make: func(n int) proto.Message {
+			return offer(func(o *schedulerv1.OfferedTask) { o.Versions = component(n) })
+		}},
+		{name: "acknowledgements in a report", edge: 10000, field: "report.acknowledged", make: func(n int) proto.Message {
+			return report(&schedulerv1.Report{Acknowledged: times(n, func(int) *schedulerv1.Claim { return &schedulerv1.Claim{TaskId: id, Claim: 1} })})
+		}},
+		{name: "ends in a report", edge: 10000, field: "report.finished", make: func(n int) proto.Message {
+			return report(&schedulerv1.Report{Finished: times(n, func(int) *schedulerv1.Finish {
+				return &schedulerv1.Finish{Claim: &schedulerv1.Claim{TaskId: id, Claim: 1}, Outcome: &taskv1.Outcome{State: taskv1.State_STATE_COMPLETED}}
+			})})
 		}},
 		{name: "executor name", edge: 255, field: "hello.executor", make: func(n int) proto.Message { return hello(func(h *schedulerv1.Hello) { h.Executor = long(n) }) }},
 		{name: "slots", edge: 10000, field: "hello.slots", make: func(n int) proto.Message { return hello(func(h *schedulerv1.Hello) { h.Slots = int32(n) }) }},
@@ -165,19 +235,19 @@ func TestEveryLimitHoldsAtItsEdge(t *testing.T) {
 		{name: "executor's components", edge: 64, field: "hello.versions", make: func(n int) proto.Message {
 			return hello(func(h *schedulerv1.Hello) { h.Versions = component(n) })
 		}},
-		{name: "result", edge: 1 << 20, field: "finish.outcome.result_json", make: func(n int) proto.Message {
+		{name: "result", edge: 1 << 20, field: "report.finished[1].outcome.result_json", make: func(n int) proto.Message {
 			return finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: sized(n)})
 		}},
-		{name: "depth of result", edge: 100, field: "finish.outcome.result_json", make: func(n int) proto.Message {
+		{name: "depth of result", edge: 100, field: "report.finished[1].outcome.result_json", make: func(n int) proto.Message {
 			return finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: nested(n)})
 		}},
-		{name: "error description", edge: 64 << 10, field: "finish.outcome.error.description", make: func(n int) proto.Message {
+		{name: "error description", edge: 64 << 10, field: "report.finished[1].outcome.error.description", make: func(n int) proto.Message {
 			return failed(&taskv1.TaskError{Description: long(n)})
 		}},
-		{name: "traceback", edge: 64 << 10, field: "finish.outcome.error.traceback", make: func(n int) proto.Message {
+		{name: "traceback", edge: 64 << 10, field: "report.finished[1].outcome.error.traceback", make: func(n int) proto.Message {
 			return failed(&taskv1.TaskError{Traceback: long(n)})
 		}},
-		{name: "reason", edge: 64 << 10, field: "finish.outcome.error.reason", make: func(n int) proto.Message {
+		{name: "reason", edge: 64 << 10, field: "report.finished[1].outcome.error.reason", make: func(n int) proto.Message {
 			return failed(&taskv1.TaskError{Reason: long(n)})
 		}},
 		{name: "page of resources", edge: 1000, field: "page_size", make: func(n int) proto.Message { return &schedulerv1.ListResourcesRequest{PageSize: int32(n)} }},
@@ -293,20 +363,26 @@ func TestBadInputNamesTheFieldAndTheRule(t *testing.T) {
 		{"arguments are null", spec(func(s *taskv1.TaskSpec) { s.KwargsJson = `null` }), "task.kwargs_json", "is null"},
 		{"arguments are true", spec(func(s *taskv1.TaskSpec) { s.KwargsJson = `true` }), "task.kwargs_json", "is a boolean"},
 
+		{"no task in a batch", batch(newSpec("n"), nil), "tasks[1]", "is required"},
+		{"component in a batch", batch(newSpec("n"), &taskv1.TaskSpec{Name: "n", Versions: map[string]string{"core": ""}}), `tasks[1].versions["core"]`, "must not be empty"},
+		{"offered nothing", &schedulerv1.OfferRequest{Tasks: []*schedulerv1.OfferedTask{nil}}, "tasks[0].seq", "must be between 1 and"},
+		{"offered without id", offer(func(o *schedulerv1.OfferedTask) { o.TaskId = "" }), "tasks[1].task_id", "is required"},
+		{"offered with no UUID", offer(func(o *schedulerv1.OfferedTask) { o.TaskId = strings.ToUpper(id) }), "tasks[1].task_id", "must be a UUID"},
 		{"control in description", &dispatcherv1.CreateTaskGroupRequest{Description: "a\nb"}, "description", "U+000A"},
 		{"empty stream message", &schedulerv1.AcquireRequest{}, "message", "is required"},
 		{"empty hello", &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Hello{}}, "hello.executor", "must not be empty"},
 		{"held without a task", hello(func(h *schedulerv1.Hello) { h.Held = []*schedulerv1.Claim{{TaskId: id}, {}} }), "hello.held[1].task_id", "is required"},
-		{"acknowledge of nothing", &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Acknowledge{}}, "acknowledge.claim.task_id", "is required"},
-		{"finish of nothing", &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Finish{}}, "finish.claim.task_id", "is required"},
-		{"finish without outcome", finish(nil), "finish.outcome", "is required"},
-		{"finish that runs on", finish(&taskv1.Outcome{State: taskv1.State_STATE_RUNNING}), "finish.outcome.state", "must be completed, failed or canceled"},
-		{"finish as skipped", finish(&taskv1.Outcome{State: taskv1.State_STATE_SKIPPED}), "finish.outcome.state", "must be completed"},
-		{"completed with error", finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, Error: &taskv1.TaskError{}}), "finish.outcome.error", "must not be set"},
-		{"failed without error", failed(nil), "finish.outcome.error", "is required"},
-		{"canceled without error", finish(&taskv1.Outcome{State: taskv1.State_STATE_CANCELED}), "finish.outcome.error", "is required"},
-		{"failed with result", finish(&taskv1.Outcome{State: taskv1.State_STATE_FAILED, Error: &taskv1.TaskError{}, ResultJson: "1"}), "finish.outcome.result_json", "must not be set"},
-		{"result is no JSON", finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "yes"}), "finish.outcome.result_json", "must be valid JSON"},
+		{"acknowledgement of nothing", report(&schedulerv1.Report{Acknowledged: []*schedulerv1.Claim{{TaskId: id}, {}}}), "report.acknowledged[1].task_id", "is required"},
+		{"acknowledgement of no id", report(&schedulerv1.Report{Acknowledged: []*schedulerv1.Claim{{TaskId: "x"}}}), "report.acknowledged[0].task_id", "must be a UUID"},
+		{"finish of nothing", report(&schedulerv1.Report{Finished: []*schedulerv1.Finish{{}}}), "report.finished[0].claim.task_id", "is required"},
+		{"finish without outcome", finish(nil), "report.finished[1].outcome", "is required"},
+		{"finish that runs on", finish(&taskv1.Outcome{State: taskv1.State_STATE_RUNNING}), "report.finished[1].outcome.state", "must be completed, failed or canceled"},
+		{"finish as skipped", finish(&taskv1.Outcome{State: taskv1.State_STATE_SKIPPED}), "report.finished[1].outcome.state", "must be completed"},
+		{"completed with error", finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, Error: &taskv1.TaskError{}}), "report.finished[1].outcome.error", "must not be set"},
+		{"failed without error", failed(nil), "report.finished[1].outcome.error", "is required"},
+		{"canceled without error", finish(&taskv1.Outcome{State: taskv1.State_STATE_CANCELED}), "report.finished[1].outcome.error", "is required"},
+		{"failed with result", finish(&taskv1.Outcome{State: taskv1.State_STATE_FAILED, Error: &taskv1.TaskError{}, ResultJson: "1"}), "report.finished[1].outcome.result_json", "must not be set"},
+		{"result is no JSON", finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "yes"}), "report.finished[1].outcome.result_json", "must be valid JSON"},
 		{"resource without name", &schedulerv1.GetResourceRequest{}, "name", "must not be empty"},
 
 		{"unknown state", &statusv1.ListTasksRequest{States: []taskv1.State{taskv1.State_STATE_RUNNING, 77}}, "states[1]", "is 77"},
@@ -342,6 +418,8 @@ func TestGoodInputPasses(t *testing.T) {
 		"JSON with space":       spec(func(s *taskv1.TaskSpec) { s.ArgsJson, s.KwargsJson = " \n[ 1 ]\t", "\r\n{ }" }),
 		"JSON with big numbers": spec(func(s *taskv1.TaskSpec) { s.ArgsJson = "[1e400, 123456789012345678901234567890]" }),
 		"brackets in strings":   spec(func(s *taskv1.TaskSpec) { s.ArgsJson = `["` + strings.Repeat(`[{\"\\`, 500) + `"]` }),
+		"empty report":          report(&schedulerv1.Report{}),
+		"plain hint":            &schedulerv1.OfferRequest{},
 		"failed":                failed(&taskv1.TaskError{Description: "a\x00b\n"}),
 		"completed with null":   finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "null"}),
 		"completed with none":   finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED}),
@@ -401,6 +479,48 @@ func TestAllBrokenFieldsAreNamedAtOnceAndEachOnce(t *testing.T) {
 	}
 }
 
+func TestEveryBadTaskOfABatchIsNamed(t *testing.T) {
+	tasks := times(100, func(int) *taskv1.TaskSpec { return newSpec("n") })
+	tasks[3].Name, tasks[3].ArgsJson = "", "{}"
+	tasks[40].SharedResources = []string{"a", "shared:b"}
+	tasks[99] = nil
+	want := []string{"tasks[3].name", "tasks[3].args_json", "tasks[40].shared_resources[1]", "tasks[99]"}
+	if diff := cmp.Diff(want, fields(violations(t, batch(tasks...)))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What an executor lets pass must not cost it its line, and what it refuses must not be what a scheduler would have taken.
+func TestCheckOfAnOutcomeAgreesWithThatOfItsReport(t *testing.T) {
+	const completed, failed = taskv1.State_STATE_COMPLETED, taskv1.State_STATE_FAILED
+	for _, o := range []*taskv1.Outcome{
+		nil,
+		{},
+		{State: completed},
+		{State: completed, ResultJson: "1"},
+		{State: completed, ResultJson: "yes"},
+		{State: completed, ResultJson: nested(101)},
+		{State: completed, Error: &taskv1.TaskError{}},
+		{State: failed},
+		{State: failed, ResultJson: "1"},
+		{State: failed, Error: &taskv1.TaskError{}},
+		{State: failed, Error: &taskv1.TaskError{Reason: long(64<<10 + 1), Traceback: long(64<<10 + 1)}},
+		{State: taskv1.State_STATE_SKIPPED},
+	} {
+		var own []errs.Violation
+		var e *errs.Error
+		if errors.As(limits.CheckOutcome(o), &e) {
+			own = e.Violations
+		}
+		for i := range own {
+			own[i].Field = "report.finished[1]." + own[i].Field
+		}
+		if diff := cmp.Diff(violations(t, finish(o)), own); diff != "" {
+			t.Errorf("%.100s: %s", o, diff)
+		}
+	}
+}
+
 // A thousand broken resources, or names that are megabytes long, must not make an answer that no client can take.
 func TestAnswersStaySmallHoweverMuchIsBroken(t *testing.T) {
 	versions := map[string]string{}
@@ -408,8 +528,13 @@ func TestAnswersStaySmallHoweverMuchIsBroken(t *testing.T) {
 		versions[fmt.Sprint(i, long(1<<16))] = ""
 	}
 	for name, request := range map[string]proto.Message{
-		"resources":  spec(func(s *taskv1.TaskSpec) { s.SharedResources = times(1000, func(int) string { return "\x01" }) }),
-		"versions":   spec(func(s *taskv1.TaskSpec) { s.Versions = versions }),
+		"resources": spec(func(s *taskv1.TaskSpec) { s.SharedResources = times(1000, func(int) string { return "\x01" }) }),
+		"versions":  spec(func(s *taskv1.TaskSpec) { s.Versions = versions }),
+		"batch": batch(times(1000, func(int) *taskv1.TaskSpec {
+			return &taskv1.TaskSpec{Name: "n", Versions: map[string]string{long(1 << 10): ""}}
+		})...),
+		"report":     report(&schedulerv1.Report{Finished: make([]*schedulerv1.Finish, 10_000)}),
+		"offer":      &schedulerv1.OfferRequest{Tasks: make([]*schedulerv1.OfferedTask, 2000)},
 		"task names": hello(func(h *schedulerv1.Hello) { h.TaskNames = make([]string, 10_000) }),
 		"held":       hello(func(h *schedulerv1.Hello) { h.Held = make([]*schedulerv1.Claim, 100_000) }),
 		"states":     &statusv1.ListTasksRequest{States: make([]taskv1.State, 100_000)},

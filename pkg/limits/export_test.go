@@ -10,3 +10,6 @@ func Depth(text string) int { return depth(text) }
 
 // MaxViolations is how many broken fields are named.
 const MaxViolations = maxViolations
+
+// Canonical reports whether a UUID is spelled as it must be.
+func Canonical(value string) bool { return canonical(value) }

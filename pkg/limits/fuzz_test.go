@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
@@ -63,6 +64,19 @@ func FuzzCheckOfDispatch(f *testing.F) {
 func isRange(err error) bool {
 	var wrong *json.UnmarshalTypeError
 	return errors.As(err, &wrong) && strings.HasPrefix(wrong.Value, "number")
+}
+
+// What is taken as a UUID agrees with the library that everybody else uses.
+func FuzzCanonical(f *testing.F) {
+	for _, text := range []string{id, strings.ToUpper(id), "{" + id + "}", "urn:uuid:" + id, strings.ReplaceAll(id, "-", ""), id[:35] + "g", id[:8] + "a" + id[9:], "", id + "0"} {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		parsed, err := uuid.Parse(text)
+		if want := err == nil && parsed.String() == text; limits.Canonical(text) != want {
+			t.Errorf("%q is taken: %v, want %v", text, !want, want)
+		}
+	})
 }
 
 // The depth agrees with that of Go's own decoder.

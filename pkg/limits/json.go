@@ -9,22 +9,22 @@ import (
 
 // json checks JSON text whose first character must be open ('[' or '{', or 0 for any value). Depth is bounded because the
 // database's own parser gives up on deep nesting with an error that names no field.
-func (c *checks) json(field, text string, open byte) {
+func (c *checks) json(at path, text string, open byte) {
 	switch {
 	case text == "":
 		return
 	case len(text) > MaxJSON:
-		c.fail(field, "must be at most %d bytes, has %d", MaxJSON, len(text))
+		c.fail(at, "must be at most %d bytes, has %d", MaxJSON, len(text))
 	case !utf8.ValidString(text):
-		c.fail(field, "must be valid UTF-8")
+		c.fail(at, "must be valid UTF-8")
 	case !json.Valid([]byte(text)):
-		c.fail(field, "must be valid JSON%s", where(text))
+		c.fail(at, "must be valid JSON%s", where(text))
 	case depth(text) > MaxJSONDepth:
-		c.fail(field, "must be nested at most %d deep", MaxJSONDepth)
+		c.fail(at, "must be nested at most %d deep", MaxJSONDepth)
 	case open == '[' && first(text) != '[':
-		c.fail(field, "must be a JSON array, is %s", kind(text))
+		c.fail(at, "must be a JSON array, is %s", kind(text))
 	case open == '{' && first(text) != '{':
-		c.fail(field, "must be a JSON object, is %s", kind(text))
+		c.fail(at, "must be a JSON object, is %s", kind(text))
 	}
 }
 

@@ -20,7 +20,6 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/google/uuid"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
@@ -42,6 +41,8 @@ const (
 	MaxPage          = 1000
 	DefaultPage      = 100
 	MaxOffset        = 1_000_000
+	MaxBatch         = 1000 // tasks of one DispatchBatch
+	MaxOffered       = 2000
 	MaxSlots         = 10_000
 	MaxTaskNames     = 10_000
 	MaxWait          = 5 * time.Minute
@@ -59,12 +60,51 @@ const (
 // and clients in other languages take no more than 8 KiB of those: they would show an error about headers instead.
 const maxViolations = 16
 
+// path names a field. Nearly all fields are right, so its text is only put together when a rule is broken.
+type path struct {
+	in   *path
+	name string
+	// nth is the place in a list, from 1; 0: the field itself.
+	nth int
+	// key: name is the key of an entry of in.
+	key bool
+}
+
+func at(name string) path { return path{name: name} }
+
+func (p path) dot(name string) path { return path{in: &p, name: name} }
+
+// item is the i-th element, from 0, of the list.
+func (p path) item(i int) path { p.nth = i + 1; return p }
+
+func (p path) entry(key string) path { return path{in: &p, name: key, key: true} }
+
+// String is the path as clients see it: tasks[3].versions["core"].
+func (p path) String() string {
+	text := strings.Clone(p.name) // or the compiler thinks that p is kept, and all paths go to the heap
+	switch {
+	case p.key:
+		// Cut: a name that is too long must not make the answer too long.
+		text = p.in.String() + fmt.Sprintf("[%.40q]", text)
+	case p.in != nil:
+		text = p.in.String() + "." + text
+	}
+	if p.nth > 0 {
+		text = fmt.Sprintf("%s[%d]", text, p.nth-1)
+	}
+	return text
+}
+
 // checks collects violations; its methods name the field they look at.
 type checks struct{ violations []errs.Violation }
 
 // fail notes a violation: the first of its field, unless there are enough already.
-func (c *checks) fail(field, format string, args ...any) {
-	if n := len(c.violations); n == maxViolations || n > 0 && c.violations[n-1].Field == field {
+func (c *checks) fail(at path, format string, args ...any) {
+	if len(c.violations) == maxViolations {
+		return
+	}
+	field := at.String()
+	if n := len(c.violations); n > 0 && c.violations[n-1].Field == field {
 		return
 	}
 	c.violations = append(c.violations, errs.Violation{Field: field, Rule: fmt.Sprintf(format, args...)})
@@ -79,92 +119,118 @@ func (c *checks) err() error {
 }
 
 // text checks a string that may be empty.
-func (c *checks) text(field, value string, limit int) {
+func (c *checks) text(at path, value string, limit int) {
 	switch {
 	case len(value) > limit:
-		c.fail(field, "must be at most %d bytes, has %d", limit, len(value))
+		c.fail(at, "must be at most %d bytes, has %d", limit, len(value))
+	case plain(value):
 	case !utf8.ValidString(value):
-		c.fail(field, "must be valid UTF-8")
+		c.fail(at, "must be valid UTF-8")
 	default:
-		if at := strings.IndexFunc(value, unicode.IsControl); at >= 0 {
-			r, _ := utf8.DecodeRuneInString(value[at:])
-			c.fail(field, "must not contain control characters, has U+%04X at byte %d", r, at)
+		if i := strings.IndexFunc(value, unicode.IsControl); i >= 0 {
+			r, _ := utf8.DecodeRuneInString(value[i:])
+			c.fail(at, "must not contain control characters, has U+%04X at byte %d", r, i)
 		}
 	}
 }
 
+// plain reports whether all characters are of ASCII and can be printed, as those of nearly all names are.
+func plain(value string) bool {
+	for i := range len(value) {
+		if b := value[i]; b < ' ' || b > '~' {
+			return false
+		}
+	}
+	return true
+}
+
 // size checks a string in which anything may stand.
-func (c *checks) size(field, value string, limit int) {
+func (c *checks) size(at path, value string, limit int) {
 	if len(value) > limit {
-		c.fail(field, "must be at most %d bytes, has %d", limit, len(value))
+		c.fail(at, "must be at most %d bytes, has %d", limit, len(value))
 	}
 }
 
 // label checks a string that must say something.
-func (c *checks) label(field, value string, limit int) {
+func (c *checks) label(at path, value string, limit int) {
 	if strings.TrimSpace(value) == "" {
-		c.fail(field, "must not be empty or blank")
+		c.fail(at, "must not be empty or blank")
 		return
 	}
-	c.text(field, value, limit)
+	c.text(at, value, limit)
 }
 
-func (c *checks) resource(field, value string) {
-	c.label(field, value, MaxResourceName)
+func (c *checks) resource(at path, value string) {
+	c.label(at, value, MaxResourceName)
 	if strings.HasPrefix(value, task.SharedPrefix) {
-		c.fail(field, "must not begin with %q: list it under shared_resources without the prefix", task.SharedPrefix)
+		c.fail(at, "must not begin with %q: list it under shared_resources without the prefix", task.SharedPrefix)
 	}
 }
 
-func (c *checks) id(field, value string) {
+func (c *checks) id(at path, value string) {
 	switch {
 	case value == "":
-		c.fail(field, "is required")
+		c.fail(at, "is required")
 	case !canonical(value):
-		c.fail(field, "must be a UUID in lower case, like 01234567-89ab-7def-8123-456789abcdef")
+		c.fail(at, "must be a UUID in lower case, like 01234567-89ab-7def-8123-456789abcdef")
 	}
 }
 
-func (c *checks) optionalID(field, value string) {
+func (c *checks) optionalID(at path, value string) {
 	if value != "" {
-		c.id(field, value)
+		c.id(at, value)
 	}
 }
 
-// canonical rules out the braces, prefixes and capitals that uuid.Parse lets pass: one task, one spelling.
+// canonical knows the one form of a UUID that is taken: no braces, prefixes or capitals. One task, one spelling.
 func canonical(value string) bool {
-	id, err := uuid.Parse(value)
-	return err == nil && id.String() == value
+	if len(value) != 36 {
+		return false
+	}
+	for i := range len(value) {
+		switch b := value[i]; {
+		case i == 8 || i == 13 || i == 18 || i == 23:
+			if b != '-' {
+				return false
+			}
+		case b >= '0' && b <= '9', b >= 'a' && b <= 'f':
+		default:
+			return false
+		}
+	}
+	return true
 }
 
-func (c *checks) versions(field string, versions map[string]string) {
-	if len(versions) > MaxVersions {
-		c.fail(field, "must have at most %d entries, has %d", MaxVersions, len(versions))
+func (c *checks) versions(at path, versions map[string]string) {
+	switch {
+	case len(versions) == 0:
+		return
+	case len(versions) > MaxVersions:
+		c.fail(at, "must have at most %d entries, has %d", MaxVersions, len(versions))
 		return
 	}
 	for _, component := range slices.Sorted(maps.Keys(versions)) {
-		// Cut: a name that is too long must not make the answer too long.
-		entry := fmt.Sprintf("%s[%.40q]", field, component)
+		entry := at.entry(component)
 		c.label(entry, component, MaxName)
 		c.label(entry, versions[component], MaxName)
 	}
 }
 
-func (c *checks) within(field string, value, low, high int64) {
+func (c *checks) within(at path, value, low, high int64) {
 	if value < low || value > high {
-		c.fail(field, "must be between %d and %d, is %d", low, high, value)
+		c.fail(at, "must be between %d and %d, is %d", low, high, value)
 	}
 }
 
-func (c *checks) span(field string, value *durationpb.Duration, low, high time.Duration) {
+func (c *checks) span(at path, value *durationpb.Duration, low, high time.Duration) {
 	if value == nil {
 		return
 	}
 	if err := value.CheckValid(); err != nil {
-		c.fail(field, "must be a valid duration")
+		c.fail(at, "must be a valid duration")
 		return
 	}
 	if d := value.AsDuration(); d < low || d > high {
-		c.fail(field, "must be between %s and %s, is %s", low, high, d)
+		c.fail(at, "must be between %s and %s, is %s", low, high, d)
 	}
 }

@@ -46,6 +46,10 @@ func Constraint(err error) string {
 	return pg.ConstraintName
 }
 
+// Answered reports whether the server itself answered with an error: then it did nothing. After any other error, that of a
+// broken connection for one, it may have done everything.
+func Answered(err error) bool { return code(err) != "" }
+
 // IsRetryable reports whether PostgreSQL undid the transaction and asks for it to be repeated as a whole:
 // serialization failure or deadlock.
 func IsRetryable(err error) bool {

@@ -3,19 +3,19 @@ package postgres_test
 import (
 	"context"
 	"fmt"
-	"strings"
+	"net/url"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/testkit/bouncer"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
 )
 
 func TestEveryKindOfStatementWorksThroughAPooler(t *testing.T) {
-	url := pgtest.ThroughPooler(t, pgtest.URL(t), 2)
-	pool := pgtest.Open(t, url)
+	pool := pgtest.Open(t, bouncer.Start(t, pgtest.URL(t), 2))
 	if _, err := pool.Exec(t.Context(), "create table entry (n int)"); err != nil {
 		t.Fatal(err)
 	}
@@ -74,16 +74,19 @@ func TestMigratorsAtTheSameTimeWorkThroughAPooler(t *testing.T) {
 	for _, servers := range []int{1, 4} {
 		t.Run(fmt.Sprint(servers, " server connections"), func(t *testing.T) {
 			target := pgtest.EmptyURL(t)
-			migrateAtOnce(t, pgtest.ThroughPooler(t, target, servers), steps, 6)
+			migrateAtOnce(t, bouncer.Start(t, target, servers), steps, 6)
 			assertAppliedOnce(t, target)
 		})
 	}
 }
 
 func TestRefusalOfThePoolerIsUnavailable(t *testing.T) {
-	pooled := pgtest.ThroughPooler(t, pgtest.URL(t), 1)
-	nowhere := strings.Replace(pooled, "/pooled", "/other", 1)
-	_, err := postgres.Open(t.Context(), nowhere, postgres.Options{PingTimeout: 10 * time.Second})
+	nowhere, err := url.Parse(bouncer.Start(t, pgtest.URL(t), 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nowhere.Path = "/other"
+	_, err = postgres.Open(t.Context(), nowhere.String(), postgres.Options{PingTimeout: 10 * time.Second})
 	if !postgres.IsUnavailable(err) {
 		t.Errorf("IsUnavailable(%v) = false", err)
 	}

@@ -35,16 +35,23 @@ import (
 type Front struct {
 	*Server
 	routes map[string]grpc.ClientConnInterface
-	codec  rawCodec
+	// withheld are methods that are not forwarded.
+	withheld map[string]bool
+	codec    rawCodec
 }
 
 // NewFront makes a front that forwards each service, by its full name ("sluice.status.v1.StatusService"), over a
-// connection. Connections from DialRaw leave errors untouched; those from Dial only keep the details that pkg/errs knows.
-// The front does not close them.
-func NewFront(log *slog.Logger, routes map[string]grpc.ClientConnInterface) *Front {
+// connection, but none of the methods that are withheld, by their full names ("/sluice.status.v1.StatusService/PutTaskLog").
+// Connections from DialRaw leave errors untouched; those from Dial only keep the details that pkg/errs knows. The front does
+// not close them.
+func NewFront(log *slog.Logger, routes map[string]grpc.ClientConnInterface, withheld ...string) *Front {
 	f := &Front{
-		routes: maps.Clone(routes),
-		codec:  rawCodec{proto: encoding.GetCodecV2(encodingproto.Name)},
+		routes:   maps.Clone(routes),
+		withheld: make(map[string]bool, len(withheld)),
+		codec:    rawCodec{proto: encoding.GetCodecV2(encodingproto.Name)},
+	}
+	for _, method := range withheld {
+		f.withheld[method] = true
 	}
 	// Not NewServer: its interceptors classify errors and check messages, and here both belong to somebody else.
 	f.Server = &Server{
@@ -84,7 +91,7 @@ func DialRaw(target string, extra ...grpc.DialOption) (*grpc.ClientConn, error) 
 		grpc.WithDisableServiceConfig(),
 		// Of several addresses behind a name all are asked in turn, a standby's and the leader's among them.
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(limits.MaxMessage)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2 * limits.MaxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 3 * time.Second,
@@ -112,6 +119,9 @@ func (f *Front) forward(_ any, caller grpc.ServerStream) error {
 	conn, known := f.routes[service]
 	if !known {
 		return status.Errorf(codes.Unimplemented, "unknown service %s", service)
+	}
+	if f.withheld[method] {
+		return status.Errorf(codes.Unimplemented, "%s is not forwarded: call the service itself", method)
 	}
 
 	// The context carries the caller's deadline and ends with the caller's interest, so the far side learns of both.

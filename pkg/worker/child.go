@@ -140,7 +140,8 @@ func (c *child) perform(ctx context.Context, run *executorv1.RunTask) *taskv1.Ou
 		// The directory is about to be removed; a process that stays in it would pin it.
 		_ = os.Chdir(home)
 	}()
-	return c.mux.Run(ctx, Run{Assignment: run.GetAssignment(), WorkingDir: run.GetWorkingDir(), Log: c.log, Calls: c})
+	dir := func() (string, error) { return run.GetWorkingDir(), nil }
+	return c.mux.Run(ctx, Run{Assignment: run.GetAssignment(), WorkingDir: dir, Log: c.log, Calls: c})
 }
 
 // stopRun cancels the handler's context if it still is the claim's; a stop can cross the report of the end on the way.

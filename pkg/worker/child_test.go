@@ -87,7 +87,8 @@ func childMux(running chan<- struct{}) *worker.Mux {
 	mux := worker.NewMux()
 	worker.Handle(mux, "where", func(ctx context.Context, _ struct{}) (bool, error) {
 		here, err := os.Getwd()
-		return here == worker.Current(ctx).WorkingDir, err
+		own, dirErr := worker.WorkingDir(ctx)
+		return here == own, errors.Join(err, dirErr)
 	})
 	worker.Handle(mux, "wait", func(ctx context.Context, _ struct{}) (worker.None, error) {
 		running <- struct{}{}

@@ -8,7 +8,7 @@
 //
 // A handler takes its arguments as a struct and returns a value that becomes the task's result, as JSON. It runs in a
 // process of its own unless it is declared safe to share one ([InProcess], [Immediate]); either way an executor owns it.
-// The current directory (in a shared process: [Task].WorkingDir) is empty, belongs to the task and vanishes after it.
+// The current directory (in a shared process: [WorkingDir]) is empty, belongs to the task and vanishes after it.
 // What the handler writes to standard output and standard error is the task's log.
 //
 // From its context a handler learns about the task ([Current]), logs ([Logger]), dispatches further tasks ([Dispatch]) and

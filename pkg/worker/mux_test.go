@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"math"
 	"runtime"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
@@ -262,5 +264,83 @@ func TestOutsideOfATaskThereIsNothing(t *testing.T) {
 	}
 	if _, err := worker.NewGroup(ctx, "x"); err == nil {
 		t.Error("made a group")
+	}
+	if dir, err := worker.WorkingDir(ctx); err == nil {
+		t.Errorf("got the directory %q", dir)
+	}
+}
+
+func TestDirectoryIsAskedForByTheHandlerOrNotAtAll(t *testing.T) {
+	mux := worker.NewMux()
+	worker.Handle(mux, "asks", func(ctx context.Context, _ struct{}) (string, error) { return worker.WorkingDir(ctx) })
+	worker.Handle(mux, "does not", func(context.Context, struct{}) (worker.None, error) { return worker.None{}, nil })
+	asked := 0
+	given := func() (string, error) { asked++; return "/its/own", nil }
+	for _, c := range []struct {
+		task  string
+		dir   func() (string, error)
+		asked int
+		want  *taskv1.Outcome
+	}{
+		{"does not", given, 0, &taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "null"}},
+		{"asks", given, 1, &taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: `"/its/own"`}},
+		{"asks", func() (string, error) { return "", errors.New("the disk is full") }, 1, worker.Failed("the disk is full", "")},
+		{"asks", nil, 1, worker.Failed("find the working directory: not called with the context of a running task", "")},
+	} {
+		got := mux.Run(t.Context(), worker.Run{Assignment: &taskv1.Assignment{Name: c.task}, WorkingDir: c.dir})
+		if diff := cmp.Diff(c.want, got, protocmp.Transform()); diff != "" {
+			t.Errorf("%s: outcome (-want +got):\n%s", c.task, diff)
+		}
+		if asked != c.asked {
+			t.Errorf("%s: asked %d times so far, want %d", c.task, asked, c.asked)
+		}
+	}
+}
+
+func TestStartDoesNotWaitForTheHandler(t *testing.T) {
+	mux, release := worker.NewMux(), make(chan struct{})
+	worker.Handle(mux, "waits", func(context.Context, struct{}) (worker.None, error) { <-release; return worker.None{}, nil })
+	worker.Handle(mux, "panics", func(context.Context, struct{}) (worker.None, error) { <-release; panic("boom") })
+	start := func(name string) <-chan *taskv1.Outcome {
+		return mux.Start(t.Context(), worker.Run{Assignment: &taskv1.Assignment{Name: name}})
+	}
+	waits, panics, unknown := start("waits"), start("panics"), start("nobody knows")
+	if len(waits) != 0 || len(panics) != 0 {
+		t.Error("there is an outcome before the handler returned")
+	}
+	close(release)
+	for name, c := range map[string]struct {
+		outcome <-chan *taskv1.Outcome
+		want    taskv1.State
+	}{
+		"waits": {waits, taskv1.State_STATE_COMPLETED}, "panics": {panics, taskv1.State_STATE_FAILED}, "unknown": {unknown, taskv1.State_STATE_FAILED},
+	} {
+		if got := <-c.outcome; got.GetState() != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if len(waits)+len(panics)+len(unknown) != 0 {
+		t.Error("there are two outcomes of one run")
+	}
+}
+
+// Names and ids in a line of a handler's log say whose it is.
+func TestLoggerNamesTheTask(t *testing.T) {
+	var text strings.Builder
+	mux := worker.NewMux()
+	worker.Handle(mux, "logs", func(ctx context.Context, _ struct{}) (worker.None, error) {
+		worker.Logger(ctx).InfoContext(ctx, "a line", slog.Int("n", 1))
+		return worker.None{}, nil
+	})
+	run := worker.Run{
+		Assignment: &taskv1.Assignment{Name: "logs", TaskId: "the-task", CorrelationId: "the-request"}, Log: slog.New(slog.NewTextHandler(&text, nil)),
+	}
+	mux.Run(t.Context(), run)
+	if !strings.HasSuffix(text.String(), "level=INFO msg=\"a line\" task_id=the-task correlation_id=the-request n=1\n") {
+		t.Errorf("logged %q", text.String())
+	}
+	run.Log = nil
+	if got := mux.Run(t.Context(), run); got.GetState() != taskv1.State_STATE_COMPLETED {
+		t.Errorf("without a log: %v", got)
 	}
 }

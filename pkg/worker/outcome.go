@@ -13,7 +13,6 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
-	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 )
 
@@ -21,8 +20,9 @@ import (
 type Run struct {
 	// Assignment is the task.
 	Assignment *taskv1.Assignment
-	// WorkingDir is the task's own, empty directory.
-	WorkingDir string
+	// WorkingDir makes the task's own, empty directory, the first time that it is called, and returns its path. nil: there is
+	// none.
+	WorkingDir func() (string, error)
 	// Log gets the handler's lines; the task's ids are added. nil discards them.
 	Log *slog.Logger
 	// Calls serves what the handler asks for. nil: it can ask for nothing.
@@ -32,17 +32,18 @@ type Run struct {
 // Run runs the handler of a task and returns how it ended, completed or failed; it never returns nil and never panics. It
 // returns when the handler does: a handler that ignores its context can't be interrupted here. The outcome keeps all
 // limits, so it can be reported as it is.
-func (m *Mux) Run(ctx context.Context, run Run) *taskv1.Outcome {
+func (m *Mux) Run(ctx context.Context, run Run) *taskv1.Outcome { return <-m.Start(ctx, run) }
+
+// Start is Run without waiting: the outcome comes through the channel.
+func (m *Mux) Start(ctx context.Context, run Run) <-chan *taskv1.Outcome {
+	ended := make(chan *taskv1.Outcome, 1)
 	a := run.Assignment
 	h, known := m.handlers[a.GetName()]
 	if !known {
-		return Failed(fmt.Sprintf("this worker has no handler for the task %q", a.GetName()), "")
+		ended <- Failed(fmt.Sprintf("this worker has no handler for the task %q", a.GetName()), "")
+		return ended
 	}
-	log := run.Log
-	if log != nil {
-		log = log.With(slog.String("task_id", a.GetTaskId()), slog.String("correlation_id", a.GetCorrelationId()))
-	}
-	ctx = context.WithValue(ctx, contextKey{}, scope{log: log, calls: run.Calls, task: Task{
+	ctx = context.WithValue(ctx, contextKey{}, scope{log: run.Log, calls: run.Calls, workingDir: run.WorkingDir, task: Task{
 		ID:            a.GetTaskId(),
 		Name:          a.GetName(),
 		Claim:         a.GetClaim(),
@@ -52,14 +53,12 @@ func (m *Mux) Run(ctx context.Context, run Run) *taskv1.Outcome {
 		GroupID:       a.GetGroupId(),
 		Traceparent:   a.GetTraceparent(),
 		Immediate:     a.GetImmediate(),
-		WorkingDir:    run.WorkingDir,
 	}})
 	arguments := Arguments{Args: orEmpty(a.GetArgsJson(), "[]"), Kwargs: orEmpty(a.GetKwargsJson(), "{}")}
 
 	// A goroutine of its own, so that a handler that ends it (runtime.Goexit, as test helpers do) ends nothing of ours.
-	ended := make(chan *taskv1.Outcome, 1)
-	go func() { h.run(ctx, arguments, ended) }()
-	return <-ended
+	go h.run(ctx, arguments, ended)
+	return ended
 }
 
 func orEmpty(text, empty string) json.RawMessage {
@@ -113,10 +112,7 @@ func completed(result any) *taskv1.Outcome {
 // Check says whether an outcome would be refused when it is reported: one bad outcome must not cost the line on which all
 // others travel. The error names the first rule that is broken.
 func Check(outcome *taskv1.Outcome) error {
-	const anyID = "00000000-0000-0000-0000-000000000000"
-	err := limits.Check(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Finish{Finish: &schedulerv1.Finish{
-		Claim: &schedulerv1.Claim{TaskId: anyID, Claim: 1}, Outcome: outcome,
-	}}})
+	err := limits.CheckOutcome(outcome)
 	var invalid *errs.Error
 	if errors.As(err, &invalid) && len(invalid.Violations) > 0 {
 		return errors.New(invalid.Violations[0].Rule)

@@ -33,9 +33,6 @@ type Task struct {
 	Traceparent string
 	// Immediate: a client waits for the end, and there is a time limit.
 	Immediate bool
-	// WorkingDir is the task's own directory, empty at the start and removed at the end. In a child process it is also the
-	// current directory.
-	WorkingDir string
 }
 
 // Spec describes a task to dispatch. Domain, correlation id and parent are those of the running task.
@@ -73,9 +70,10 @@ type contextKey struct{}
 
 // scope is what a handler's context carries.
 type scope struct {
-	task  Task
-	log   *slog.Logger
-	calls Calls
+	task       Task
+	log        *slog.Logger
+	calls      Calls
+	workingDir func() (string, error)
 }
 
 func scopeOf(ctx context.Context) (scope, bool) {
@@ -93,9 +91,19 @@ func Current(ctx context.Context) Task {
 // log. Outside of a task it returns one that discards everything.
 func Logger(ctx context.Context) *slog.Logger {
 	if s, inside := scopeOf(ctx); inside && s.log != nil {
-		return s.log
+		return s.log.With(slog.String("task_id", s.task.ID), slog.String("correlation_id", s.task.CorrelationID))
 	}
 	return slog.New(slog.DiscardHandler)
+}
+
+// WorkingDir returns the path of the task's own directory, empty at the start and removed at the end. In a child process it
+// is the current directory; in the executor's own it is made when a handler first asks for it.
+func WorkingDir(ctx context.Context) (string, error) {
+	s, inside := scopeOf(ctx)
+	if !inside || s.workingDir == nil {
+		return "", fmt.Errorf("find the working directory: %w", errOutside)
+	}
+	return s.workingDir()
 }
 
 // Dispatch stores a child of the running task and returns its UUID. When it returns, the child is committed and keeps its

@@ -335,8 +335,8 @@ func TestDispatchWorksWithoutALeader(t *testing.T) {
 // noLeader is a scheduler that is never there.
 type noLeader struct{}
 
-func (noLeader) Offer()                               {}
-func (noLeader) Settle(context.Context, string) error { return errors.New("no leader") }
+func (noLeader) Offer(...*dispatcher.New)                        {}
+func (noLeader) Settle(context.Context, []*dispatcher.New) error { return errors.New("no leader") }
 
 // faceOf is the gRPC face without gRPC.
 func faceOf(s *dispatcher.Service) dispatcherv1.DispatcherServiceServer {

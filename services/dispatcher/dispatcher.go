@@ -17,6 +17,8 @@ import (
 type New struct {
 	task.Task
 
+	// Field is what the request calls the task, for errors: "task" or "tasks[3]".
+	Field       string
 	DomainID    string
 	Args        string // JSON array
 	Kwargs      string // JSON object
@@ -24,10 +26,18 @@ type New struct {
 	Tracestate  string
 }
 
+// ErrMissing says that a task names a parent or a group that does not exist. Nothing was stored.
+var ErrMissing = errors.New("a parent or a group does not exist")
+
+// ErrRefused says that the database answered with an error, so that nothing was stored. Any other error leaves that open.
+var ErrRefused = errors.New("the database refused the tasks")
+
 // Database is the SQL that the service needs.
 type Database interface {
-	Insert(ctx context.Context, t *New) error
+	Insert(ctx context.Context, tasks []*New) error
+	Missing(ctx context.Context, tasks []*New) (parents, groups map[int]bool, err error)
 	Get(ctx context.Context, id string) (*task.Task, error)
+	GetAll(ctx context.Context, ids []string) (map[string]*task.Task, error)
 	Cancel(ctx context.Context, id string) (t *task.Task, changed bool, err error)
 	Reject(ctx context.Context, id string) (rejected bool, err error)
 	Delete(ctx context.Context, id string) (deleted bool, err error)
@@ -36,10 +46,10 @@ type Database interface {
 
 // Leader is the scheduler, as far as the dispatcher needs it.
 type Leader interface {
-	// Offer hints that there is something to find. It does not wait.
-	Offer()
-	// Settle returns when the immediate task is final, or will not run now but may wait.
-	Settle(ctx context.Context, id string) error
+	// Offer tells of tasks that were stored, or, without any, hints that there is something to find. It does not wait.
+	Offer(tasks ...*New)
+	// Settle returns when all of some immediate tasks are final, or will not run now but may wait.
+	Settle(ctx context.Context, tasks []*New) error
 }
 
 // Config of a dispatcher. Start from Defaults.
@@ -56,58 +66,125 @@ type Service struct {
 	cfg    Config
 	db     Database
 	leader Leader
+	intake *intake
 	log    *slog.Logger
 }
 
 // NewService makes a dispatcher.
 func NewService(cfg Config, db Database, leader Leader, log *slog.Logger) *Service {
-	return &Service{cfg: cfg, db: db, leader: leader, log: log}
+	return &Service{cfg: cfg, db: db, leader: leader, intake: newIntake(db, leader.Offer), log: log}
 }
 
-// Dispatch stores a task, and waits for it if it is immediate.
-func (s *Service) Dispatch(ctx context.Context, t *New) (*task.Task, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return nil, fmt.Errorf("make a task id: %w", err)
+// Dispatch stores tasks, all or none of them, in this order, and waits for those that are immediate.
+func (s *Service) Dispatch(ctx context.Context, tasks []*New) ([]*task.Task, error) {
+	for _, t := range tasks {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return nil, fmt.Errorf("make a task id: %w", err)
+		}
+		t.ID, t.State, t.Domain, t.DomainID = id.String(), task.Waiting, task.DefaultDomain, task.DefaultDomainID
+		t.Reserved = task.Reserve(t.Reserved.Exclusive, t.Reserved.Shared, t.DomainID)
+		if t.CorrelationID == "" {
+			t.CorrelationID = uuid.NewString()
+		}
 	}
-	t.ID, t.State, t.Domain, t.DomainID = id.String(), task.Waiting, task.DefaultDomain, task.DefaultDomainID
-	t.Reserved = task.Reserve(t.Reserved.Exclusive, t.Reserved.Shared, t.DomainID)
-	if t.CorrelationID == "" {
-		t.CorrelationID = uuid.NewString()
+	if err := s.intake.store(ctx, tasks); err != nil {
+		return nil, s.explained(ctx, tasks, err)
 	}
-	if err := s.db.Insert(ctx, t); err != nil {
-		return nil, err
+	stored, immediate := make([]*task.Task, len(tasks)), []*New(nil)
+	for i, t := range tasks {
+		stored[i] = &t.Task
+		if t.Immediate {
+			immediate = append(immediate, t)
+		}
+		if !s.log.Enabled(ctx, slog.LevelInfo) {
+			continue // its arguments alone would cost as much as the rest here
+		}
+		s.log.InfoContext(ctx, "dispatched", slog.String("task_id", t.ID), slog.String("name", t.Name),
+			slog.String("correlation_id", t.CorrelationID), slog.Int64("seq", t.Seq))
 	}
-	s.log.InfoContext(ctx, "dispatched", slog.String("task_id", t.ID), slog.String("name", t.Name),
-		slog.String("correlation_id", t.CorrelationID), slog.Int64("seq", t.Seq))
-	if t.Immediate {
-		return s.settle(ctx, &t.Task)
+	if len(immediate) == 0 {
+		return stored, nil
 	}
-	s.leader.Offer()
-	return &t.Task, nil
+	return stored, s.settle(ctx, immediate)
 }
 
-// settle waits until an immediate task has run, or will not run now. The task is stored: whatever happens here, the caller
-// gets it as it is.
-func (s *Service) settle(ctx context.Context, t *task.Task) (*task.Task, error) {
+// explained finds out what is wrong with tasks that name a parent or a group that does not exist.
+func (s *Service) explained(ctx context.Context, tasks []*New, err error) error {
+	if !errors.Is(err, ErrMissing) {
+		return err
+	}
+	parents, groups, lookErr := s.db.Missing(ctx, tasks)
+	if lookErr != nil {
+		return lookErr
+	}
+	var violations []errs.Violation
+	for i, t := range tasks {
+		if parents[i] {
+			violations = append(violations, errs.Violation{Field: t.Field + ".parent_id", Rule: "must be the id of a task that exists"})
+		}
+		if groups[i] {
+			violations = append(violations, errs.Violation{Field: t.Field + ".group_id", Rule: "must be the id of a task group that exists"})
+		}
+	}
+	if len(violations) == 0 {
+		// It came into being in between.
+		return errs.Away(errs.DatabaseAway, err, "a parent or a group changed at this moment: dispatch again")
+	}
+	return errs.Invalid(violations[:min(len(violations), maxViolations)]...)
+}
+
+// maxViolations is how many mistakes are named: the answer has to fit into the headers that clients accept.
+const maxViolations = 16
+
+// settle waits until immediate tasks have run, or will not run now. They are stored: whatever happens here, the caller gets
+// them as they are.
+func (s *Service) settle(ctx context.Context, tasks []*New) error {
 	waitCtx, cancel := context.WithTimeout(ctx, s.cfg.SettleFor)
 	defer cancel()
-	if err := s.leader.Settle(waitCtx, t.ID); err != nil {
-		s.log.WarnContext(ctx, "can't see an immediate task through", slog.String("task_id", t.ID), slog.Any("error", err))
+	if err := s.leader.Settle(waitCtx, tasks); err != nil {
+		s.log.WarnContext(ctx, "can't see immediate tasks through", slog.String("task_id", tasks[0].ID), slog.Int("tasks", len(tasks)), slog.Any("error", err))
 	}
-	// The caller may be gone; the task must not be left as one that would not wait, and waits.
+	// The caller may be gone; a task must not be left as one that would not wait, and waits.
 	after, cancelAfter := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.SettleFor)
 	defer cancelAfter()
-	if !t.Deferred {
-		rejected, err := s.db.Reject(after, t.ID)
-		if err != nil {
-			return nil, err
+	if err := s.refresh(after, tasks); err != nil {
+		return err
+	}
+	var late []*New
+	for _, t := range tasks {
+		if t.Deferred || t.State != task.Waiting {
+			continue
 		}
-		if rejected {
-			s.leader.Offer()
+		// One row at a time: a tick changes many in an order of its own.
+		if _, err := s.db.Reject(after, t.ID); err != nil {
+			return err
+		}
+		late = append(late, t)
+	}
+	if len(late) == 0 {
+		return nil
+	}
+	s.leader.Offer()
+	return s.refresh(after, late)
+}
+
+// refresh reads tasks as they are now. One that somebody has deleted meanwhile stays as it was.
+func (s *Service) refresh(ctx context.Context, tasks []*New) error {
+	ids := make([]string, len(tasks))
+	for i, t := range tasks {
+		ids[i] = t.ID
+	}
+	found, err := s.db.GetAll(ctx, ids)
+	if err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		if now := found[t.ID]; now != nil {
+			t.Task = *now
 		}
 	}
-	return s.db.Get(after, t.ID)
+	return nil
 }
 
 // Cancel asks a task to stop. Asking again changes nothing.

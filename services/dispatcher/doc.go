@@ -10,9 +10,18 @@
 // It makes a task waiting. A cancel of a task that never started is final at once: waiting -> canceled in the statement that
 // also takes the task off the list of the living. A running one becomes canceling; the scheduler does the rest.
 //
+// A call to dispatch, of one task or of a batch, is waiting, under way, or answered. What has arrived while a transaction was
+// under way is stored in the next one, many calls to a commit; a call that comes while nothing is under way is stored at once.
+// Nobody waits for company. One transaction at a time, so the numbers of one dispatcher become visible in their order.
+//
 // # Failure
 //
-// What a client was told is committed. A dispatch whose answer was lost may have been stored: it is not repeated by itself.
+// What a client was told is committed. Of a call all tasks are stored or none, and whatever is wrong with one call costs the
+// others in its transaction nothing: they are tried again, each by itself. Who gives up while waiting has stored nothing. A
+// dispatch whose answer was lost, or whose caller gave up when it was under way, may have been stored: once, and it is not
+// repeated by itself. When the database is away, all who share a transaction learn so together.
+//
 // It works while no scheduler does, since the scheduler finds by itself what it was not told; the hint that follows every
-// commit only saves that wait. An immediate task needs a scheduler: without one it waits, or, if it would not, is canceled.
+// commit, with the rows that it stored, only saves that wait. An immediate task needs a scheduler: without one it waits, or,
+// if it would not, is canceled.
 package dispatcher

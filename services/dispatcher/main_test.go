@@ -3,6 +3,7 @@ package dispatcher_test
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -29,13 +30,25 @@ type leader struct {
 	schedulerv1.UnimplementedSchedulerServiceServer
 
 	settle func(ctx context.Context, id string) error
+	// heard, if there is one, is called with every hint.
+	heard func(*schedulerv1.OfferRequest)
 
 	mu    sync.Mutex
 	hints int
+	// settled are the ids that it was asked to settle, by request.
+	settled [][]string
 }
 
 // Offer counts hints, and settles.
 func (l *leader) Offer(ctx context.Context, r *schedulerv1.OfferRequest) (*schedulerv1.OfferResponse, error) {
+	if l.heard != nil {
+		l.heard(r)
+	}
+	if ids := r.GetSettleTaskIds(); len(ids) > 0 {
+		l.mu.Lock()
+		l.settled = append(l.settled, ids)
+		l.mu.Unlock()
+	}
 	for _, id := range r.GetSettleTaskIds() {
 		if l.settle == nil {
 			continue
@@ -52,6 +65,12 @@ func (l *leader) Offer(ctx context.Context, r *schedulerv1.OfferRequest) (*sched
 	return &schedulerv1.OfferResponse{}, nil
 }
 
+func (l *leader) askedToSettle() [][]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.settled)
+}
+
 func (l *leader) hinted() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -62,8 +81,9 @@ func (l *leader) hinted() int {
 type world struct {
 	postgres.Querier
 
-	client dispatcherv1.DispatcherServiceClient
-	leader *leader
+	client  dispatcherv1.DispatcherServiceClient
+	service *dispatcher.Service
+	leader  *leader
 	// stopLeader makes the leader unreachable.
 	stopLeader func()
 }
@@ -83,7 +103,7 @@ func worldOn(t *testing.T, l *leader, url string, cfg dispatcher.Config) *world 
 	runFor(t, service.Run)
 	conn, _ := rpctest.Serve(t, service.Register)
 	return &world{
-		Querier: pool, client: dispatcherv1.NewDispatcherServiceClient(conn), leader: l, stopLeader: stopLeader,
+		Querier: pool, client: dispatcherv1.NewDispatcherServiceClient(conn), service: service, leader: l, stopLeader: stopLeader,
 	}
 }
 

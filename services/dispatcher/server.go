@@ -2,6 +2,7 @@ package dispatcher
 
 import (
 	"context"
+	"fmt"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -27,11 +28,31 @@ type server struct {
 
 // Dispatch stores a task.
 func (s server) Dispatch(ctx context.Context, req *dispatcherv1.DispatchRequest) (*dispatcherv1.DispatchResponse, error) {
-	t, err := s.service.Dispatch(ctx, fromSpec(ctx, req.GetTask()))
+	parent, state := traceContext(ctx)
+	stored, err := s.service.Dispatch(ctx, []*New{fromSpec("task", req.GetTask(), parent, state)})
 	if err != nil {
 		return nil, err
 	}
-	return &dispatcherv1.DispatchResponse{Task: wire.Task(t)}, nil
+	return &dispatcherv1.DispatchResponse{Task: wire.Task(stored[0])}, nil
+}
+
+// DispatchBatch stores tasks, all or none.
+func (s server) DispatchBatch(ctx context.Context, req *dispatcherv1.DispatchBatchRequest) (*dispatcherv1.DispatchBatchResponse, error) {
+	parent, state := traceContext(ctx)
+	tasks := make([]*New, len(req.GetTasks()))
+	for i, spec := range req.GetTasks() {
+		tasks[i] = fromSpec(fmt.Sprintf("tasks[%d]", i), spec, parent, state)
+	}
+	stored, err := s.service.Dispatch(ctx, tasks)
+	if err != nil {
+		return nil, err
+	}
+	response := &dispatcherv1.DispatchBatchResponse{Tasks: make([]*taskv1.Task, len(stored))}
+	for i, t := range stored {
+		response.Tasks[i] = wire.Task(t)
+		response.Tasks[i].ResultJson = "" // a thousand results of 1 MiB are more than a message holds
+	}
+	return response, nil
 }
 
 // Cancel asks a task to stop.
@@ -60,8 +81,9 @@ func (s server) CreateTaskGroup(ctx context.Context, req *dispatcherv1.CreateTas
 	return &dispatcherv1.CreateTaskGroupResponse{GroupId: id}, nil
 }
 
-func fromSpec(ctx context.Context, spec *taskv1.TaskSpec) *New {
-	t := &New{Args: spec.GetArgsJson(), Kwargs: spec.GetKwargsJson()}
+// fromSpec reads one task of a request, which calls it field.
+func fromSpec(field string, spec *taskv1.TaskSpec, traceparent, tracestate string) *New {
+	t := &New{Field: field, Args: spec.GetArgsJson(), Kwargs: spec.GetKwargsJson(), Traceparent: traceparent, Tracestate: tracestate}
 	t.Name = spec.GetName()
 	t.Reserved = task.Reservation{Exclusive: spec.GetExclusiveResources(), Shared: spec.GetSharedResources()}
 	t.Immediate = spec.GetImmediate()
@@ -78,7 +100,6 @@ func fromSpec(ctx context.Context, spec *taskv1.TaskSpec) *New {
 	if t.Versions == nil {
 		t.Versions = map[string]string{}
 	}
-	t.Traceparent, t.Tracestate = traceContext(ctx)
 	return t
 }
 

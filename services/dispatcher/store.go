@@ -1,10 +1,12 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -20,43 +22,102 @@ type Store struct{ pool *pgxpool.Pool }
 // NewStore makes a store.
 func NewStore(pool *pgxpool.Pool) *Store { return &Store{pool: pool} }
 
-// insertTask reads its transaction id before the row takes its seq: the scheduler relies on it to know, by the ids of the
-// transactions that are still open, when a number that it does not see will never come.
-const insertTask = `
-	with xact as materialized (
-		select pg_current_xact_id()
-	), new as (
-		insert into task (id, domain_id, name, args, kwargs, exclusive, shared, immediate, deferred, versions,
-		                  parent_id, group_id, correlation_id, traceparent, tracestate)
-		select $1::text::uuid, $2::text::uuid, $3, $4::text::json, $5::text::json, $6::text[], $7::text[], $8, $9, $10::text::jsonb,
-		       nullif($11::text, '')::uuid, nullif($12::text, '')::uuid, $13, $14, $15
-		from xact
-		returning *
-	), live as (
-		insert into task_live (seq, task_id) select seq, id from new
-	)
-	select seq, created_at, updated_at from new`
+// insertTasks is a function of the schema, where PostgreSQL keeps its plan; what it does stands in the migrations.
+const insertTasks = `
+	select seq, id, created_at from dispatcher_insert($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+		$8::boolean[], $9::boolean[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[])`
 
-// Insert stores a task. Its place in the order and its times are set in it.
-func (s *Store) Insert(ctx context.Context, t *New) error {
-	versions, err := json.Marshal(t.Versions)
+// Insert stores tasks, all or none. Their places in the order and their times are set in them.
+func (s *Store) Insert(ctx context.Context, tasks []*New) error {
+	n := len(tasks)
+	columns := make([][]string, 13)
+	for i := range columns {
+		columns[i] = make([]string, n)
+	}
+	immediate, deferred := make([]bool, n), make([]bool, n)
+	byID := make(map[string]*New, n)
+	for i, t := range tasks {
+		versions := "{}"
+		if len(t.Versions) > 0 {
+			text, err := json.Marshal(t.Versions)
+			if err != nil {
+				return fmt.Errorf("encode versions of task %s: %w", t.ID, err)
+			}
+			versions = string(text)
+		}
+		for c, value := range [...]string{
+			t.ID, t.DomainID, t.Name, t.Args, t.Kwargs, arrayText(t.Reserved.Exclusive), arrayText(t.Reserved.Shared),
+			versions, t.ParentID, t.GroupID, t.CorrelationID, t.Traceparent, t.Tracestate,
+		} {
+			columns[c][i] = value
+		}
+		immediate[i], deferred[i] = t.Immediate, t.Deferred
+		byID[t.ID] = t
+	}
+	args := make([]any, 0, len(columns)+2)
+	for i, column := range columns {
+		if i == 7 {
+			args = append(args, postgres.Booleans(immediate), postgres.Booleans(deferred))
+		}
+		args = append(args, postgres.Texts(column))
+	}
+	rows, err := s.pool.Query(ctx, insertTasks, args...)
 	if err != nil {
-		return fmt.Errorf("encode versions of task %s: %w", t.ID, err)
+		return inserted(err)
 	}
-	err = s.pool.QueryRow(ctx, insertTask,
-		t.ID, t.DomainID, t.Name, t.Args, t.Kwargs, t.Reserved.Exclusive, t.Reserved.Shared, t.Immediate, t.Deferred, string(versions),
-		t.ParentID, t.GroupID, t.CorrelationID, t.Traceparent, t.Tracestate,
-	).Scan(&t.Seq, &t.CreatedAt, &t.UpdatedAt)
-	switch postgres.Constraint(err) {
-	case "task_parent_id_fkey":
-		return errs.Invalid(errs.Violation{Field: "task.parent_id", Rule: "must be the id of a task that exists"})
-	case "task_group_id_fkey":
-		return errs.Invalid(errs.Violation{Field: "task.group_id", Rule: "must be the id of a task group that exists"})
+	var seq int64
+	var id string
+	var created time.Time
+	_, err = pgx.ForEachRow(rows, []any{&seq, &id, &created}, func() error {
+		t := byID[id]
+		t.Seq, t.CreatedAt, t.UpdatedAt = seq, created, created
+		return nil
+	})
+	return inserted(cmp.Or(err, rows.Err()))
+}
+
+// inserted says of an error what it means for the rows.
+func inserted(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case postgres.Constraint(err) == "task_parent_id_fkey", postgres.Constraint(err) == "task_group_id_fkey":
+		return fmt.Errorf("insert tasks: %w: %w", ErrMissing, err)
+	case postgres.IsUnavailable(err):
+		// Also where it comes as an answer: a pooler says so of a server that it lost after the commit. And what is away for
+		// all need not be asked again for each.
+		return postgres.Away(fmt.Errorf("insert tasks: %w", err))
+	case postgres.Answered(err):
+		return fmt.Errorf("insert tasks: %w: %w", ErrRefused, err)
+	default:
+		return fmt.Errorf("insert tasks: %w", err)
 	}
-	if err != nil {
-		return postgres.Away(fmt.Errorf("insert task %s: %w", t.ID, err))
+}
+
+// arrayText writes the text of a text[].
+func arrayText(values []string) string { return postgres.Texts(values) }
+
+// Missing tells which of the tasks name a parent, or a group, that does not exist, by their places in the list.
+func (s *Store) Missing(ctx context.Context, tasks []*New) (parents, groups map[int]bool, err error) {
+	ids := [2][]string{make([]string, len(tasks)), make([]string, len(tasks))}
+	for i, t := range tasks {
+		ids[0][i], ids[1][i] = t.ParentID, t.GroupID
 	}
-	return nil
+	found := [2]map[int]bool{{}, {}}
+	for i, table := range []string{"task", "task_group"} {
+		rows, err := s.pool.Query(ctx, `
+			select place - 1 from unnest($1::text[]) with ordinality as named (id, place)
+			where named.id <> '' and not exists (select from `+table+` t where t.id = named.id::uuid)`, postgres.Texts(ids[i]))
+		if err != nil {
+			return nil, nil, postgres.Away(fmt.Errorf("look for missing rows of %s: %w", table, err))
+		}
+		var place int
+		_, err = pgx.ForEachRow(rows, []any{&place}, func() error { found[i][place] = true; return nil })
+		if err := cmp.Or(err, rows.Err()); err != nil {
+			return nil, nil, postgres.Away(fmt.Errorf("look for missing rows of %s: %w", table, err))
+		}
+	}
+	return found[0], found[1], nil
 }
 
 // cancelTask is guarded by the state. Its outcome is read from the row: no row changed means that it was final, or is
@@ -104,6 +165,27 @@ func (s *Store) Get(ctx context.Context, id string) (*task.Task, error) {
 		return nil, postgres.Away(fmt.Errorf("read task %s: %w", id, err))
 	}
 	return t, nil
+}
+
+// GetAll reads tasks by their ids; those that are not there are not in the answer.
+func (s *Store) GetAll(ctx context.Context, ids []string) (map[string]*task.Task, error) {
+	rows, err := s.pool.Query(ctx, `select `+postgres.TaskColumns+` from task where id = any($1::text[]::uuid[])`, postgres.Texts(ids))
+	if err != nil {
+		return nil, postgres.Away(fmt.Errorf("read %d tasks: %w", len(ids), err))
+	}
+	defer rows.Close()
+	found := make(map[string]*task.Task, len(ids))
+	for rows.Next() {
+		t, err := postgres.ScanTask(rows)
+		if err != nil {
+			return nil, fmt.Errorf("read %d tasks: %w", len(ids), err)
+		}
+		found[t.ID] = t
+	}
+	if err := rows.Err(); err != nil {
+		return nil, postgres.Away(fmt.Errorf("read %d tasks: %w", len(ids), err))
+	}
+	return found, nil
 }
 
 // Delete removes a finished task. deleted is false if it is not there or not finished, or has children that are not: a delete

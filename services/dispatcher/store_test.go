@@ -38,12 +38,23 @@ func TestNoStatementSearchesATable(t *testing.T) {
 	parent := pgtest.One[string](t, db, `select id::text from task where state = 'waiting' order by seq limit 1`)
 	store := dispatcher.NewStore(pool)
 	r.Take()
+	fresh := func() []*dispatcher.New {
+		return []*dispatcher.New{{
+			Task:     task.Task{ID: unknownID, Name: "n", Deferred: true, ParentID: parent, Reserved: task.Reserve(nil, nil, task.DefaultDomainID)},
+			DomainID: task.DefaultDomainID, Args: "[]", Kwargs: "{}",
+		}}
+	}
+	statements := map[string]int{"missing": 2} // one otherwise
 	for name, call := range map[string]func() error{
-		"insert": func() error {
-			return store.Insert(t.Context(), &dispatcher.New{
-				Task:     task.Task{ID: unknownID, Name: "n", Deferred: true, ParentID: parent, Reserved: task.Reserve(nil, nil, task.DefaultDomainID)},
-				DomainID: task.DefaultDomainID, Args: "[]", Kwargs: "{}",
-			})
+		"insert": func() error { return store.Insert(t.Context(), fresh()) },
+		"missing": func() error {
+			tasks := fresh()
+			tasks[0].GroupID = parent // which is no group
+			parents, groups, err := store.Missing(t.Context(), tasks)
+			if len(parents) != 0 || !groups[0] {
+				t.Errorf("missing: %v and %v", parents, groups)
+			}
+			return err
 		},
 		"cancel": func() error { _, _, err := store.Cancel(t.Context(), id); return err },
 		"reject": func() error { _, err := store.Reject(t.Context(), parent); return err },
@@ -54,8 +65,8 @@ func TestNoStatementSearchesATable(t *testing.T) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		sent := r.Take()
-		if len(sent) != 1 {
-			t.Errorf("%s sends %d statements, want one", name, len(sent))
+		if want := max(statements[name], 1); len(sent) != want {
+			t.Errorf("%s sends %d statements, want %d", name, len(sent), want)
 		}
 		for _, s := range sent {
 			reads := pgtest.Plan(t, db, s)

@@ -1,5 +1,5 @@
-// Package executor runs tasks: it takes them from the scheduler, gives each to a worker in an empty directory, and reports
-// how it ended.
+// Package executor runs tasks: it takes them from the scheduler, gives each to a worker with an empty directory of its own,
+// and reports how it ended.
 //
 // Workers are child processes of the executor (a warm pool, one task at a time each), or goroutines for handlers that are
 // declared safe. User code never sees the database; neither does the executor, which knows its peers by gRPC alone.
@@ -17,10 +17,18 @@
 //	               |              +--> stopping: no new tasks; running ones get a grace
 //	               +-- fenced ----+    (no beat was confirmed in time: all tasks are killed, nothing is reported)
 //
-//	run        acknowledging --> waiting for a slot --> running --> reporting --> (forgotten)
-//	                  |                 |                 |   ^
-//	                  +-----------------+-----------------+   |
-//	                  canceled, or refused by the scheduler   +-- SIGTERM, after a grace SIGKILL to the process group
+//	run        waiting for a slot --> running --> reporting --> (forgotten)
+//	                  |                 |   ^
+//	                  +-----------------+   |
+//	                  canceled, or refused  +-- SIGTERM, after a grace SIGKILL to the process group
+//	                  by the scheduler
+//
+// A run waits for nobody to hear of it. What there is to say to the scheduler is collected, and what comes while a message is
+// on its way goes with the next. The end of a run goes at once; that a claim is held, which only matters of a run that lasts,
+// goes with whatever is said next, after a tenth of a second by itself, and not at all if the end overtakes it or if a hello
+// has said it. Messages are split before they get too large for the scheduler.
+//
+// A task's directory is made for its process, or, in the executor's own process, when the handler first asks for it.
 //
 // # Failure
 //

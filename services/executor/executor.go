@@ -180,7 +180,7 @@ func (s *Service) stop(life context.Context) {
 // drainLocked tells the scheduler that no more tasks are wanted, or leaves it to the next hello.
 func (s *Service) drainLocked() {
 	if s.line != nil {
-		s.line.post(drainMessage())
+		s.line.wantNoMore()
 	}
 }
 

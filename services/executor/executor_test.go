@@ -57,7 +57,7 @@ func TestChildTaskRunsInItsOwnEmptyDirectory(t *testing.T) {
 		PID: got.PID, Cwd: own, Dir: own, Mode: "drwx------", Entries: 0,
 		Task: worker.Task{
 			ID: a.GetTaskId(), Name: "look", Claim: 1, Attempt: 2, Domain: "default", CorrelationID: "the-request",
-			GroupID: a.GetGroupId(), Traceparent: a.GetTraceparent(), WorkingDir: own,
+			GroupID: a.GetGroupId(), Traceparent: a.GetTraceparent(),
 		},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -260,7 +260,6 @@ func TestChildrenAreUsedAgainUnlessThereIsReasonNotTo(t *testing.T) {
 func TestNothingLeftBehindSurvivesTheTask(t *testing.T) {
 	f, _, l := connect(t, executor.Config{})
 	a := l.assign(order("orphan", ""))
-	l.acknowledged(a)
 	var pids []int
 	told(t, f, &pids)
 	if outcome := l.end(a); outcome.GetState() != taskv1.State_STATE_COMPLETED {

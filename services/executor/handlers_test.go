@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/sluice-tasks/sluice/pkg/limits"
 	"github.com/sluice-tasks/sluice/pkg/worker"
 	"github.com/sluice-tasks/sluice/pkg/worker/builtin"
 )
@@ -48,6 +49,10 @@ func testMux() *worker.Mux {
 		<-letGo
 		return worker.None{}, nil
 	}, worker.InProcess())
+	worker.Handle(mux, "fail.large", func(context.Context, struct{}) (worker.None, error) {
+		return worker.None{}, errors.New(strings.Repeat("x", limits.MaxErrorText))
+	}, worker.InProcess())
+	worker.Handle(mux, "nest.here", nesting, worker.InProcess())
 	worker.Handle(mux, "dispatch", dispatching)
 	worker.Handle(mux, "dispatch.here", dispatching, worker.Immediate())
 	worker.Handle(mux, "env", func(context.Context, struct{}) ([]string, error) { return os.Environ(), nil })
@@ -79,7 +84,10 @@ func look(ctx context.Context, _ struct{}) (sight, error) {
 	if err != nil {
 		return sight{}, err
 	}
-	dir := worker.Current(ctx).WorkingDir
+	dir, err := worker.WorkingDir(ctx)
+	if err != nil {
+		return sight{}, err
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return sight{}, err
@@ -181,6 +189,29 @@ func sticky(ctx context.Context, _ struct{}) (worker.None, error) {
 		return worker.None{}, err
 	}
 	select {}
+}
+
+// nests tell what tasks in this process got when they asked for their directory.
+var nests = make(chan nest)
+
+type nest struct {
+	dir, again string
+	err        error
+}
+
+// nesting asks for its directory twice, ends when it is let go, and leaves something behind that is let go later, and asks
+// again.
+func nesting(ctx context.Context, _ struct{}) (worker.None, error) {
+	dir, err := worker.WorkingDir(ctx)
+	again, errAgain := worker.WorkingDir(ctx)
+	nests <- nest{dir, again, errors.Join(err, errAgain)}
+	<-letGo
+	go func() {
+		<-letGo
+		dir, err := worker.WorkingDir(ctx)
+		nests <- nest{dir: dir, err: err}
+	}()
+	return worker.None{}, err
 }
 
 func dispatching(ctx context.Context, _ struct{}) ([]string, error) {

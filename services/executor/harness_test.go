@@ -199,10 +199,36 @@ func (f fakeStatus) PutTaskLog(_ context.Context, r *statusv1.PutTaskLogRequest)
 type fakeLine struct {
 	t     testing.TB
 	hello *schedulerv1.Hello
-	in    chan *schedulerv1.AcquireRequest
+	in    chan said
 	out   chan *schedulerv1.AcquireResponse
 	hang  chan error // ends the stream
 	gone  chan struct{}
+	// acknowledgements that a test has seen.
+	known map[string]bool
+}
+
+// said is one thing that an executor says: exactly one of the first three. Several come in one message, of which the order
+// is nobody's business; here they come one by one.
+type said struct {
+	drain        *schedulerv1.Drain
+	finish       *schedulerv1.Finish
+	acknowledged *schedulerv1.Claim
+	message      *schedulerv1.AcquireRequest
+}
+
+func (m said) String() string { return m.message.String() }
+
+// each takes a message apart.
+func each(message *schedulerv1.AcquireRequest, do func(said)) {
+	if drain := message.GetDrain(); drain != nil {
+		do(said{drain: drain, message: message})
+	}
+	for _, claim := range message.GetReport().GetAcknowledged() {
+		do(said{acknowledged: claim, message: message})
+	}
+	for _, finish := range message.GetReport().GetFinished() {
+		do(said{finish: finish, message: message})
+	}
 }
 
 func (f fakeScheduler) Acquire(stream schedulerv1.SchedulerService_AcquireServer) error {
@@ -214,8 +240,8 @@ func (f fakeScheduler) Acquire(stream schedulerv1.SchedulerService_AcquireServer
 		return err
 	}
 	l := &fakeLine{
-		t: f.t, hello: first.GetHello(), gone: make(chan struct{}),
-		in: make(chan *schedulerv1.AcquireRequest, 10_000), out: make(chan *schedulerv1.AcquireResponse), hang: make(chan error, 1),
+		t: f.t, hello: first.GetHello(), gone: make(chan struct{}), known: map[string]bool{},
+		in: make(chan said, 10_000), out: make(chan *schedulerv1.AcquireResponse), hang: make(chan error, 1),
 	}
 	defer close(l.gone)
 	go func() { // ends when this handler has returned
@@ -224,7 +250,7 @@ func (f fakeScheduler) Acquire(stream schedulerv1.SchedulerService_AcquireServer
 			if err != nil {
 				return
 			}
-			l.in <- m
+			each(m, func(s said) { l.in <- s })
 		}
 	}()
 	f.lines <- l
@@ -286,25 +312,31 @@ func order(name, kwargs string) *taskv1.Assignment {
 	}
 }
 
+// order sends orders, all in one message.
+func (l *fakeLine) order(orders *schedulerv1.Orders) {
+	l.t.Helper()
+	l.send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Orders{Orders: orders}})
+}
+
 func (l *fakeLine) assign(a *taskv1.Assignment) *taskv1.Assignment {
 	l.t.Helper()
-	l.send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Assign{Assign: a}})
+	l.order(&schedulerv1.Orders{Assign: []*taskv1.Assignment{a}})
 	return a
 }
 
 func (l *fakeLine) cancel(a *taskv1.Assignment) {
 	l.t.Helper()
-	l.send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Cancel{Cancel: &schedulerv1.CancelRun{Claim: claimOf(a)}}})
+	l.order(&schedulerv1.Orders{Cancel: []*schedulerv1.Claim{claimOf(a)}})
 }
 
 func (l *fakeLine) finished(a *taskv1.Assignment) {
 	l.t.Helper()
-	l.send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Finished{Finished: &schedulerv1.Finished{Claim: claimOf(a)}}})
+	l.order(&schedulerv1.Orders{Finished: []*schedulerv1.Claim{claimOf(a)}})
 }
 
 func (l *fakeLine) refuse(a *taskv1.Assignment) {
 	l.t.Helper()
-	l.send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Refused{Refused: &schedulerv1.Refused{Claim: claimOf(a), Reason: "test"}}})
+	l.order(&schedulerv1.Orders{Refused: []*schedulerv1.Refused{{Claim: claimOf(a), Reason: "test"}}})
 }
 
 func claimOf(a *taskv1.Assignment) *schedulerv1.Claim {
@@ -313,28 +345,39 @@ func claimOf(a *taskv1.Assignment) *schedulerv1.Claim {
 
 func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
-func (l *fakeLine) next() *schedulerv1.AcquireRequest {
+func (l *fakeLine) next() said {
 	l.t.Helper()
 	return receive(l.t, l.in, "a message of the executor")
 }
 
-// acknowledged expects the acknowledgement of a as the next message.
-func (l *fakeLine) acknowledged(a *taskv1.Assignment) {
-	l.t.Helper()
-	m := l.next()
-	if got := m.GetAcknowledge().GetClaim(); got.GetTaskId() != a.GetTaskId() || got.GetClaim() != a.GetClaim() {
-		l.t.Fatalf("expected the acknowledgement of %v, got %v", a, m)
-	}
+// names reports whether c is the claim of a.
+func names(c *schedulerv1.Claim, a *taskv1.Assignment) bool {
+	return c != nil && c.GetTaskId() == a.GetTaskId() && c.GetClaim() == a.GetClaim()
 }
 
-// outcome expects the end of a as the next message.
+// acknowledged expects the acknowledgement of a as the next thing that is said. It comes when a lasts.
+func (l *fakeLine) acknowledged(a *taskv1.Assignment) said {
+	l.t.Helper()
+	m := l.next()
+	if !names(m.acknowledged, a) {
+		l.t.Fatalf("expected the acknowledgement of %v, got %v", a, m)
+	}
+	l.known[a.GetTaskId()] = true
+	return m
+}
+
+// outcome expects the end of a as the next thing that is said, but for an acknowledgement of a, which has come or not.
 func (l *fakeLine) outcome(a *taskv1.Assignment) *taskv1.Outcome {
 	l.t.Helper()
 	m := l.next()
-	if got := m.GetFinish().GetClaim(); got.GetTaskId() != a.GetTaskId() || got.GetClaim() != a.GetClaim() {
+	if names(m.acknowledged, a) && !l.known[a.GetTaskId()] {
+		m = l.next()
+	}
+	if m.finish == nil || !names(m.finish.GetClaim(), a) {
 		l.t.Fatalf("expected the end of %v, got %v", a, m)
 	}
-	return m.GetFinish().GetOutcome()
+	l.known[a.GetTaskId()] = true // the end said it all
+	return m.finish.GetOutcome()
 }
 
 // end expects the end of a as the next message, and accepts it.
@@ -349,7 +392,6 @@ func (l *fakeLine) end(a *taskv1.Assignment) *taskv1.Outcome {
 func (l *fakeLine) do(a *taskv1.Assignment) *taskv1.Outcome {
 	l.t.Helper()
 	l.assign(a)
-	l.acknowledged(a)
 	return l.end(a)
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -85,6 +86,46 @@ func (h *home) makeTaskDir(task string) (string, error) {
 }
 
 func (h *home) removeTaskDir(task string) error { return removeTree(h.root, task) }
+
+// taskDir is the working directory of one run, made when it is first asked for: most handlers in the executor's own process
+// never do, and a directory costs more than they.
+type taskDir struct {
+	home *home
+	task string
+
+	mu   sync.Mutex
+	path string
+	over bool
+}
+
+// make makes the directory, once, and returns its path.
+func (d *taskDir) make() (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.over {
+		return "", errors.New("the task has ended")
+	}
+	if d.path != "" {
+		return d.path, nil
+	}
+	path, err := d.home.makeTaskDir(d.task)
+	if err != nil {
+		return "", err
+	}
+	d.path = path
+	return path, nil
+}
+
+// remove removes the directory, if it was made. From then on there is none to be had.
+func (d *taskDir) remove() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.over = true
+	if d.path == "" {
+		return nil
+	}
+	return d.home.removeTaskDir(d.task)
+}
 
 // removeTree removes a directory with all that is in it. A task may have taken permissions away, from itself as much as
 // from us: directories get them back when the first attempt fails.

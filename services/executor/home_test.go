@@ -145,6 +145,32 @@ func TestTaskDirectoryIsEmptyAgain(t *testing.T) {
 	}
 }
 
+func TestTaskDirectoryIsMadeOnceAndNotAfterItsEnd(t *testing.T) {
+	h := open(t, t.TempDir(), "mine")
+	asked := &taskDir{home: h, task: "asked"}
+	path, err := asked.make()
+	if err != nil || !exists(t, path) {
+		t.Fatalf("made %q: %v", path, err)
+	}
+	write(t, filepath.Join(path, "file"))
+	if again, err := asked.make(); again != path || err != nil || !exists(t, filepath.Join(path, "file")) {
+		t.Errorf("the second time: %q, %v", again, err)
+	}
+	for range 2 {
+		if err := asked.remove(); err != nil || exists(t, path) {
+			t.Errorf("removed: %v", err)
+		}
+		if late, err := asked.make(); err == nil {
+			t.Errorf("made %q after the end", late)
+		}
+	}
+	// Who never asked has nothing removed: by then the name may be that of another run.
+	write(t, filepath.Join(h.path, "other", "file"))
+	if err := (&taskDir{home: h, task: "other"}).remove(); err != nil || !exists(t, filepath.Join(h.path, "other", "file")) {
+		t.Errorf("a directory that was not made was removed: %v", err)
+	}
+}
+
 func TestDirectoriesWithoutPermissionsAreRemoved(t *testing.T) {
 	if os.Getuid() == 0 {
 		t.Skip("no permission stops root")

@@ -58,7 +58,6 @@ func TestCancelStopsARunningTask(t *testing.T) {
 func TestCancelOfAnEndedTaskChangesNothing(t *testing.T) {
 	_, _, l := connect(t, executor.Config{})
 	a := l.assign(order("test.noop", ""))
-	l.acknowledged(a)
 	l.outcome(a)
 	l.cancel(a) // it crossed the report of the end
 	l.finished(a)
@@ -159,7 +158,7 @@ func TestStopGivesUpOnAStickyInProcessTaskWithoutAWord(t *testing.T) {
 	f, s, l := connect(t, executor.Config{CancelGrace: time.Millisecond, ShutdownGrace: time.Millisecond, ReportTimeout: 50 * time.Millisecond})
 	start(f, l, "sticky.here")
 	s.stop()
-	if l.next().GetDrain() == nil {
+	if l.next().drain == nil {
 		t.Error("no drain")
 	}
 	s.end()
@@ -232,7 +231,6 @@ func TestRunsSurviveALostScheduler(t *testing.T) {
 func TestUnacceptedEndIsReportedAgain(t *testing.T) {
 	f, _, l := connect(t, executor.Config{})
 	a := l.assign(order("test.fail", `{"message": "once"}`))
-	l.acknowledged(a)
 	first := l.outcome(a)
 	for range 2 {
 		l.breakOff() // and not a word about the end
@@ -272,7 +270,6 @@ func TestRefusedClaimIsKilledAndNotReported(t *testing.T) {
 func TestRefusedEndIsForgotten(t *testing.T) {
 	f, _, l := connect(t, executor.Config{})
 	a := l.assign(order("test.noop", ""))
-	l.acknowledged(a)
 	l.outcome(a)
 	l.refuse(a)
 	l.do(order("test.noop", ""))
@@ -331,7 +328,6 @@ func TestFencedExecutorKillsEverythingAndBeginsANewLife(t *testing.T) {
 			}
 			here, _ := start(f, l, "wait.here")
 			ended := l.assign(order("test.noop", ""))
-			l.acknowledged(ended)
 			l.outcome(ended)
 			receive(t, f.registers, "the first registration")
 
@@ -354,7 +350,7 @@ func TestFencedExecutorKillsEverythingAndBeginsANewLife(t *testing.T) {
 			l.welcome()
 			l.do(order("test.sleep", `{"seconds": 0}`)) // nothing was said about the others before
 			for len(before.in) > 0 {
-				if m := <-before.in; m.GetFinish() != nil {
+				if m := <-before.in; m.finish != nil {
 					t.Errorf("reported after the fence: %v", m)
 				}
 			}
@@ -411,7 +407,7 @@ func TestStopLetsTasksEnd(t *testing.T) {
 	f, s, l := connect(t, executor.Config{ShutdownGrace: time.Hour})
 	a, _ := start(f, l, "wait")
 	s.stop()
-	if l.next().GetDrain() == nil {
+	if l.next().drain == nil {
 		t.Error("the scheduler was not told first")
 	}
 	// One that crossed the drain is not taken, and is given back at once: the executor says hello again without it.
@@ -421,7 +417,7 @@ func TestStopLetsTasksEnd(t *testing.T) {
 		t.Errorf("the hello after it: %v", l.hello)
 	}
 	l.welcome()
-	if l.next().GetDrain() == nil {
+	if l.next().drain == nil {
 		t.Error("the drain was not repeated")
 	}
 	l.cancel(a) // a cancel is for the impatient, also now
@@ -450,13 +446,14 @@ func TestStopAbortsWhatOutlastsTheGrace(t *testing.T) {
 	var outcomes []*taskv1.Outcome
 	for len(outcomes) < 3 {
 		m := l.next()
-		if m.GetDrain() != nil {
+		if m.drain != nil {
 			continue
 		}
-		outcomes = append(outcomes, m.GetFinish().GetOutcome())
-		l.send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Finished{
-			Finished: &schedulerv1.Finished{Claim: m.GetFinish().GetClaim()},
-		}})
+		if m.finish == nil {
+			t.Fatalf("expected an end, got %v", m)
+		}
+		outcomes = append(outcomes, m.finish.GetOutcome())
+		l.order(&schedulerv1.Orders{Finished: []*schedulerv1.Claim{m.finish.GetClaim()}})
 	}
 	for _, outcome := range outcomes {
 		expectOutcome(t, aborted, outcome)
@@ -474,7 +471,6 @@ func TestStopAbortsWhatOutlastsTheGrace(t *testing.T) {
 func TestStopDoesNotWaitForEverForAnAcceptance(t *testing.T) {
 	f, s, l := connect(t, executor.Config{ReportTimeout: 50 * time.Millisecond})
 	a := l.assign(order("test.noop", ""))
-	l.acknowledged(a)
 	l.outcome(a)
 	s.end()
 	// A goodbye would say that nothing is open.
@@ -496,7 +492,7 @@ func TestDrainTakesNoMoreButLetsRun(t *testing.T) {
 	if n := s.drain(); n != 1 {
 		t.Errorf("%d runs left, want 1", n)
 	}
-	if l.next().GetDrain() == nil {
+	if l.next().drain == nil {
 		t.Error("the scheduler was not told")
 	}
 	l.breakOff()
@@ -505,7 +501,7 @@ func TestDrainTakesNoMoreButLetsRun(t *testing.T) {
 		t.Error("the next scheduler is not told")
 	}
 	l.welcome()
-	if l.next().GetDrain() == nil {
+	if l.next().drain == nil {
 		t.Error("the next scheduler was not told again")
 	}
 	l.cancel(a)

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
@@ -29,73 +31,126 @@ func claimOf(c *schedulerv1.Claim) claim { return claim{task: c.GetTaskId(), num
 // stream is what the scheduler's Acquire gives a client.
 type stream = grpc.BidiStreamingClient[schedulerv1.AcquireRequest, schedulerv1.AcquireResponse]
 
-// line is one connection to the scheduler. Messages to it are queued and sent by a goroutine: nothing in the executor waits
-// for the network.
+// line is one connection to the scheduler. What is to be said on it is collected, and sent by a goroutine: nothing in the
+// executor waits for the network, and what comes while a message is on its way goes with the next.
 type line struct {
-	mu     sync.Mutex
-	queue  []message
-	wakeup chan struct{} // holds at most one
+	mu       sync.Mutex
+	unsaid   map[claim]bool // acknowledgements
+	finished []*schedulerv1.Finish
+	drain    bool
+	wakeup   chan struct{} // holds at most one
+	// later wakes the sender for acknowledgements that have nothing to go with.
+	later *time.Timer
 	// breakOff ends the line; another is opened, and its hello says what is held.
 	breakOff context.CancelFunc
 }
 
-// message is something to send, and what to do when it was handed to the transport.
-type message struct {
-	request *schedulerv1.AcquireRequest
-	sent    func()
+const (
+	// acknowledgeAfter is how long an acknowledgement waits for a report to go with. Of a task that ends sooner the end says
+	// it all. The scheduler is patient for seconds.
+	acknowledgeAfter = 100 * time.Millisecond
+	// reportBytes is how large one message may get before another is begun, and reportClaims how many claims are in one. With
+	// the largest outcome on top it stays far below what a scheduler takes.
+	reportBytes  = 1 << 20
+	reportClaims = 1000
+)
+
+func newLine(breakOff context.CancelFunc) *line {
+	l := &line{unsaid: map[claim]bool{}, wakeup: make(chan struct{}, 1), breakOff: breakOff}
+	l.later = time.AfterFunc(acknowledgeAfter, l.wake)
+	l.later.Stop()
+	return l
 }
 
-func (l *line) post(messages ...message) {
-	l.mu.Lock()
-	l.queue = append(l.queue, messages...)
-	l.mu.Unlock()
+func (l *line) wake() {
 	select {
 	case l.wakeup <- struct{}{}:
 	default:
 	}
 }
 
-func (l *line) take() []message {
+// acknowledge says, soon, that a claim is held.
+func (l *line) acknowledge(c claim) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	messages := l.queue
-	l.queue = nil
-	return messages
+	if len(l.unsaid) == 0 {
+		l.later.Reset(acknowledgeAfter)
+	}
+	l.unsaid[c] = true
 }
 
-// send sends what is posted until ctx ends or the stream breaks; of that, Recv tells.
+// finish reports an end.
+func (l *line) finish(c claim, outcome *taskv1.Outcome) {
+	l.mu.Lock()
+	delete(l.unsaid, c)
+	l.finished = append(l.finished, &schedulerv1.Finish{Claim: c.wire(), Outcome: outcome})
+	l.mu.Unlock()
+	l.wake()
+}
+
+// drop takes back what was not said yet about a claim that is not ours any more.
+func (l *line) drop(c claim) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.unsaid, c)
+	l.finished = slices.DeleteFunc(l.finished, func(f *schedulerv1.Finish) bool { return claimOf(f.GetClaim()) == c })
+}
+
+// wantNoMore says that no more tasks are wanted.
+func (l *line) wantNoMore() {
+	l.mu.Lock()
+	l.drain = true
+	l.mu.Unlock()
+	l.wake()
+}
+
+// take returns all that is to be said.
+func (l *line) take() []*schedulerv1.AcquireRequest {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var requests []*schedulerv1.AcquireRequest
+	if l.drain {
+		requests = append(requests, &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Drain{Drain: &schedulerv1.Drain{}}})
+	}
+	var open *schedulerv1.Report
+	size, claims := 0, 0
+	report := func(bytes int) *schedulerv1.Report {
+		if open == nil || size > reportBytes || claims >= reportClaims {
+			open, size, claims = &schedulerv1.Report{}, 0, 0
+			requests = append(requests, &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Report{Report: open}})
+		}
+		size += bytes
+		claims++
+		return open
+	}
+	for _, finish := range l.finished {
+		r := report(proto.Size(finish))
+		r.Finished = append(r.Finished, finish)
+	}
+	for c := range l.unsaid {
+		r := report(0)
+		r.Acknowledged = append(r.Acknowledged, c.wire())
+	}
+	l.finished, l.drain = nil, false
+	clear(l.unsaid)
+	return requests
+}
+
+// send sends what there is to say until ctx ends or the stream breaks; of that, Recv tells.
 func (l *line) send(ctx context.Context, to stream) {
+	defer l.later.Stop()
 	for {
 		select {
 		case <-l.wakeup:
 		case <-ctx.Done():
 			return
 		}
-		for _, m := range l.take() {
-			if err := to.Send(m.request); err != nil {
+		for _, request := range l.take() {
+			if err := to.Send(request); err != nil {
 				return
-			}
-			if m.sent != nil {
-				m.sent()
 			}
 		}
 	}
-}
-
-func acknowledgeMessage(c claim, sent func()) message {
-	return message{sent: sent, request: &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Acknowledge{
-		Acknowledge: &schedulerv1.Acknowledge{Claim: c.wire()},
-	}}}
-}
-
-func finishMessage(c claim, outcome *taskv1.Outcome) message {
-	return message{request: &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Finish{
-		Finish: &schedulerv1.Finish{Claim: c.wire(), Outcome: outcome},
-	}}}
-}
-
-func drainMessage() message {
-	return message{request: &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Drain{Drain: &schedulerv1.Drain{}}}}
 }
 
 // acquire keeps a line to the leading scheduler for as long as the life lasts.
@@ -131,14 +186,13 @@ func (s *Service) connect(ctx context.Context, l life) error {
 	if err != nil {
 		return fmt.Errorf("open the line: %w", err)
 	}
-	hello, held := s.hello(l)
 	// What a failed Send means is only known from Recv.
-	_ = stream.Send(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Hello{Hello: hello}})
+	_ = stream.Send(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Hello{Hello: s.hello(l)}})
 	if err := awaitWelcome(stream, cancel); err != nil {
 		return err
 	}
 
-	line := s.begin(held, cancel)
+	line := s.begin(cancel)
 	var sender sync.WaitGroup
 	sender.Go(func() { line.send(ctx, stream) })
 	defer sender.Wait()
@@ -170,7 +224,7 @@ func awaitWelcome(from stream, giveUp context.CancelFunc) error {
 }
 
 // hello presents the executor with all claims that it holds.
-func (s *Service) hello(l life) (*schedulerv1.Hello, []*run) {
+func (s *Service) hello(l life) *schedulerv1.Hello {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	hello := &schedulerv1.Hello{
@@ -182,30 +236,24 @@ func (s *Service) hello(l life) (*schedulerv1.Hello, []*run) {
 		Versions:       s.config.Versions,
 		Draining:       s.draining,
 	}
-	held := make([]*run, 0, len(s.runs))
-	for c, r := range s.runs {
+	for c := range s.runs {
 		hello.Held = append(hello.Held, c.wire())
-		held = append(held, r)
 	}
-	return hello, held
+	return hello
 }
 
-// begin makes a line the current one. The scheduler now knows what is held, which is as good as an acknowledgement; ends
-// that it has not accepted are reported again.
-func (s *Service) begin(held []*run, breakOff context.CancelFunc) *line {
+// begin makes a line the current one. The hello said what is held; ends that were not accepted are reported again.
+func (s *Service) begin(breakOff context.CancelFunc) *line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := &line{wakeup: make(chan struct{}, 1), breakOff: breakOff}
-	for _, r := range held {
-		r.acknowledge()
-	}
+	l := newLine(breakOff)
 	for c, r := range s.runs {
 		if r.outcome != nil {
-			l.post(finishMessage(c, r.outcome))
+			l.finish(c, r.outcome)
 		}
 	}
 	if s.draining {
-		l.post(drainMessage()) // it may have begun after the hello
+		l.wantNoMore() // it may have begun after the hello
 	}
 	s.line = l
 	return l
@@ -226,55 +274,57 @@ func (s *Service) receive(ctx context.Context, l *line, response *schedulerv1.Ac
 	if s.line != l {
 		return // the life is over: nothing from this line counts any more
 	}
-	switch m := response.GetMessage().(type) {
-	case *schedulerv1.AcquireResponse_Assign:
-		s.assignLocked(ctx, m.Assign)
-	case *schedulerv1.AcquireResponse_Cancel:
-		if r, held := s.runs[claimOf(m.Cancel.GetClaim())]; held && r.outcome == nil {
+	// A second welcome, or what a newer scheduler says, has no orders.
+	orders := response.GetOrders()
+	for _, a := range orders.GetAssign() {
+		s.assignLocked(ctx, a)
+	}
+	for _, c := range orders.GetCancel() {
+		if r, held := s.runs[claimOf(c)]; held && r.outcome == nil {
 			s.log.InfoContext(ctx, "canceling", r.attrs()...)
 			r.cancel(errCanceled)
 		}
-	case *schedulerv1.AcquireResponse_Finished:
-		s.forgetLocked(claimOf(m.Finished.GetClaim()))
-	case *schedulerv1.AcquireResponse_Refused:
-		s.refuseLocked(m.Refused)
-	default:
-		// A second welcome, or what a newer scheduler says.
+	}
+	for _, c := range orders.GetFinished() {
+		s.forgetLocked(claimOf(c))
+	}
+	for _, refused := range orders.GetRefused() {
+		s.refuseLocked(refused)
 	}
 }
 
 // assignLocked takes a task over, once.
 func (s *Service) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 	c := claim{task: a.GetTaskId(), number: a.GetClaim()}
-	log := s.log.With(slog.String("task_id", c.task), slog.Int64("claim", c.number))
+	attrs := func() []any { return []any{slog.String("task_id", c.task), slog.Int64("claim", c.number)} }
 	if _, err := uuid.Parse(c.task); err != nil || c.number <= 0 {
-		log.ErrorContext(ctx, "the scheduler assigned something that is no task")
+		s.log.ErrorContext(ctx, "the scheduler assigned something that is no task", attrs()...)
 		return
 	}
 	if r, held := s.runs[c]; held {
 		// Our answer may have been lost. It is repeated, the run is not.
 		if r.outcome != nil {
-			s.line.post(finishMessage(c, r.outcome))
+			s.line.finish(c, r.outcome)
 		} else {
-			s.line.post(acknowledgeMessage(c, r.acknowledge))
+			s.line.acknowledge(c)
 		}
 		return
 	}
 	if s.past.has(c) {
-		log.WarnContext(ctx, "assigned again after its end, ignored")
+		s.log.WarnContext(ctx, "assigned again after its end, ignored", attrs()...)
 		return
 	}
 	if s.stopping {
 		// It crossed our drain. It is not taken, to be aborted here, but must not wait here either until all others have
 		// ended: the next hello does not name it, and so gives it back.
 		s.line.breakOff()
-		log.InfoContext(ctx, "assigned while stopping, not taken")
+		s.log.InfoContext(ctx, "assigned while stopping, not taken", attrs()...)
 		return
 	}
 	r := newRun(ctx, c, a)
 	if before := s.byTask[c.task]; before != nil {
 		if before.claim.number > c.number {
-			log.WarnContext(ctx, "an older claim was assigned after a newer one, ignored", slog.Int64("newer", before.claim.number))
+			s.log.WarnContext(ctx, "an older claim was assigned after a newer one, ignored", attrs()...)
 			return
 		}
 		// The scheduler would not give it to us if the older claim still held.
@@ -282,7 +332,7 @@ func (s *Service) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 		s.dropLocked(before)
 	}
 	s.runs[c], s.byTask[c.task] = r, r
-	s.line.post(acknowledgeMessage(c, r.acknowledge))
+	s.line.acknowledge(c)
 	s.performing.Go(func() { s.perform(r) })
 }
 
@@ -297,6 +347,9 @@ func (s *Service) refuseLocked(refused *schedulerv1.Refused) {
 // dropLocked kills a run, if it still runs, and forgets it.
 func (s *Service) dropLocked(r *run) {
 	r.kill(errDropped)
+	if s.line != nil {
+		s.line.drop(r.claim)
+	}
 	s.forgetLocked(r.claim)
 }
 

@@ -26,9 +26,6 @@ type run struct {
 	assignment *taskv1.Assignment
 	since      time.Time
 
-	// acknowledged is closed when the scheduler was told that the claim is held.
-	acknowledged chan struct{}
-	acknowledge  func()
 	// after is closed when an older run of the same task has ended; nil if there was none.
 	after <-chan struct{}
 	// done is closed when nothing of the run is left.
@@ -50,8 +47,7 @@ type run struct {
 
 // newRun makes a run, which outlives the line that brought it.
 func newRun(ctx context.Context, c claim, a *taskv1.Assignment) *run {
-	r := &run{claim: c, assignment: a, since: time.Now(), acknowledged: make(chan struct{}), done: make(chan struct{})}
-	r.acknowledge = sync.OnceFunc(func() { close(r.acknowledged) })
+	r := &run{claim: c, assignment: a, since: time.Now(), done: make(chan struct{})}
 	r.killed, r.kill = context.WithCancelCause(context.WithoutCancel(ctx))
 	r.asked, r.cancel = context.WithCancelCause(r.killed)
 	return r
@@ -91,9 +87,8 @@ func ended(state taskv1.State, reason string) *taskv1.Outcome {
 
 // perform takes a run through its life and reports its end.
 func (s *Service) perform(r *run) {
-	log := s.log.With(r.attrs()...)
-	outcome, output := s.conduct(r, log)
-	s.keepLog(r, output, log)
+	outcome, output := s.conduct(r)
+	s.keepLog(r, output)
 	if err := worker.Check(outcome); outcome != nil && err != nil {
 		outcome = worker.Failed(fmt.Sprintf("The worker reported an outcome that breaks a rule: %v.", err), "")
 	}
@@ -118,20 +113,22 @@ func (s *Service) perform(r *run) {
 	r.outcome = outcome
 	s.changedLocked()
 	if s.line != nil {
-		s.line.post(finishMessage(r.claim, outcome))
+		s.line.finish(r.claim, outcome)
 	}
-	log.Info("ended", slog.String("state", string(wire.FromState(outcome.GetState()))), slog.Duration("after", time.Since(r.since)),
-		slog.String("error", wire.FromError(outcome.GetError()).String()))
+	if s.log.Enabled(r.killed, slog.LevelInfo) {
+		s.log.Info("ended", append(r.attrs(), slog.String("state", string(wire.FromState(outcome.GetState()))),
+			slog.Duration("after", time.Since(r.since)), slog.String("error", wire.FromError(outcome.GetError()).String()))...)
+	}
 }
 
 // conduct waits for all that must come first, runs the handler where it belongs, and returns what came of it together with
 // what the task's process wrote.
-func (s *Service) conduct(r *run, log *slog.Logger) (*taskv1.Outcome, output) {
+func (s *Service) conduct(r *run) (*taskv1.Outcome, output) {
 	slots := s.slots
 	if r.assignment.GetImmediate() {
 		slots = s.immediate
 	}
-	if !r.await(r.acknowledged) || !r.await(r.after) {
+	if !r.await(r.after) {
 		return r.verdict(nil), output{}
 	}
 	select {
@@ -149,19 +146,20 @@ func (s *Service) conduct(r *run, log *slog.Logger) (*taskv1.Outcome, output) {
 	case r.assignment.GetImmediate() && !traits.Immediate:
 		return worker.Failed(fmt.Sprintf("%s The handler of %q is not declared fit to run immediately.", task.DescriptionImmediate, name), ""), output{}
 	}
-	dir, err := s.home.makeTaskDir(r.claim.task)
-	if err != nil {
-		return worker.Failed(fmt.Sprintf("Could not make the task's working directory: %v.", err), ""), output{}
-	}
+	dir := &taskDir{home: s.home, task: r.claim.task}
 	defer func() {
-		if err := s.home.removeTaskDir(r.claim.task); err != nil {
-			log.Warn("could not remove a working directory", slog.Any("error", err))
+		if err := dir.remove(); err != nil {
+			s.log.Warn("could not remove a working directory", append(r.attrs(), slog.Any("error", err))...)
 		}
 	}()
 	if traits.InProcess {
-		return s.runHere(r, dir, log), output{}
+		return s.runHere(r, dir), output{}
 	}
-	return s.runInChild(r, dir, log)
+	path, err := dir.make()
+	if err != nil {
+		return worker.Failed(fmt.Sprintf("Could not make the task's working directory: %v.", err), ""), output{}
+	}
+	return s.runInChild(r, path)
 }
 
 // await reports whether a moment (nil: no need to wait) came before the run was asked to stop.
@@ -179,17 +177,14 @@ func (r *run) await(moment <-chan struct{}) bool {
 
 // runHere runs a handler as a goroutine. All it can do to stop it is to cancel its context: the run ends when the handler
 // returns, or, if the executor itself must go on, after a grace.
-func (s *Service) runHere(r *run, dir string, log *slog.Logger) *taskv1.Outcome {
+func (s *Service) runHere(r *run, dir *taskDir) *taskv1.Outcome {
 	ctx := r.asked
 	if r.assignment.GetImmediate() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.config.ImmediateTimeout)
 		defer cancel()
 	}
-	result := make(chan *taskv1.Outcome, 1)
-	go func() {
-		result <- s.mux.Run(ctx, worker.Run{Assignment: r.assignment, WorkingDir: dir, Log: s.log, Calls: s.callsOf(r)})
-	}()
+	result := s.mux.Start(ctx, worker.Run{Assignment: r.assignment, WorkingDir: dir.make, Log: s.log, Calls: s.callsOf(r)})
 
 	var patience <-chan time.Time
 	asked, killed := ctx.Done(), r.killed.Done()
@@ -207,7 +202,7 @@ func (s *Service) runHere(r *run, dir string, log *slog.Logger) *taskv1.Outcome 
 			defer timer.Stop()
 			patience = timer.C
 		case <-patience:
-			log.Error("an in-process handler ignores that its context ended; its task goes on until it returns")
+			s.log.Error("an in-process handler ignores that its context ended; its task goes on until it returns", r.attrs()...)
 			if killed == nil {
 				return nil
 			}
@@ -223,7 +218,7 @@ func (s *Service) runHere(r *run, dir string, log *slog.Logger) *taskv1.Outcome 
 
 // runInChild runs a task in a child process and climbs the ladder when it is asked to stop: a message and SIGTERM, then
 // after the grace SIGKILL, to the whole process group.
-func (s *Service) runInChild(r *run, dir string, log *slog.Logger) (*taskv1.Outcome, output) {
+func (s *Service) runInChild(r *run, dir string) (*taskv1.Outcome, output) {
 	child, err := s.children.get(r.asked)
 	if err != nil {
 		var failed *startError
@@ -239,7 +234,7 @@ func (s *Service) runInChild(r *run, dir string, log *slog.Logger) (*taskv1.Outc
 	}})
 
 	calls := newCallServer(r.asked, s.callsOf(r), child)
-	made := s.supervise(r, child, calls, log)
+	made := s.supervise(r, child, calls)
 	calls.close() // nothing of this run may reach the child's next task
 	s.mu.Lock()
 	r.pid = 0
@@ -259,7 +254,7 @@ func (s *Service) runInChild(r *run, dir string, log *slog.Logger) (*taskv1.Outc
 func reusable(made *taskv1.Outcome) bool { return made.GetError().GetTraceback() == "" }
 
 // supervise waits until the child reports the end of the run, and returns that, or nil if the child died or had to.
-func (s *Service) supervise(r *run, child *child, calls *callServer, log *slog.Logger) *taskv1.Outcome {
+func (s *Service) supervise(r *run, child *child, calls *callServer) *taskv1.Outcome {
 	var grace <-chan time.Time
 	asked, killed := r.asked.Done(), r.killed.Done()
 	for {
@@ -288,7 +283,7 @@ func (s *Service) supervise(r *run, child *child, calls *callServer, log *slog.L
 			defer timer.Stop()
 			grace = timer.C
 		case <-grace:
-			log.Warn("the task did not stop within its grace, killing it")
+			s.log.Warn("the task did not stop within its grace, killing it", r.attrs()...)
 			child.kill()
 		case <-killed:
 			killed = nil
@@ -312,7 +307,7 @@ func honest(made *taskv1.Outcome) *taskv1.Outcome {
 
 // keepLog stores what the task wrote, before its end is reported, so that whoever waits for the end finds the log. It is
 // worth an attempt, not a delay.
-func (s *Service) keepLog(r *run, output output, log *slog.Logger) {
+func (s *Service) keepLog(r *run, output output) {
 	if output.text == "" || errors.Is(context.Cause(r.killed), errDropped) {
 		return
 	}
@@ -322,7 +317,7 @@ func (s *Service) keepLog(r *run, output output, log *slog.Logger) {
 		TaskId: r.claim.task, Claim: r.claim.number, Text: output.text, Truncated: output.truncated,
 	})
 	if err != nil {
-		log.Warn("could not store the task's log", slog.Any("error", err), slog.Int("bytes", len(output.text)))
+		s.log.Warn("could not store the task's log", append(r.attrs(), slog.Any("error", err), slog.Int("bytes", len(output.text)))...)
 	}
 }
 

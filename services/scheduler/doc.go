@@ -3,7 +3,8 @@
 // # Owns
 //
 // Of a task: unblocked_at, the claim (executor, incarnation, claim number, attempt, started_at) and every end that follows a
-// start. Of the database: the lease row. It answers Offer, Acquire, Follow, Explain and the questions about resources.
+// start. Of the database: the lease row. It answers Offer, Acquire, Follow, WatchLeadership, Explain
+// and the questions about resources.
 //
 // # The leader
 //
@@ -24,11 +25,14 @@
 //
 //	standby --(lease taken)--> loading --> leading --(any error, any doubt)--> standby
 //
+// A leader that is told to stop lets its tick end, then its streams, then yields the lease, and then says so to those who
+// watch it. A standby asks for the lease at that word, when the lease runs out, and every quarter of it in any case.
+//
 // # Failure
 //
 // After any error the leader drops its memory and takes the lease anew, under a new epoch, and loads what the database
 // holds: it is the truth, whether or not the failed transaction was committed. A deposed leader's transactions fail at the
-// fence. Executors keep their tasks meanwhile, say hello again, and the two lists are compared: what the executor holds goes
+// fence; one that is stuck in a transaction is evicted when its lease ran out a whole lease ago. Executors keep their tasks meanwhile, say hello again, and the two lists are compared: what the executor holds goes
 // on, what it never received goes back to waiting, what is not its own is refused. A lost hint costs one periodic look. Rows
 // become visible in the order of commit, not of seq: the leader remembers the numbers that it has not seen and asks for them.
 package scheduler

@@ -15,6 +15,9 @@ var errFenced = errs.Precondition(errs.Fenced, "this incarnation was declared mi
 // errReplaced ends a line when its executor says hello on another.
 var errReplaced = errs.Away(errs.BadProtocol, nil, "another stream of this executor took over")
 
+// errDeaf ends a line whose executor does not confirm what it is given.
+var errDeaf = errs.Away(errs.BadProtocol, nil, "assignments were not acknowledged in time: say hello again")
+
 // event is something that happened outside, to be applied by the goroutine that owns the memory.
 type event interface{ apply(l *leader) }
 
@@ -23,18 +26,21 @@ type (
 		line  *line
 		hello *schedulerv1.Hello
 	}
-	finishEvent struct {
+	reportEvent struct {
 		line   *line
 		from   string // incarnation
-		finish *schedulerv1.Finish
+		report *schedulerv1.Report
 	}
 	drainEvent  struct{ from string }
 	hangupEvent struct {
 		line *line
 		from string
 	}
-	// offerEvent says that there is something to find; with a settle it also waits for immediate tasks.
-	offerEvent struct{ settle *settle }
+	// offerEvent says that there is something to find, if it does not bring it; with a settle it also waits for immediate tasks.
+	offerEvent struct {
+		rows   []Row
+		settle *settle
+	}
 	// askEvent runs a question in the goroutine that owns the memory.
 	askEvent func(l *leader)
 )
@@ -46,13 +52,17 @@ func (e helloEvent) apply(l *leader) {
 	if x.line != nil {
 		x.line.close(errReplaced)
 	}
-	x.line, x.draining, x.versions = e.line, h.GetDraining(), h.GetVersions()
-	x.slots, x.immediateSlots = int(h.GetSlots()), int(h.GetImmediateSlots())
+	l.dismiss(x)
+	x.line, x.draining, x.versions, x.unacknowledged = e.line, h.GetDraining(), h.GetVersions(), nil
+	x.slots = [kinds]int{immediately: int(h.GetImmediateSlots()), ordinarily: int(h.GetSlots())}
 	x.names = make(map[string]bool, len(h.GetTaskNames()))
 	for _, name := range h.GetTaskNames() {
 		x.names[name] = true
 	}
-	x.line.put(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Welcome{Welcome: &schedulerv1.Welcome{Epoch: l.epoch}}})
+	if !x.draining {
+		l.enlist(x)
+	}
+	x.line.put(order{welcome: &schedulerv1.Welcome{Epoch: l.epoch}})
 
 	held := make(map[int64]bool, len(h.GetHeld()))
 	for _, claim := range h.GetHeld() {
@@ -61,7 +71,7 @@ func (e helloEvent) apply(l *leader) {
 			l.refuse(x.line, claim, "the claim is not this executor's")
 			continue
 		}
-		held[t.seq] = true
+		held[t.seq], t.known = true, true
 		if t.canceling {
 			l.tellCancel(t)
 		}
@@ -72,52 +82,68 @@ func (e helloEvent) apply(l *leader) {
 		}
 	}
 	l.log.Info("executor connected", slog.String("executor", x.name), slog.String("incarnation", x.incarnation),
-		slog.Int("slots", x.slots), slog.Int("immediate_slots", x.immediateSlots), slog.Int("held", len(held)))
+		slog.Int("slots", x.slots[ordinarily]), slog.Int("immediate_slots", x.slots[immediately]), slog.Int("held", len(held)))
 }
 
-// apply ends a run, if the claim is the sender's.
-func (e finishEvent) apply(l *leader) {
-	claim := e.finish.GetClaim()
-	t := l.tasks[l.seqs[claim.GetTaskId()]]
+// apply notes what arrived, and ends the runs that ended, if the claims are the sender's.
+func (e reportEvent) apply(l *leader) {
 	x := l.executors[e.from]
-	if t == nil || x == nil || x.line != e.line || t.owner != x || t.claim != claim.GetClaim() {
-		l.refuse(e.line, claim, "the claim is not, or no longer, this executor's")
+	if x != nil && x.line != e.line {
+		x = nil // it has another line, where it says all this again
+	}
+	for _, claim := range e.report.GetAcknowledged() {
+		if t := l.tasks[l.seqs[claim.GetTaskId()]]; t != nil && x != nil && t.owner == x && t.claim == claim.GetClaim() {
+			t.known = true
+		}
+	}
+	for _, finish := range e.report.GetFinished() {
+		l.finished(e.line, x, finish)
+	}
+}
+
+// finished ends a run that x reports on a line; x is nil for who is not known there.
+func (l *leader) finished(from *line, x *executor, finish *schedulerv1.Finish) {
+	claim := finish.GetClaim()
+	t := l.tasks[l.seqs[claim.GetTaskId()]]
+	if t == nil || x == nil || t.owner != x || t.claim != claim.GetClaim() {
+		l.refuse(from, claim, "the claim is not, or no longer, this executor's")
 		return
 	}
-	outcome := e.finish.GetOutcome()
+	outcome := finish.GetOutcome()
 	end := End{State: wire.FromState(outcome.GetState()), Result: outcome.GetResultJson(), Error: wire.FromError(outcome.GetError())}
 	if end.State == task.Canceled && !t.canceling {
 		// Nobody asked for it, so it is a failure. Should the wish be on its way, the statement makes it canceled.
 		end.State = task.Failed
 	}
 	l.finish(t, end)
-	l.answers = append(l.answers, answer{line: e.line, message: &schedulerv1.AcquireResponse{
-		Message: &schedulerv1.AcquireResponse_Finished{Finished: &schedulerv1.Finished{Claim: claim}},
-	}})
+	l.tell(from, order{finished: claim})
 }
 
 func (e drainEvent) apply(l *leader) {
 	if x := l.executors[e.from]; x != nil {
 		x.draining = true
+		l.dismiss(x)
 		l.log.Info("executor drains", slog.String("executor", x.name), slog.Int("running", len(x.claims)))
 	}
 }
 
-// apply notes a broken stream. What the executor runs stays its own: it may be back in a moment.
+// apply notes a broken stream.
 func (e hangupEvent) apply(l *leader) {
 	x := l.executors[e.from]
 	if x == nil || x.line != e.line {
 		return
 	}
-	x.line = nil
-	if len(x.claims) == 0 {
-		delete(l.executors, e.from)
-	}
+	l.disconnect(x)
 	l.log.Info("executor disconnected", slog.String("executor", x.name), slog.Int("running", len(x.claims)))
 }
 
 func (e offerEvent) apply(l *leader) {
-	l.hinted = true
+	for _, row := range e.rows {
+		l.offer(row)
+	}
+	if len(e.rows) == 0 {
+		l.hinted = true
+	}
 	if e.settle != nil {
 		l.settles = append(l.settles, e.settle)
 	}
@@ -127,8 +153,28 @@ func (e askEvent) apply(l *leader) { e(l) }
 
 // refuse answers after the next commit, like everything that says what became of a claim: the memory may not know the claim
 // because its end is about to be written, and if that fails, the executor must still have it.
-func (l *leader) refuse(line *line, claim *schedulerv1.Claim, reason string) {
-	l.answers = append(l.answers, answer{line: line, message: &schedulerv1.AcquireResponse{
-		Message: &schedulerv1.AcquireResponse_Refused{Refused: &schedulerv1.Refused{Claim: claim, Reason: reason}},
-	}})
+func (l *leader) refuse(from *line, claim *schedulerv1.Claim, reason string) {
+	l.tell(from, order{refused: &schedulerv1.Refused{Claim: claim, Reason: reason}})
+}
+
+// tickBytes is how many bytes of results one tick writes. After an outage everybody reports at once, and PostgreSQL takes no
+// parameter above 1 GiB.
+const tickBytes = 64 << 20
+
+// portion takes from the front of the events as many as fit into one tick, one at least.
+func portion(events []event) (now, later []event) {
+	size := 0
+	for i, e := range events {
+		r, ok := e.(reportEvent)
+		if !ok {
+			continue
+		}
+		for _, f := range r.report.GetFinished() {
+			size += len(f.GetOutcome().GetResultJson())
+		}
+		if size > tickBytes && i > 0 {
+			return events[:i], events[i:]
+		}
+	}
+	return events, nil
 }

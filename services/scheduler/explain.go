@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -21,13 +22,13 @@ func (l *leader) explain(id string) *schedulerv1.ExplainResponse {
 	}
 	answer := &schedulerv1.ExplainResponse{Live: true, Unblocked: t.phase != blocked}
 	for _, e := range l.executors {
-		if e.line == nil || !e.names[t.name] {
+		if e.line == nil || !e.names[t.lane.name] {
 			continue
 		}
 		answer.ExecutorsWithName++
-		if e.able(t.lane, t.immediate) {
+		if e.able(t.lane, t.kind()) {
 			answer.ExecutorsWithVersions++
-			answer.FreeSlots += int32(e.free(t.immediate))
+			answer.FreeSlots += int32(e.free(t.kind()))
 		}
 	}
 	for _, wait := range l.locks.Explain(t.seq, holdersShown) {
@@ -64,9 +65,9 @@ func (l *leader) summary(t *live, e *schedulerv1.ExplainResponse) string {
 		}
 		return fmt.Sprintf("It waits for %s, held by %s; %s must go first%s.", first.GetResource(), holder, tasks(first.GetAhead()), more)
 	case e.GetExecutorsWithName() == 0:
-		return fmt.Sprintf("It has all its resources, but no connected executor knows %q.", t.name)
+		return fmt.Sprintf("It has all its resources, but no connected executor knows %q.", t.lane.name)
 	case e.GetExecutorsWithVersions() == 0:
-		return fmt.Sprintf("It has all its resources, but none of the %d executors that know %q has the versions it needs.", e.GetExecutorsWithName(), t.name)
+		return fmt.Sprintf("It has all its resources, but none of the %d executors that know %q has the versions it needs.", e.GetExecutorsWithName(), t.lane.name)
 	case e.GetFreeSlots() == 0:
 		return "It has all its resources and waits for a free slot: all are busy."
 	default:
@@ -91,7 +92,7 @@ func ownerName(t *live) string {
 func (l *leader) use(seq int64, exclusive, granted bool) *schedulerv1.ResourceUse {
 	u := &schedulerv1.ResourceUse{Exclusive: exclusive, Granted: granted}
 	if t := l.tasks[seq]; t != nil {
-		u.TaskId, u.Name, u.CreatedAt = t.id, t.name, timestamppb.New(t.createdAt)
+		u.TaskId, u.Name, u.CreatedAt = t.id, t.lane.name, timestamppb.New(time.UnixMicro(t.created))
 	}
 	return u
 }

@@ -5,17 +5,35 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
+)
 
-	"github.com/sluice-tasks/sluice/pkg/task"
+// kind is which of an executor's two sets of slots a task takes: neither kind ever holds up the other.
+type kind int
+
+const (
+	immediately kind = iota
+	ordinarily
+	kinds
 )
 
 // lane holds the ready tasks that the same executors can run: one name, one set of versions. A task that nobody can run
 // waits in its own lane and holds up no other.
 type lane struct {
+	key      string
 	name     string
 	versions map[string]string
+	// live counts the tasks of the lane, ready or not: when the last has ended, the lane goes too.
+	live int
+	// waiting counts what is ready, by kind.
+	waiting [kinds]int
+	// posts are the lane's places with the crews that can run its tasks.
+	posts []*post
 	// Entries that are no longer ready stay until they come to the front: removing from the middle would cost a search.
-	immediate, ordinary readyHeap
+	ready [kinds]readyHeap
+	// unableSince is when a look first found that nobody can run what is ready here, noticed that it was logged.
+	unableSince time.Time
+	noticed     bool
 }
 
 // laneKey names a lane.
@@ -31,12 +49,43 @@ func laneKey(name string, versions map[string]string) string {
 	return key.String()
 }
 
-func (l *lane) push(t *live) {
-	if t.immediate {
-		heap.Push(&l.immediate, t)
-	} else {
-		heap.Push(&l.ordinary, t)
+// push adds a task that became ready.
+func (w *lane) push(t *live) {
+	k := t.kind()
+	heap.Push(&w.ready[k], t)
+	w.moved(k)
+}
+
+// pop takes the oldest ready task out, which must be there.
+func (w *lane) pop(k kind) *live {
+	t := heap.Pop(&w.ready[k]).(*live)
+	w.moved(k)
+	return t
+}
+
+// head returns the oldest task that is still ready, nil if there is none.
+func (w *lane) head(k kind) *live {
+	tasks := &w.ready[k]
+	for len(*tasks) > 0 {
+		if t := (*tasks)[0]; t.phase == ready {
+			return t
+		}
+		heap.Pop(tasks)
 	}
+	return nil
+}
+
+// moved tells all crews that the lane's oldest ready task is another one.
+func (w *lane) moved(k kind) {
+	head := w.head(k)
+	for _, p := range w.posts {
+		p.crew.place(p, k, head)
+	}
+}
+
+// able reports whether somebody connected has slots for what is in the lane, free or not.
+func (w *lane) able(k kind) bool {
+	return slices.ContainsFunc(w.posts, func(p *post) bool { return p.crew.slots[k] > 0 })
 }
 
 // readyHeap orders tasks by seq, the oldest first.
@@ -56,50 +105,4 @@ func (h *readyHeap) Pop() any {
 	(*h)[last] = nil
 	*h = (*h)[:last]
 	return t
-}
-
-// head returns the oldest task that is still ready, nil if there is none.
-func (h *readyHeap) head() *live {
-	for h.Len() > 0 {
-		if t := (*h)[0]; t.phase == ready {
-			return t
-		}
-		heap.Pop(h)
-	}
-	return nil
-}
-
-// executor is one life of an executor, as the leader knows it.
-type executor struct {
-	name, incarnation string
-	// line is nil while it is not connected. Its claims stay its own until it is declared missing.
-	line             *line
-	slots            int
-	immediateSlots   int
-	names            map[string]bool
-	versions         map[string]string
-	draining         bool
-	claims           map[int64]*live
-	immediateRunning int
-}
-
-// free counts the slots for a kind of task. The two kinds never take each other's.
-func (e *executor) free(immediate bool) int {
-	switch {
-	case e.line == nil || e.draining:
-		return 0
-	case immediate:
-		return max(0, e.immediateSlots-e.immediateRunning)
-	default:
-		return max(0, e.slots-(len(e.claims)-e.immediateRunning))
-	}
-}
-
-// able reports whether the executor is there to run what is in the lane, be it when a slot gets free.
-func (e *executor) able(where *lane, immediate bool) bool {
-	slots := e.slots
-	if immediate {
-		slots = e.immediateSlots
-	}
-	return e.line != nil && !e.draining && slots > 0 && e.names[where.name] && task.Satisfies(e.versions, where.versions)
 }

@@ -1,10 +1,10 @@
 package scheduler
 
 import (
-	"container/heap"
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -30,22 +30,34 @@ const (
 
 // live is a task that is not final.
 type live struct {
-	seq       int64
-	id        string
-	name      string
-	createdAt time.Time
-	lane      *lane
-	owner     *executor
-	claim     int64
+	seq   int64
+	id    string
+	lane  *lane
+	owner *executor
+	claim int64
+	// Times in microseconds since 1970, 0 for none: created and ready by the database's clock, unblocked by this process's. A
+	// task that was unblocked has no ready until it is known when the transaction began that unblocked it.
+	created, ready, unblocked int64
+	// givenAt is when an assignment was sent, by this process's clock.
+	givenAt   int64
 	phase     phase
 	immediate bool
 	deferred  bool
 	canceling bool
+	stamped   bool // the row says that it is unblocked
+	known     bool // its executor confirmed the assignment
+}
+
+func (t *live) kind() kind {
+	if t.immediate {
+		return immediately
+	}
+	return ordinarily
 }
 
 // store is what the leader needs of the database.
 type store interface {
-	Load(ctx context.Context, epoch int64, admit func(Row)) (snapshot string, err error)
+	Load(ctx context.Context, epoch int64, admit func(Row)) (Loaded, error)
 	Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error)
 }
 
@@ -57,39 +69,47 @@ type leader struct {
 	now   func() time.Time
 	// publish tells the followers what was committed.
 	publish func([]*schedulerv1.Change)
+	// surveyed is told what a look counted; nil if nobody wants to know.
+	surveyed func(*Survey)
 
 	tasks     map[int64]*live
 	seqs      map[string]int64 // by task id
 	locks     *lock.Table
 	lanes     map[string]*lane
+	crews     map[string]*crew
 	executors map[string]*executor // by incarnation
 
-	high  int64   // highest seq seen
-	gaps  []Gap   // lower ones not seen, which may still come
-	late  *Window // what the load could not see, until that can't come any more
-	fresh []int64 // unblocked, and not yet stamped so
+	high    int64         // highest seq seen
+	gaps    []Gap         // lower ones not seen, which may still come
+	late    *Window       // what the load could not see, until that can't come any more
+	offered map[int64]Row // told by dispatchers, and not admitted yet
+	fresh   []*live       // unblocked, and not yet stamped so, the oldest first
+	undated []*live       // of these, those whose time is not known yet
+	// clock is what must be added to this process's time, in microseconds, to have the database's. It is too much by the way of a
+	// message, so a time that was made with it is rather too late than before what led to it.
+	clock int64
 
 	plan    *Plan // what the next tick writes
 	giving  []*live
-	answers []answer
+	outbox  map[*line][]order
 	settles []*settle
+	// uncertain is set when there may be immediate tasks that nobody can run; doubtful names the lanes to look at if that is
+	// all that changed.
+	uncertain bool
+	doubtful  []*lane
 
 	lookLimit int
 	hinted    bool // somebody said that there is something to find
 	lookedAt  time.Time
-}
-
-// answer is a message to an executor that must wait for the commit.
-type answer struct {
-	line    *line
-	message *schedulerv1.AcquireResponse
+	countedAt time.Time
 }
 
 // settle is a caller that waits for the fate of immediate tasks.
 type settle struct {
 	ids  []string
 	done chan struct{}
-	// looked is set once a look after the call has seen all there was: before, an unknown task may just not have been seen.
+	// looked is set once the tasks were known, or a look after the call has seen all there was: before, an unknown task may just
+	// not have been seen.
 	looked bool
 }
 
@@ -97,19 +117,24 @@ func newLeader(epoch int64, s store, log *slog.Logger, now func() time.Time, pub
 	return &leader{
 		epoch: epoch, store: s, log: log, now: now, publish: publish,
 		tasks: map[int64]*live{}, seqs: map[string]int64{}, locks: lock.New(), lanes: map[string]*lane{},
-		executors: map[string]*executor{}, plan: &Plan{}, lookLimit: defaultLookLimit,
+		crews: map[string]*crew{}, executors: map[string]*executor{}, offered: map[int64]Row{}, plan: &Plan{},
+		outbox: map[*line][]order{}, lookLimit: defaultLookLimit,
 	}
 }
 
 // load fills the memory with what is not final.
 func (l *leader) load(ctx context.Context) error {
 	start := l.now()
-	snapshot, err := l.store.Load(ctx, l.epoch, l.admit)
+	loaded, err := l.store.Load(ctx, l.epoch, l.admit)
 	if err != nil {
 		return err
 	}
+	// Also what has ended counts as seen: a dispatcher may still be about to tell of it.
+	l.high = max(l.high, loaded.High)
+	l.clock = loaded.Now - start.UnixMicro()
+	l.date(loaded.Now)
 	// Which of the numbers below the highest are yet to come can't be told from those that have ended; the snapshot can.
-	l.late = &Window{High: l.high, Snapshot: snapshot}
+	l.late = &Window{High: l.high, Snapshot: loaded.Snapshot}
 	l.hinted = true
 	l.log.InfoContext(ctx, "leading", slog.Int64("epoch", l.epoch), slog.Int("live_tasks", len(l.tasks)), slog.Duration("load", l.now().Sub(start)))
 	return nil
@@ -120,16 +145,21 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	for _, e := range events {
 		e.apply(l)
 	}
+	l.admitOffered()
+	l.lookForAwaited()
 	l.match()
 	l.plan.Unblock = l.stamps()
 	l.planLook(lookEvery)
 	// An answer alone is reason enough: it must not leave without a fence that says who leads.
-	if !l.plan.writes() && !l.plan.Look && len(l.answers) == 0 {
+	if !l.plan.writes() && !l.plan.Look && len(l.outbox) == 0 {
+		l.date(l.now().UnixMicro() + l.clock)
+		l.settle(false)
 		return false, nil
 	}
 
 	plan, giving := l.plan, l.giving
 	l.plan, l.giving = &Plan{}, nil
+	sent := l.now()
 	report, err := l.store.Tick(ctx, l.epoch, plan)
 	if err != nil {
 		return false, err
@@ -139,10 +169,13 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	}
 
 	// Everything from here on is committed.
-	l.reply()
+	l.clock = report.Now - sent.UnixMicro()
+	l.date(report.Now)
+	defer func() { l.date(l.now().UnixMicro() + l.clock) }() // what becomes ready by what was found
 	l.bound(report.Xact)
 	changes := l.given(giving, report)
 	changes = append(changes, l.ended(plan, report)...)
+	l.flush()
 	if plan.Look {
 		l.found(report)
 	}
@@ -151,23 +184,49 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	for _, gone := range report.Gone {
 		l.gone(gone)
 	}
+	if plan.Look {
+		l.hurry()
+	}
+	if now := l.now(); plan.Look && l.surveyed != nil && now.Sub(l.countedAt) >= lookEvery {
+		l.countedAt = now
+		counted := l.survey()
+		l.surveyed(&counted)
+	}
 	if len(changes) > 0 {
 		l.publish(changes)
 	}
-	full := l.high > plan.After && len(report.New) >= plan.LookLimit
-	if full || len(report.Cancels) == plan.LookLimit {
+	full := plan.Look && l.high > plan.After && len(report.New) >= plan.LookLimit
+	if full || plan.Look && len(report.Cancels) == plan.LookLimit {
 		l.hinted = true
 	}
 	l.settle(plan.Look && !full)
-	return l.hinted || l.plan.writes() || len(l.fresh) > 0, nil
+	stamping := len(plan.Unblock) == l.lookLimit
+	rejecting := l.uncertain || len(l.doubtful) > 0
+	return l.hinted || stamping || rejecting || l.plan.writes() || len(l.outbox) > 0 || l.startable(), nil
 }
 
-// reply lets the answers out that waited for the commit.
-func (l *leader) reply() {
-	for _, a := range l.answers {
-		a.line.put(a.message)
+// tell puts an order into the box of what leaves after the commit.
+func (l *leader) tell(to *line, o order) { l.outbox[to] = append(l.outbox[to], o) }
+
+// flush lets out what waited for the commit.
+func (l *leader) flush() {
+	for to, orders := range l.outbox {
+		delete(l.outbox, to)
+		if to.put(orders...) {
+			continue
+		}
+		for _, o := range orders {
+			// The line broke during the commit, so the executor never heard of it.
+			if o.task == nil || o.task.owner == nil || o.task.claim != o.assign.GetClaim() {
+				continue
+			}
+			x := o.task.owner
+			l.requeue(o.task)
+			if x.line == to {
+				l.disconnect(x) // or it would be given the task again, until the inbox says the same
+			}
+		}
 	}
-	l.answers = nil
 }
 
 // verify makes sure that what had to change did. Anything else means that memory and database have parted, and the memory
@@ -225,9 +284,61 @@ func (l *leader) found(report *Report) {
 			gaps = append(gaps, Gap{From: l.high + 1, To: row.Seq - 1})
 		}
 		gaps = fill(gaps, row.Seq)
+		delete(l.offered, row.Seq)
 		l.admit(row)
 	}
 	l.gaps = gaps
+	// What was offered was committed before the look, so it was found, has ended, or comes with the next part of a full look.
+	maps.DeleteFunc(l.offered, func(seq int64, _ Row) bool { return seq <= l.high })
+}
+
+// offer takes the word of a dispatcher for what it has committed. It is kept until everything before it was seen.
+func (l *leader) offer(row Row) {
+	switch {
+	case row.Seq > l.high || slices.ContainsFunc(l.gaps, func(g Gap) bool { return g.From <= row.Seq && row.Seq <= g.To }):
+		if len(l.offered) < maxOffered {
+			l.offered[row.Seq] = row
+		} else {
+			l.hinted = true
+		}
+	case l.late != nil && l.tasks[row.Seq] == nil:
+		l.hinted = true // the load may have missed it
+	}
+}
+
+// maxOffered bounds what is kept for a tick; what is above is found by looks.
+const maxOffered = 100_000
+
+// admitOffered admits what was offered, without reading it again, as far as nothing is missing before it. Anything else could
+// overtake a task that has been dispatched before, and that nobody has told of yet: a look decides.
+func (l *leader) admitOffered() {
+	for len(l.offered) > 0 {
+		first := l.high + 1 // of the numbers that were not seen
+		if len(l.gaps) > 0 {
+			first = l.gaps[0].From
+		}
+		row, told := l.offered[first]
+		if !told || l.late != nil {
+			l.hinted = true
+			return
+		}
+		delete(l.offered, first)
+		l.gaps = fill(l.gaps, first)
+		l.admit(row)
+	}
+}
+
+// sighted notes a number that was seen, of a task that is over.
+func (l *leader) sighted(seq int64) {
+	delete(l.offered, seq)
+	if seq <= l.high {
+		l.gaps = fill(l.gaps, seq)
+		return
+	}
+	if seq > l.high+1 {
+		l.gaps = append(l.gaps, Gap{From: l.high + 1, To: seq - 1})
+	}
+	l.high = seq
 }
 
 // fill takes a number out of the gap that it lies in.
@@ -253,16 +364,11 @@ func (l *leader) admit(row Row) {
 	if l.tasks[row.Seq] != nil {
 		return
 	}
-	key := laneKey(row.Name, row.Versions)
-	where := l.lanes[key]
-	if where == nil {
-		where = &lane{name: row.Name, versions: row.Versions}
-		l.lanes[key] = where
-	}
 	t := &live{
-		seq: row.Seq, id: row.ID, name: where.name, createdAt: row.CreatedAt, lane: where,
-		immediate: row.Immediate, deferred: row.Deferred, claim: row.Claim,
+		seq: row.Seq, id: row.ID, lane: l.laneOf(row.Name, row.Versions), created: row.CreatedAt.UnixMicro(),
+		immediate: row.Immediate, deferred: row.Deferred, claim: row.Claim, stamped: row.Unblocked,
 	}
+	t.lane.live++
 	l.tasks[t.seq], l.seqs[t.id] = t, t.seq
 	unblocked := l.locks.Admit(t.seq, row.Exclusive, row.Shared)
 
@@ -273,9 +379,6 @@ func (l *leader) admit(row Row) {
 		l.own(l.life(row.Executor, row.Incarnation), t)
 	case unblocked:
 		l.makeReady(t)
-		if !row.Unblocked {
-			l.fresh = append(l.fresh, t.seq)
-		}
 	case row.Unblocked:
 		// The row says that nothing conflicts, the table disagrees. Waiting is the safe side.
 		l.log.Error("a task was unblocked beside a conflicting one; it waits again", slog.String("task_id", t.id))
@@ -295,43 +398,60 @@ func (l *leader) life(name, incarnation string) *executor {
 }
 
 func (l *leader) own(e *executor, t *live) {
-	t.owner = e
+	t.owner, t.known = e, false
 	e.claims[t.seq] = t
-	if t.immediate {
-		e.immediateRunning++
-	}
+	e.counted(t.kind(), 1)
 }
 
 func (l *leader) disown(t *live) {
-	if t.owner == nil {
+	e := t.owner
+	if e == nil {
 		return
 	}
-	delete(t.owner.claims, t.seq)
-	if t.immediate {
-		t.owner.immediateRunning--
-	}
-	if t.owner.line == nil && len(t.owner.claims) == 0 {
-		delete(l.executors, t.owner.incarnation)
-	}
 	t.owner = nil
+	delete(e.claims, t.seq)
+	e.counted(t.kind(), -1)
+	if e.line == nil && len(e.claims) == 0 {
+		delete(l.executors, e.incarnation)
+	}
 }
 
+// makeReady puts a task that has all its resources where free slots look.
 func (l *leader) makeReady(t *live) {
 	t.phase = ready
+	t.lane.waiting[t.kind()]++
+	if !t.stamped && t.unblocked == 0 {
+		t.unblocked = l.now().UnixMicro()
+		l.fresh = append(l.fresh, t)
+		l.undated = append(l.undated, t)
+	}
 	t.lane.push(t)
+	if t.immediate && !t.deferred {
+		l.doubtful = append(l.doubtful, t.lane)
+	}
+}
+
+// unready takes a task out of what free slots look at. Its entry in the lane stays until it comes to the front.
+func (l *leader) unready(t *live) {
+	if t.phase == ready {
+		t.lane.waiting[t.kind()]--
+	}
+	t.phase = claimed
 }
 
 // drop removes a task that is final, and lets those go on that waited for it.
 func (l *leader) drop(t *live) {
+	if l.tasks[t.seq] != t {
+		return
+	}
 	l.disown(t)
 	delete(l.tasks, t.seq)
 	delete(l.seqs, t.id)
-	t.phase = claimed // what is left of it in a lane is not ready
+	l.unready(t)
+	l.left(t.lane)
 	for _, seq := range l.locks.Release(t.seq) {
-		next := l.tasks[seq]
-		if next.phase == blocked {
+		if next := l.tasks[seq]; next.phase == blocked {
 			l.makeReady(next)
-			l.fresh = append(l.fresh, seq)
 		}
 	}
 }
@@ -368,6 +488,7 @@ func (l *leader) gone(g Gone) {
 	if !g.InOrder {
 		l.log.Warn("executor has gone missing", slog.String("executor", e.name), slog.String("incarnation", e.incarnation), slog.Int("running", len(e.claims)))
 	}
+	l.dismiss(e)
 	if e.line != nil {
 		e.line.close(errFenced)
 		e.line = nil
@@ -382,119 +503,175 @@ func (l *leader) gone(g Gone) {
 	delete(l.executors, g.Incarnation)
 }
 
-// match gives ready tasks to free slots: immediate ones first, then by seq, each to the executor with the most free slots.
+// match gives ready tasks to free slots, immediate ones first, the oldest first, each to the executor with the most free slots.
 func (l *leader) match() {
-	for _, immediate := range []bool{true, false} {
-		l.matchKind(immediate)
-	}
-}
-
-func (l *leader) matchKind(immediate bool) {
-	type candidate struct {
-		lane  *lane
-		tasks *readyHeap
-		execs []*executor
-	}
-	var open []*candidate
-	for key, where := range l.lanes {
-		c := &candidate{lane: where, tasks: &where.ordinary}
-		if immediate {
-			c.tasks = &where.immediate
-		}
-		if c.tasks.head() == nil {
-			if where.immediate.Len()+where.ordinary.Len() == 0 && len(l.lanes) > maxIdleLanes {
-				delete(l.lanes, key)
+	l.rejectUnable()
+	for k := range kinds {
+		for len(l.plan.Claim) < maxClaims {
+			c, w := l.nextFor(k)
+			if c == nil {
+				break
 			}
-			continue
-		}
-		able := false
-		for _, e := range l.executors {
-			if e.able(where, immediate) {
-				able = true
-				if e.free(immediate) > 0 {
-					c.execs = append(c.execs, e)
-				}
-			}
-		}
-		switch {
-		case len(c.execs) > 0:
-			open = append(open, c)
-		case immediate && !able:
-			l.rejectUnable(c.tasks)
-		}
-	}
-	for len(open) > 0 {
-		best := slices.MinFunc(open, func(a, b *candidate) int { return int(a.tasks.head().seq - b.tasks.head().seq) })
-		e := slices.MaxFunc(best.execs, func(a, b *executor) int { return a.free(immediate) - b.free(immediate) })
-		if e.free(immediate) == 0 || best.tasks.head() == nil {
-			open = slices.DeleteFunc(open, func(c *candidate) bool { return c == best })
-			continue
-		}
-		t := heap.Pop(best.tasks).(*live)
-		t.phase = claimed
-		l.own(e, t)
-		l.plan.Claim = append(l.plan.Claim, Give{Seq: t.seq, Executor: e.name, Incarnation: e.incarnation})
-		l.giving = append(l.giving, t)
-		if best.tasks.head() == nil {
-			open = slices.DeleteFunc(open, func(c *candidate) bool { return c == best })
+			x, t := c.idle(k), w.pop(k)
+			l.unready(t)
+			l.own(x, t)
+			l.plan.Claim = append(l.plan.Claim, Give{
+				Seq: t.seq, Executor: x.name, Incarnation: x.incarnation, Unblocked: l.unblockedAt(t),
+			})
+			l.giving = append(l.giving, t)
 		}
 	}
 }
 
-// maxIdleLanes is how many empty lanes are kept: names come back, but somebody may also make them up.
-const maxIdleLanes = 1000
+// maxClaims is how many tasks one tick gives away: their arguments, at most 2 MiB each, come back with the claims.
+const maxClaims = 1000
+
+// startable reports whether the last match stopped before everything was given away that could be.
+func (l *leader) startable() bool {
+	for k := range kinds {
+		if c, _ := l.nextFor(k); c != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// nextFor finds the oldest ready task for which there is a free slot, by its lane, and a crew that has one; nil if there is
+// none. Of several crews it takes the one with the freest executor.
+func (l *leader) nextFor(k kind) (best *crew, where *lane) {
+	for _, c := range l.crews {
+		x := c.idle(k)
+		if x == nil {
+			continue
+		}
+		w := c.oldest(k)
+		if w == nil {
+			continue
+		}
+		if best == nil || w.head(k).seq < where.head(k).seq || w == where && x.freer(best.idle(k), k) {
+			best, where = c, w
+		}
+	}
+	return best, where
+}
 
 // rejectUnable ends immediate tasks that nobody connected can run, if they would not wait.
-func (l *leader) rejectUnable(tasks *readyHeap) {
-	for _, t := range slices.Clone(*tasks) {
-		if t.phase == ready && !t.deferred {
-			l.reject(t)
+func (l *leader) rejectUnable() {
+	doubtful := l.doubtful
+	if l.uncertain {
+		doubtful = slices.Collect(maps.Values(l.lanes))
+	}
+	l.uncertain, l.doubtful = false, nil
+	for _, w := range doubtful {
+		if len(w.ready[immediately]) == 0 || w.able(immediately) {
+			continue
+		}
+		for _, t := range slices.Clone(w.ready[immediately]) {
+			if t.phase == ready && !t.deferred {
+				l.reject(t)
+			}
 		}
 	}
 }
 
-// stamps lists what became unblocked without being claimed in the same tick. The end of an exclusive domain task can unblock a
+// stampAfter is how long a task waits for a slot, in microseconds, before its row says that it is unblocked. Under load most
+// are claimed before, and the claim says it too: an update saved for each.
+const stampAfter = 1_000_000
+
+// stamps lists what has been unblocked for a while without being claimed. The end of an exclusive domain task can unblock a
 // million tasks: they are stamped by and by, and meanwhile the slots are filled all the same.
-func (l *leader) stamps() []int64 {
-	var seqs []int64
-	for len(l.fresh) > 0 && len(seqs) < l.lookLimit {
-		seq := l.fresh[0]
+func (l *leader) stamps() (stamps []Stamp) {
+	until := l.now().UnixMicro() - stampAfter
+	for len(l.fresh) > 0 && len(stamps) < l.lookLimit {
+		t := l.fresh[0]
+		if t.phase == ready && (t.unblocked > until || t.ready == 0) {
+			break
+		}
 		l.fresh = l.fresh[1:]
-		if t := l.tasks[seq]; t != nil && t.phase == ready {
-			seqs = append(seqs, seq)
+		if t.phase == ready && !t.stamped {
+			stamps = append(stamps, Stamp{Seq: t.seq, At: l.unblockedAt(t)})
+			t.stamped = true
 		}
 	}
-	return seqs
+	return stamps
 }
 
-// given sends out what was claimed. What the database did not give was canceled in the same moment.
-func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.Change) {
-	bySeq := make(map[int64]*Claimed, len(report.Claimed))
-	for i := range report.Claimed {
-		bySeq[report.Claimed[i].Seq] = &report.Claimed[i]
+// unblockedAt is when a task was unblocked, in microseconds by the database's clock; 0 if its row says it already, or if it is
+// unblocked by the very transaction that is to say so.
+func (l *leader) unblockedAt(t *live) int64 {
+	if t.stamped {
+		return 0
 	}
+	return t.ready
+}
+
+// date notes when tasks were unblocked. If a finish did it, that is when the transaction began that wrote the finish: both have
+// the same time.
+func (l *leader) date(at int64) {
+	for _, t := range l.undated {
+		t.ready = at
+	}
+	l.undated = l.undated[:0]
+}
+
+// given prepares the assignments of what was claimed. What the database did not give was canceled in the same moment.
+func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.Change) {
+	now := l.now().UnixMicro()
 	for _, t := range giving {
-		c := bySeq[t.seq]
+		c := report.Claimed[t.seq]
 		if c == nil {
 			l.drop(t)
 			changes = append(changes, change(t, task.Canceled))
 			continue
 		}
-		t.claim = c.Claim
+		t.claim, t.stamped, t.givenAt = c.Claim, true, now
 		changes = append(changes, change(t, task.Running))
-		assign := &taskv1.Assignment{
-			TaskId: t.id, Claim: c.Claim, Attempt: c.Attempt, Name: t.name, ArgsJson: c.Args, KwargsJson: c.Kwargs,
+		if t.owner.line == nil {
+			l.requeue(t) // it broke before the commit: the executor never heard of it
+			continue
+		}
+		t.owner.unacknowledged = append(t.owner.unacknowledged, t)
+		l.tell(t.owner.line, order{task: t, assign: &taskv1.Assignment{
+			TaskId: t.id, Claim: c.Claim, Attempt: c.Attempt, Name: t.lane.name, ArgsJson: c.Args, KwargsJson: c.Kwargs,
 			Domain: task.DefaultDomain, CorrelationId: c.CorrelationID, Traceparent: c.Traceparent, GroupId: c.GroupID,
 			Immediate: t.immediate,
-		}
-		sent := t.owner.line != nil &&
-			t.owner.line.put(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Assign{Assign: assign}})
-		if !sent {
-			// The line broke during the commit, so the executor never heard of it.
-			l.requeue(t)
-		}
+		}})
 	}
 	return changes
+}
+
+// acknowledgeWithin is how long an executor has to confirm an assignment, in microseconds. One that is connected and deaf
+// holds up everything that was given to it.
+const acknowledgeWithin = 10_000_000
+
+// hurry breaks the lines of executors that do not confirm what they were given. Nothing can be taken back from one that may
+// have it: but its next hello says what it has, and the rest is given to others.
+func (l *leader) hurry() {
+	overdue := l.now().UnixMicro() - acknowledgeWithin
+	for _, x := range l.executors {
+		for len(x.unacknowledged) > 0 {
+			t := x.unacknowledged[0]
+			if t.owner == x && !t.known {
+				break
+			}
+			x.unacknowledged = x.unacknowledged[1:]
+		}
+		if x.line != nil && len(x.unacknowledged) > 0 && x.unacknowledged[0].givenAt < overdue {
+			l.log.Warn("an executor does not confirm what it was given, its line is cut", slog.String("executor", x.name),
+				slog.String("task_id", x.unacknowledged[0].id))
+			x.line.close(errDeaf)
+			l.disconnect(x)
+		}
+	}
+}
+
+// disconnect notes that an executor has no line any more. What it runs stays its own: it may be back in a moment.
+func (l *leader) disconnect(x *executor) {
+	l.dismiss(x)
+	x.line, x.unacknowledged = nil, nil
+	if len(x.claims) == 0 {
+		delete(l.executors, x.incarnation)
+	}
 }
 
 // ended lets out what became of runs, returned assignments and rejected tasks.
@@ -525,7 +702,10 @@ func (l *leader) canceled(seqs []int64) (changes []*schedulerv1.Change) {
 		l.plan.ForgetCancels = append(l.plan.ForgetCancels, seq)
 		t := l.tasks[seq]
 		switch {
-		case t == nil || t.canceling:
+		case t == nil:
+			// It ended before it was seen. A dispatcher's word of it may still be on its way, and must not bring it back.
+			l.sighted(seq)
+		case t.canceling:
 		case t.owner == nil && t.phase != claimed:
 			l.drop(t)
 			changes = append(changes, change(t, task.Canceled))
@@ -541,9 +721,17 @@ func (l *leader) canceled(seqs []int64) (changes []*schedulerv1.Change) {
 // tellCancel passes a cancel on. Without a line it is told when the executor says hello.
 func (l *leader) tellCancel(t *live) {
 	if t.owner != nil && t.owner.line != nil {
-		t.owner.line.put(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Cancel{
-			Cancel: &schedulerv1.CancelRun{Claim: &schedulerv1.Claim{TaskId: t.id, Claim: t.claim}},
-		}})
+		t.owner.line.put(order{cancel: &schedulerv1.Claim{TaskId: t.id, Claim: t.claim}})
+	}
+}
+
+// lookForAwaited makes the tick look if somebody waits for a task that is not in the memory: it has ended, perhaps in this very
+// tick, or was never seen, and only a look can tell.
+func (l *leader) lookForAwaited() {
+	for _, s := range l.settles {
+		if s.looked = s.looked || l.knows(s.ids); !s.looked {
+			l.hinted = true
+		}
 	}
 }
 
@@ -567,17 +755,17 @@ func (l *leader) settle(looked bool) {
 	})
 }
 
+// knows reports whether all of some tasks are in the memory.
+func (l *leader) knows(ids []string) bool {
+	return !slices.ContainsFunc(ids, func(id string) bool { return l.tasks[l.seqs[id]] == nil })
+}
+
 // canStart reports whether somebody connected can run the task.
 func (l *leader) canStart(t *live) bool {
 	if t.phase == claimed {
 		return true
 	}
-	for _, e := range l.executors {
-		if e.able(t.lane, t.immediate) {
-			return true
-		}
-	}
-	return false
+	return t.lane.able(t.kind())
 }
 
 func change(t *live, state task.State) *schedulerv1.Change {

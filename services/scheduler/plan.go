@@ -33,7 +33,7 @@ type Plan struct {
 	Finish        []End
 	Requeue       []Back
 	Reject        []int64 // immediate tasks that can't run at once and would not wait
-	Unblock       []int64 // got their resources, and no slot yet
+	Unblock       []Stamp // got their resources some time ago, and no slot yet
 	Claim         []Give
 	ForgetCancels []int64 // wishes that were acted on
 	// The tasks behind Finish, Requeue and Reject, for what is let out after the commit.
@@ -77,6 +77,20 @@ type Back struct{ Seq, Claim int64 }
 type Give struct {
 	Seq                   int64
 	Executor, Incarnation string
+	Unblocked             int64 // microseconds since 1970 by the database's clock; 0 for now, or if the row says it already
+}
+
+// Stamp is when a task was unblocked, in microseconds since 1970 by the database's clock.
+type Stamp struct{ Seq, At int64 }
+
+// Loaded is what a load found beside the tasks.
+type Loaded struct {
+	// Snapshot is from before the load: what it could not see, the load may have missed.
+	Snapshot string
+	// High is the highest seq that was given out, be it to a task that has ended or to a transaction that is open.
+	High int64
+	// Now is the database's clock, in microseconds since 1970.
+	Now int64
 }
 
 // writes reports whether the plan changes anything.
@@ -84,17 +98,32 @@ func (p *Plan) writes() bool {
 	return len(p.Finish)+len(p.Requeue)+len(p.Reject)+len(p.Unblock)+len(p.Claim)+len(p.ForgetCancels) > 0
 }
 
+// until is the transaction up to which all must have ended before nothing more can come of what the plan looks for.
+func (p *Plan) until() int64 {
+	var last uint64
+	for _, gap := range p.Gaps {
+		last = max(last, gap.until)
+	}
+	if p.Late != nil {
+		last = max(last, p.Late.until)
+	}
+	return int64(last)
+}
+
 // Report is what one tick found. All of it is committed.
 type Report struct {
 	Finished map[int64]task.State
 	Requeued map[int64]task.State
 	Rejected []int64
-	Claimed  []Claimed
+	Claimed  map[int64]*Claimed // by seq
 	New      []Row
 	Cancels  []int64
 	Gone     []Gone
-	// Xact is the id of the tick's own transaction, OldestOpen that of the oldest one that was open before the look.
+	// Xact is the id of the tick's own transaction, OldestOpen that of the oldest one that was open before the look, or may be:
+	// it is not above that of any that may still bring a task.
 	Xact, OldestOpen uint64
+	// Now is the database's clock at the begin of the transaction, in microseconds since 1970.
+	Now int64
 }
 
 // Gone is a life of an executor that is over.

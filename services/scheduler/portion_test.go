@@ -13,7 +13,8 @@ import (
 
 // After an outage everybody reports at once, and one statement takes only so much.
 func TestATickTakesOnlySoManyBytesOfResults(t *testing.T) {
-	mebibyte := finishEvent{finish: &schedulerv1.Finish{Outcome: &taskv1.Outcome{ResultJson: strings.Repeat("x", 1<<20)}}}
+	half := &schedulerv1.Finish{Outcome: &taskv1.Outcome{ResultJson: strings.Repeat("x", 1<<19)}}
+	mebibyte := reportEvent{report: &schedulerv1.Report{Finished: []*schedulerv1.Finish{half, half}}}
 	var events []event
 	for range tickBytes>>20 + 10 {
 		events = append(events, offerEvent{}, mebibyte)
@@ -24,8 +25,10 @@ func TestATickTakesOnlySoManyBytesOfResults(t *testing.T) {
 		now, rest = portion(rest)
 		size := 0
 		for _, e := range now {
-			if f, ok := e.(finishEvent); ok {
-				size += len(f.finish.GetOutcome().GetResultJson())
+			if r, ok := e.(reportEvent); ok {
+				for _, f := range r.report.GetFinished() {
+					size += len(f.GetOutcome().GetResultJson())
+				}
 			}
 		}
 		if len(now) == 0 || size > tickBytes {
@@ -41,7 +44,7 @@ func TestATickTakesOnlySoManyBytesOfResults(t *testing.T) {
 // An executor whose hello was put off to the next tick must not wait for a welcome from a leadership that is over.
 func TestAHelloThatWasNotAppliedIsAnsweredWhenTheLeadershipEnds(t *testing.T) {
 	l := newLeader(1, newModel(), slog.New(slog.DiscardHandler), time.Now, func([]*schedulerv1.Change) {})
-	hello := helloEvent{line: newQueue[*schedulerv1.AcquireResponse](), hello: &schedulerv1.Hello{}}
+	hello := helloEvent{line: newQueue[order](), hello: &schedulerv1.Hello{}}
 	l.disband([]event{offerEvent{}, hello})
 	if _, closed, err := hello.line.take(); !closed || !errs.Is(err, errs.NotLeading) {
 		t.Errorf("closed %v with %v", closed, err)

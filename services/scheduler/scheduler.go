@@ -18,6 +18,9 @@ import (
 type Config struct {
 	// Holder names this scheduler in the lease row, for people.
 	Holder string
+	// Address is where the other schedulers reach this one (HOST:PORT), to hear when it stops leading. Empty: they can't, and
+	// find out by looking.
+	Address string
 	// Lease is how long a leadership lasts without being renewed; a standby takes over at most that long after a death.
 	Lease time.Duration
 	// LookEvery is the time between looks when nobody hints.
@@ -34,8 +37,10 @@ func Defaults() Config {
 // Database is the SQL that the service needs: Store, or a test's.
 type Database interface {
 	store
-	Take(ctx context.Context, holder string, steal bool) (epoch int64, taken bool, err error)
+	Take(ctx context.Context, bid Bid) (Seat, error)
+	Renew(ctx context.Context, epoch int64) error
 	Yield(ctx context.Context, epoch int64) error
+	Evict(ctx context.Context) (ended int, err error)
 	Living(ctx context.Context, name, incarnation string) (bool, error)
 }
 
@@ -49,6 +54,11 @@ type Service struct {
 
 	// asked is set while the database answers who leads.
 	asked atomic.Bool
+	// standing is what the others are told.
+	standing *standing
+
+	// survey is what the leader counted last; nil while standing by.
+	survey atomic.Pointer[Survey]
 
 	mu        sync.Mutex
 	inbox     *queue[event] // nil while standing by
@@ -57,7 +67,7 @@ type Service struct {
 
 // New makes a scheduler.
 func New(cfg Config, db Database, log *slog.Logger) *Service {
-	return &Service{cfg: cfg, db: db, log: log, followers: map[*queue[*schedulerv1.Change]]struct{}{}}
+	return &Service{cfg: cfg, db: db, log: log, standing: newStanding(), followers: map[*queue[*schedulerv1.Change]]struct{}{}}
 }
 
 // errStandby answers while another leads, or none.
@@ -65,100 +75,157 @@ func errStandby() *errs.Error { return errs.Away(errs.NotLeading, nil, "this sch
 
 // Run stands by, leads when it can, and goes back to standing by after any error.
 func (s *Service) Run(ctx context.Context) error {
-	// A quarter of the lease keeps the gap after a death short; the jitter keeps standbys from asking in step.
-	pause := s.cfg.Lease / 4
+	defer s.standing.end()
+	var leader vigil
+	defer leader.end()
 	for ctx.Err() == nil {
-		takeCtx, cancel := context.WithTimeout(ctx, s.cfg.Lease)
-		epoch, taken, err := s.db.Take(takeCtx, s.cfg.Holder, s.cfg.Steal)
-		cancel()
-		s.asked.Store(err == nil)
+		seat, err := s.take(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
 			s.log.WarnContext(ctx, "can't ask for the lease", slog.Any("error", err))
-		case taken:
-			err := s.lead(ctx, epoch)
-			if err != nil && ctx.Err() == nil {
-				s.log.ErrorContext(ctx, "leadership ended", slog.Int64("epoch", epoch), slog.Any("error", err))
-			}
-			if ctx.Err() == nil && !errors.Is(err, ErrDeposed) {
-				// Whoever is able to may lead now; if nobody else is there, this one does after the pause, under a new epoch.
-				s.yield(ctx, epoch)
-			}
+		case seat.Taken:
+			leader.end()
+			s.reign(ctx, seat.Epoch)
 		}
-		run.Pause(ctx, pause/2+rand.N(pause))
+		pause := time.NewTimer(s.patience(seat))
+		select {
+		case <-pause.C:
+		case <-leader.over(ctx, seat, s.cfg.Address):
+		case <-ctx.Done():
+		}
+		pause.Stop()
 	}
 	return nil
 }
 
+// take asks for the lease.
+func (s *Service) take(ctx context.Context) (Seat, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Lease)
+	defer cancel()
+	seat, err := s.db.Take(ctx, Bid{Holder: s.cfg.Holder, Address: s.cfg.Address, Steal: s.cfg.Steal})
+	s.asked.Store(err == nil)
+	if err != nil || seat.Taken || seat.Left > -s.cfg.Lease {
+		return seat, err
+	}
+	// Long over, and not to be had: somebody's transaction holds the row.
+	ended, err := s.db.Evict(ctx)
+	if ended > 0 {
+		s.log.WarnContext(ctx, "a leader was stuck in the middle of a transaction, its database sessions are ended",
+			slog.String("holder", seat.Holder), slog.Int64("epoch", seat.Epoch), slog.Int("sessions", ended))
+	}
+	return seat, err
+}
+
+// patience is how long to wait before the lease is asked for again, if nothing else happens. A quarter of the lease keeps the
+// gap short when a leader yielded and nobody heard of it; when it died, the lease's end is known. The jitter keeps standbys
+// from asking in step.
+func (s *Service) patience(seat Seat) time.Duration {
+	quarter := s.cfg.Lease / 4
+	pause := quarter/2 + rand.N(quarter)
+	switch {
+	case seat.Taken || seat.Epoch == 0:
+		return pause
+	case seat.Left <= 0:
+		// It ran out, but a transaction that holds it is yet to end.
+		return pause / 4
+	default:
+		return min(pause, seat.Left+rand.N(quarter/8))
+	}
+}
+
+// reign leads under an epoch, and gives the lease up at the end, so that whoever is able to may lead. If nobody else is
+// there, this scheduler does after a pause, under a new epoch.
+func (s *Service) reign(ctx context.Context, epoch int64) {
+	s.standing.say(epoch, false)
+	// Those who watch hear of the end when the lease can be had.
+	defer s.standing.say(0, false)
+	err := s.lead(ctx, epoch)
+	if err != nil && ctx.Err() == nil {
+		s.log.ErrorContext(ctx, "leadership ended", slog.Int64("epoch", epoch), slog.Any("error", err))
+	}
+	if !errors.Is(err, ErrDeposed) {
+		s.yield(ctx, epoch)
+	}
+}
+
 // lead loads the memory and ticks until the leadership or ctx ends.
 func (s *Service) lead(ctx context.Context, epoch int64) error {
-	// A write under way when ctx ends should be known to have happened; it is bounded by its own time limit.
-	tickCtx := context.WithoutCancel(ctx)
 	l := newLeader(epoch, s.db, s.log, time.Now, s.publish)
-	loadCtx, loaded := context.WithTimeout(ctx, loadLimit)
-	err := l.load(loadCtx)
-	loaded()
-	if err != nil {
+	l.surveyed = s.survey.Store
+	if err := s.load(ctx, l); err != nil {
 		return err
 	}
 
 	inbox := newQueue[event]()
 	var waiting []event // taken, but not yet applied
 	s.setInbox(inbox)
+	s.standing.say(epoch, true)
 	defer func() {
+		s.standing.say(epoch, false)
 		s.setInbox(nil)
+		s.survey.Store(nil)
 		inbox.close(errStandby())
 		late, _, _ := inbox.take()
 		l.disband(append(waiting, late...))
 	}()
 
-	look := time.NewTicker(s.cfg.LookEvery)
+	// A look renews the lease of a leader that has nothing else to do.
+	lookEvery := min(s.cfg.LookEvery, s.cfg.Lease/4)
+	look := time.NewTicker(lookEvery)
 	defer look.Stop()
-	for more := true; ; {
+	for more := true; ctx.Err() == nil; {
 		if !more {
 			select {
 			case <-ctx.Done():
-				s.yield(tickCtx, epoch)
 				return nil
 			case <-inbox.signal:
 			case <-look.C:
 			}
-		} else if ctx.Err() != nil {
-			s.yield(tickCtx, epoch)
-			return nil
 		}
 		arrived, _, _ := inbox.take()
 		events, rest := portion(append(waiting, arrived...))
 		waiting = rest
-		// A tick that takes longer than the lease is likely to have lost it; the fence decides.
-		limited, cancel := context.WithTimeout(tickCtx, 2*s.cfg.Lease)
-		more, err = l.tick(limited, events, s.cfg.LookEvery)
-		cancel()
-		if err != nil {
+		var err error
+		if more, err = s.tick(ctx, l, events, lookEvery); err != nil {
 			return err
 		}
 		more = more || len(waiting) > 0
 	}
+	return nil
+}
+
+// tick does one tick. It goes on when ctx ends: a write under way should be known to have happened. One that takes longer
+// than the lease is likely to have lost it; the fence decides.
+func (s *Service) tick(ctx context.Context, l *leader, events []event, lookEvery time.Duration) (more bool, err error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*s.cfg.Lease)
+	defer cancel()
+	return l.tick(ctx, events, lookEvery)
 }
 
 // loadLimit bounds a load, for a connection that died without a word. Some million tasks take a minute.
 const loadLimit = 15 * time.Minute
 
-// tickBytes is how many bytes of results one tick writes. After an outage everybody reports at once, and PostgreSQL takes no
-// parameter above 1 GiB.
-const tickBytes = 64 << 20
-
-// portion takes from the front of the events as many as fit into one tick, one at least.
-func portion(events []event) (now, later []event) {
-	size := 0
-	for i, e := range events {
-		if f, ok := e.(finishEvent); ok {
-			if size += len(f.finish.GetOutcome().GetResultJson()); size > tickBytes && i > 0 {
-				return events[:i], events[i:]
+// load fills the memory, and keeps the lease meanwhile, however long it takes.
+func (s *Service) load(ctx context.Context, l *leader) error {
+	limited, loaded := context.WithTimeout(ctx, loadLimit)
+	defer loaded()
+	ctx, stop := context.WithCancelCause(limited)
+	renewed := make(chan struct{})
+	go func() {
+		defer close(renewed)
+		for run.Pause(ctx, s.cfg.Lease/3) {
+			if err := s.db.Renew(ctx, l.epoch); errors.Is(err, ErrDeposed) {
+				stop(err)
 			}
 		}
+	}()
+	err := l.load(ctx)
+	if cause := context.Cause(ctx); errors.Is(cause, ErrDeposed) {
+		err = cause
 	}
-	return events, nil
+	stop(nil)
+	<-renewed
+	return err
 }
 
 // yield gives the lease up within a bounded time, also when the process is about to stop.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
 )
 
 // Register adds the service to a server.
@@ -16,15 +17,23 @@ func (s *Service) Register(r grpc.ServiceRegistrar) { schedulerv1.RegisterSchedu
 
 // Offer wakes the leader. With tasks to settle it waits for their fate.
 func (s *Service) Offer(ctx context.Context, req *schedulerv1.OfferRequest) (*schedulerv1.OfferResponse, error) {
+	rows := make([]Row, len(req.GetTasks()))
+	for i, t := range req.GetTasks() {
+		rows[i] = Row{
+			Seq: t.GetSeq(), ID: t.GetTaskId(), Name: t.GetName(), State: task.Waiting,
+			Exclusive: t.GetExclusiveResources(), Shared: t.GetSharedResources(),
+			Immediate: t.GetImmediate(), Deferred: t.GetDeferred(), Versions: t.GetVersions(), CreatedAt: t.GetCreatedAt().AsTime(),
+		}
+	}
 	if len(req.GetSettleTaskIds()) == 0 {
-		return &schedulerv1.OfferResponse{}, s.post(offerEvent{})
+		return &schedulerv1.OfferResponse{}, s.post(offerEvent{rows: rows})
 	}
 	inbox, err := s.leading()
 	if err != nil {
 		return nil, err
 	}
 	waiting := &settle{ids: req.GetSettleTaskIds(), done: make(chan struct{})}
-	if !inbox.put(offerEvent{settle: waiting}) {
+	if !inbox.put(offerEvent{rows: rows, settle: waiting}) {
 		return nil, errStandby()
 	}
 	select {
@@ -59,7 +68,7 @@ func (s *Service) Acquire(stream grpc.BidiStreamingServer[schedulerv1.AcquireReq
 		return errFenced
 	}
 
-	out := newQueue[*schedulerv1.AcquireResponse]()
+	out := newQueue[order]()
 	if !inbox.put(helloEvent{line: out, hello: hello}) {
 		return errStandby()
 	}
@@ -73,11 +82,9 @@ func (s *Service) Acquire(stream grpc.BidiStreamingServer[schedulerv1.AcquireReq
 			return stream.Context().Err()
 		case <-out.signal:
 		}
-		messages, closed, err := out.take()
-		for _, m := range messages {
-			if err := stream.Send(m); err != nil {
-				return err
-			}
+		orders, closed, err := out.take()
+		if err := pack(orders, stream.Send); err != nil {
+			return err
 		}
 		if closed {
 			return err
@@ -97,13 +104,10 @@ func (s *Service) listen(stream grpc.BidiStreamingServer[schedulerv1.AcquireRequ
 		}
 		var e event
 		switch m := request.GetMessage().(type) {
-		case *schedulerv1.AcquireRequest_Finish:
-			e = finishEvent{line: out, from: from, finish: m.Finish}
+		case *schedulerv1.AcquireRequest_Report:
+			e = reportEvent{line: out, from: from, report: m.Report}
 		case *schedulerv1.AcquireRequest_Drain:
 			e = drainEvent{from: from}
-		case *schedulerv1.AcquireRequest_Acknowledge:
-			// What was not acknowledged shows when the executor says hello again, by not being held.
-			continue
 		default:
 			return errs.Precondition(errs.BadProtocol, "a hello is sent once, as the first message")
 		}

@@ -20,6 +20,7 @@ import (
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/testkit/bouncer"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
 	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
 	"github.com/sluice-tasks/sluice/pkg/testkit/rpctest"
@@ -153,8 +154,39 @@ type fake struct {
 	incarnation string
 	stream      grpc.BidiStreamingClient[schedulerv1.AcquireRequest, schedulerv1.AcquireResponse]
 	hangUp      context.CancelFunc
-	in          chan *schedulerv1.AcquireResponse
+	in          chan step
 	ended       chan error
+}
+
+// step is one thing that an executor is told. A message can bring many.
+type step struct {
+	kind             string
+	assign           *taskv1.Assignment
+	cancel, finished *schedulerv1.Claim
+	refused          *schedulerv1.Refused
+}
+
+// steps takes a message apart, in the order in which things happened: a slot is freed before it is given anew.
+func steps(m *schedulerv1.AcquireResponse) (all []step) {
+	if m.GetWelcome() != nil {
+		return []step{{kind: "welcome"}}
+	}
+	for _, claim := range m.GetOrders().GetFinished() {
+		all = append(all, step{kind: "finished", finished: claim})
+	}
+	for _, refused := range m.GetOrders().GetRefused() {
+		all = append(all, step{kind: "refused", refused: refused})
+	}
+	for _, assign := range m.GetOrders().GetAssign() {
+		all = append(all, step{kind: "assign", assign: assign})
+	}
+	for _, claim := range m.GetOrders().GetCancel() {
+		all = append(all, step{kind: "cancel", cancel: claim})
+	}
+	if len(all) == 0 {
+		return []step{{kind: "nothing known"}}
+	}
+	return all
 }
 
 // register stores a living incarnation, as the heartbeat service does.
@@ -170,7 +202,7 @@ func register(t *testing.T, db *pgxpool.Pool, name string) (incarnation string) 
 func connect(t *testing.T, r *running, name, incarnation string, hello *schedulerv1.Hello) *fake {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	f := &fake{t: t, name: name, incarnation: incarnation, hangUp: cancel, in: make(chan *schedulerv1.AcquireResponse, 100), ended: make(chan error, 1)}
+	f := &fake{t: t, name: name, incarnation: incarnation, hangUp: cancel, in: make(chan step, 100), ended: make(chan error, 1)}
 	stream, err := r.client.Acquire(ctx)
 	if err != nil {
 		t.Fatalf("acquire: %v", err)
@@ -189,7 +221,9 @@ func connect(t *testing.T, r *running, name, incarnation string, hello *schedule
 				f.ended <- err
 				return
 			}
-			f.in <- m
+			for _, one := range steps(m) {
+				f.in <- one
+			}
 		}
 	})
 	t.Cleanup(func() { cancel(); reading.Wait() })
@@ -211,55 +245,44 @@ func (f *fake) say(m *schedulerv1.AcquireRequest) {
 	}
 }
 
-// next returns the next message, which must be of the kind.
-func (f *fake) next(kind string) *schedulerv1.AcquireResponse {
+// next returns what it is told next, which must be of the kind.
+func (f *fake) next(kind string) step {
 	f.t.Helper()
 	select {
-	case m := <-f.in:
-		got := kindOf(m)
-		if got != kind {
-			f.t.Fatalf("%s got %s (%v), want %s", f.name, got, m, kind)
+	case got := <-f.in:
+		if got.kind != kind {
+			f.t.Fatalf("%s got %s (%v), want %s", f.name, got.kind, got, kind)
 		}
-		return m
+		return got
 	case err := <-f.ended:
 		f.t.Fatalf("%s lost its line waiting for %s: %v", f.name, kind, err)
 	case <-time.After(patience):
 		f.t.Fatalf("%s got no %s within %s", f.name, kind, patience)
 	}
-	return nil
-}
-
-func kindOf(m *schedulerv1.AcquireResponse) string {
-	switch m.GetMessage().(type) {
-	case *schedulerv1.AcquireResponse_Welcome:
-		return "welcome"
-	case *schedulerv1.AcquireResponse_Assign:
-		return "assign"
-	case *schedulerv1.AcquireResponse_Cancel:
-		return "cancel"
-	case *schedulerv1.AcquireResponse_Finished:
-		return "finished"
-	case *schedulerv1.AcquireResponse_Refused:
-		return "refused"
-	default:
-		return "nothing known"
-	}
+	return step{}
 }
 
 func (f *fake) assigned(id string) *taskv1.Assignment {
 	f.t.Helper()
-	a := f.next("assign").GetAssign()
+	a := f.next("assign").assign
 	if a.GetTaskId() != id {
 		f.t.Fatalf("assigned %s, want %s", a.GetTaskId(), id)
 	}
 	return a
 }
 
+func claimOf(a *taskv1.Assignment) *schedulerv1.Claim {
+	return &schedulerv1.Claim{TaskId: a.GetTaskId(), Claim: a.GetClaim()}
+}
+
+func (f *fake) report(r *schedulerv1.Report) {
+	f.t.Helper()
+	f.say(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Report{Report: r}})
+}
+
 func (f *fake) finish(a *taskv1.Assignment, outcome *taskv1.Outcome) {
 	f.t.Helper()
-	f.say(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Finish{Finish: &schedulerv1.Finish{
-		Claim: &schedulerv1.Claim{TaskId: a.GetTaskId(), Claim: a.GetClaim()}, Outcome: outcome,
-	}}})
+	f.report(&schedulerv1.Report{Finished: []*schedulerv1.Finish{{Claim: claimOf(a), Outcome: outcome}}})
 }
 
 func (f *fake) endedWith() error {
@@ -422,7 +445,7 @@ func TestATaskThatIsCommittedAfterATakeoverKeepsItsPlace(t *testing.T) {
 	r.offer(t)
 	given := map[string]*taskv1.Assignment{}
 	for range 2 { // in the order in which they are found
-		a := x.next("assign").GetAssign()
+		a := x.next("assign").assign
 		given[a.GetTaskId()] = a
 	}
 	if given[late] == nil || given[other] == nil {
@@ -461,7 +484,7 @@ func TestCancelOfARunningTaskReachesItsExecutorAndWinsOverItsOutcome(t *testing.
 	a := x.assigned(id)
 	cancelRow(t, db, id)
 	r.offer(t)
-	if got := x.next("cancel").GetCancel().GetClaim(); got.GetTaskId() != id || got.GetClaim() != 1 {
+	if got := x.next("cancel").cancel; got.GetTaskId() != id || got.GetClaim() != 1 {
 		t.Errorf("cancel: %v", got)
 	}
 	x.finish(a, completed(`"too late"`))
@@ -565,7 +588,7 @@ func TestAnExecutorKeepsItsTasksOverABrokenLine(t *testing.T) {
 		Slots: 1, Held: []*schedulerv1.Claim{{TaskId: id, Claim: 1}, {TaskId: uuid.NewString(), Claim: 7}},
 	})
 	again.next("welcome")
-	if refused := again.next("refused").GetRefused(); refused.GetClaim().GetClaim() != 7 {
+	if refused := again.next("refused").refused; refused.GetClaim().GetClaim() != 7 {
 		t.Errorf("refused: %v", refused)
 	}
 	again.finish(a, completed("null"))
@@ -597,7 +620,7 @@ func TestAnOutcomeThatBreaksTheRulesWritesNothing(t *testing.T) {
 	a := x.assigned(id)
 	x.finish(a, completed("{not json"))
 	err := x.endedWith()
-	if !errs.Is(err, errs.InvalidInput) || !strings.Contains(err.Error(), "finish.outcome.result_json") {
+	if !errs.Is(err, errs.InvalidInput) || !strings.Contains(err.Error(), "report.finished[0].outcome.result_json") {
 		t.Errorf("the line ended with %v", err)
 	}
 	if now := read(t, db, id); now.state != "running" {
@@ -787,125 +810,10 @@ func TestAStandbyTakesOverAndNothingIsLost(t *testing.T) {
 	again.assigned(waits)
 }
 
-// A leader that was asleep while another took the lease.
-func TestADeposedLeaderWritesNothing(t *testing.T) {
-	db := pgtest.New(t)
-	store := scheduler.NewStore(db, time.Second)
-	old, taken, err := store.Take(t.Context(), "old", false)
-	if err != nil || !taken {
-		t.Fatalf("take: %v, %v", taken, err)
-	}
-	if _, taken, err := store.Take(t.Context(), "young", false); err != nil || taken {
-		t.Fatalf("a lease was taken while another's lasts: %v, %v", taken, err)
-	}
-	young, taken, err := store.Take(t.Context(), "young", true)
-	if err != nil || !taken || young <= old {
-		t.Fatalf("steal: epoch %d after %d, %v, %v", young, old, taken, err)
-	}
-	id, seq := insert(t, db, spec{})
-	plan := &scheduler.Plan{Claim: []scheduler.Give{{Seq: seq, Executor: "x", Incarnation: uuid.NewString()}}}
-	if _, err := store.Tick(t.Context(), old, plan); !errors.Is(err, scheduler.ErrDeposed) {
-		t.Errorf("the deposed leader's tick: %v", err)
-	}
-	if now := read(t, db, id); now.state != "waiting" {
-		t.Errorf("the deposed leader wrote: %+v", now)
-	}
-	if _, err := store.Tick(t.Context(), young, plan); err != nil {
-		t.Errorf("the leader's tick: %v", err)
-	}
-	awaitState(t, db, id, "running")
-	if _, err := store.Load(t.Context(), old, func(scheduler.Row) {}); !errors.Is(err, scheduler.ErrDeposed) {
-		t.Errorf("the deposed leader's load: %v", err)
-	}
-}
-
-// A takeover waits for a transaction of the old leader that is past its fence, and sees what it wrote.
-func TestATakeoverWaitsForTheTransactionUnderWay(t *testing.T) {
-	db := pgtest.New(t)
-	store := scheduler.NewStore(db, time.Second)
-	epoch, _, err := store.Take(t.Context(), "old", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tx := pgtest.Begin(t, db)
-	if _, err := tx.Exec(t.Context(), `select scheduler_fence($1, '1s')`, epoch); err != nil {
-		t.Fatal(err)
-	}
-	taken := make(chan error, 1)
-	go func() {
-		_, _, err := store.Take(t.Context(), "young", true)
-		taken <- err
-	}()
-	probe.Eventually(t, "the takeover waits for a lock", func() bool {
-		var waiting bool
-		err := db.QueryRow(t.Context(), `select exists (select from pg_stat_activity where datname = current_database()
-			and wait_event_type = 'Lock' and query like '%update lease%')`).Scan(&waiting)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return waiting
-	})
-	tx.Commit(t)
-	if err := <-taken; err != nil {
-		t.Error(err)
-	}
-}
-
-func TestTheLeaseIsRenewedOnlyWhenAThirdOfItIsGone(t *testing.T) {
-	db := pgtest.New(t)
-	store := scheduler.NewStore(db, time.Hour)
-	epoch, _, err := store.Take(t.Context(), "x", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	expires := func() (at time.Time) {
-		if err := db.QueryRow(t.Context(), `select expires_at from lease`).Scan(&at); err != nil {
-			t.Fatal(err)
-		}
-		return at
-	}
-	before := expires()
-	tick := func() {
-		if _, err := store.Tick(t.Context(), epoch, &scheduler.Plan{}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	tick()
-	if !expires().Equal(before) {
-		t.Error("a fresh lease was renewed")
-	}
-	if _, err := db.Exec(t.Context(), `update lease set expires_at = now() + interval '10 min'`); err != nil {
-		t.Fatal(err)
-	}
-	tick()
-	if left := time.Until(expires()); left < 50*time.Minute {
-		t.Errorf("an ageing lease was not renewed: %s left", left)
-	}
-}
-
-// Otherwise a load that takes longer than the lease would be followed by a takeover, and that by another.
-func TestALoadRenewsTheLease(t *testing.T) {
-	db := pgtest.New(t)
-	store := scheduler.NewStore(db, time.Hour)
-	epoch, _, err := store.Take(t.Context(), "x", false)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := db.Exec(t.Context(), `update lease set expires_at = now() - interval '1 min'`); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := store.Load(t.Context(), epoch, func(scheduler.Row) {}); err != nil {
-		t.Fatal(err)
-	}
-	if _, taken, err := store.Take(t.Context(), "y", false); err != nil || taken {
-		t.Errorf("taken over after the load: %v, %v", taken, err)
-	}
-}
-
 // Nothing that the scheduler sends needs a session of its own.
 func TestEverythingWorksThroughATransactionPooler(t *testing.T) {
 	db := pgtest.New(t)
-	pooled := pgtest.ThroughPooler(t, db.Config().ConnString(), 2)
+	pooled := bouncer.Start(t, db.Config().ConnString(), 2)
 	r := start(t, pooled, config())
 	r.awaitLeading(t)
 	x := join(t, r, db, "x", 4)
@@ -942,10 +850,7 @@ func TestATaskOfAnUnknownLifeFails(t *testing.T) {
 	db := pgtest.New(t)
 	id, seq := insert(t, db, spec{exclusive: []string{"a"}})
 	store := scheduler.NewStore(db, time.Second)
-	epoch, _, err := store.Take(t.Context(), "x", true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	epoch := take(t, store, "x").Epoch
 	plan := &scheduler.Plan{Claim: []scheduler.Give{{Seq: seq, Executor: "x", Incarnation: uuid.NewString()}}}
 	if _, err := store.Tick(t.Context(), epoch, plan); err != nil {
 		t.Fatal(err)

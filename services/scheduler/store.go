@@ -30,86 +30,54 @@ func NewStore(pool *pgxpool.Pool, lease time.Duration) *Store {
 // fenced is the SQLSTATE that scheduler_fence raises.
 const fenced = "SL001"
 
-const takeLease = `
-	update lease set holder = $1, epoch = epoch + 1, expires_at = now() + $2::interval
-	where name = 'scheduler' and (expires_at < now() or $3)
-	returning epoch`
-
-// Take tries to become the leader. It reports false while another's lease lasts, unless steal is set. Stealing is safe, since
-// the fence stops the one who was robbed; it is only right where no other can be alive.
-func (s *Store) Take(ctx context.Context, holder string, steal bool) (epoch int64, taken bool, err error) {
-	err = s.pool.QueryRow(ctx, takeLease, holder, s.lease, steal).Scan(&epoch)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return 0, false, nil
-	case err != nil:
-		return 0, false, fmt.Errorf("take the scheduler's lease: %w", err)
-	default:
-		return epoch, true, nil
-	}
-}
-
-// Yield gives the leadership up, so that a standby need not wait for the lease to end. Losing it before is no error.
-func (s *Store) Yield(ctx context.Context, epoch int64) error {
-	_, err := s.pool.Exec(ctx, `update lease set expires_at = '-infinity', holder = '' where name = 'scheduler' and epoch = $1`, epoch)
-	if err != nil {
-		return fmt.Errorf("yield the scheduler's lease: %w", err)
-	}
-	return nil
-}
-
 // taskColumns is what the leader keeps of a task.
 const taskColumns = `
 	t.seq, t.id::text, t.name, t.state, t.exclusive, t.shared, t.immediate, t.deferred, t.versions, t.created_at,
 	t.unblocked_at is not null, coalesce(t.executor, ''), coalesce(t.incarnation::text, ''), t.claim`
 
-// The unblocked come first: they hold their resources already. The rest queue behind them in the order of dispatch.
+// Those that were unblocked come first: they hold their resources already. The rest queue behind them in the order of
+// dispatch. Not every unblocked row says so yet; the order of dispatch is right for those.
 const loadLive = `
 	select ` + taskColumns + `
 	from task_live l join task t on t.id = l.task_id
 	order by t.unblocked_at is null, t.seq`
 
-// Load reads every task that is not final, in the order in which they must be admitted, and returns a snapshot from before the
-// reading: what it could not see, the load may have missed.
-func (s *Store) Load(ctx context.Context, epoch int64, admit func(Row)) (snapshot string, err error) {
-	batch := &pgx.Batch{}
-	batch.Queue(`select scheduler_fence($1, $2::interval)`, epoch, s.lease)
-	batch.Queue(`select pg_current_snapshot()::text`).QueryRow(func(row pgx.Row) error { return row.Scan(&snapshot) })
-	batch.Queue(loadLive).Query(func(rows pgx.Rows) error { return eachRow(rows, admit) })
-	// A long load can outlast the lease. A standby that noticed waits for the lock that the fence took, and finds this.
-	batch.Queue(`update lease set expires_at = clock_timestamp() + $2::interval where name = 'scheduler' and epoch = $1`, epoch, s.lease)
-	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
-		return "", lost("load live tasks", err)
+// Load reads every task that is not final, in the order in which they must be admitted. It does not lock the lease, so that
+// the lease can be renewed however long it takes: when the epoch was taken, every transaction of an earlier one had ended.
+func (s *Store) Load(ctx context.Context, epoch int64, admit func(Row)) (Loaded, error) {
+	if err := s.Renew(ctx, epoch); err != nil {
+		return Loaded{}, err
 	}
-	return snapshot, nil
+	var loaded Loaded
+	batch := &pgx.Batch{}
+	batch.Queue(`select pg_current_snapshot()::text, ` + clock).QueryRow(func(row pgx.Row) error { return row.Scan(&loaded.Snapshot, &loaded.Now) })
+	batch.Queue(loadLive).Query(func(rows pgx.Rows) error { return eachRow(rows, admit) })
+	batch.Queue(highest).QueryRow(func(row pgx.Row) error { return row.Scan(&loaded.High) })
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return Loaded{}, fmt.Errorf("load live tasks: %w", err)
+	}
+	return loaded, s.Renew(ctx, epoch)
 }
 
-// ownXact costs no id: the lock on the lease has taken it already. A snapshot's upper bound would not do in its place: it is
-// one more than the last id that has *ended*, and transactions above it can be open.
-const (
-	ownXact    = `select pg_current_xact_id()::text::bigint`
-	oldestOpen = `select pg_snapshot_xmin(pg_current_snapshot())::text::bigint`
-)
+// highest asks the sequence and not the table: what has ended can be deleted, and a dispatcher's word of it still be on its way.
+// Numbers whose transactions are open are below it, too. They are not visible in the snapshot, so they are looked for.
+const highest = `select case when is_called then last_value else 0 end from task_seq_seq`
 
-// finishRuns ends runs. Whatever a run came to, a task that was to be canceled is canceled. The guard names claim and state;
-// the leader knows how many rows must come back.
-const finishRuns = `
-	with ended as (
-		select * from unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[]) as e (seq, claim, state, result, error)
-	), finished as (
-		update task t set
-			state       = case when t.state = 'canceling' then 'canceled' else e.state end,
-			result      = case when t.state = 'running' and e.state = 'completed' then coalesce(e.result, 'null')::json end,
-			error       = case when t.state = 'canceling' then $6::json else e.error::json end,
-			finished_at = now(),
-			updated_at  = now()
-		from ended e
-		where t.seq = e.seq and t.claim = e.claim and t.state in ('running', 'canceling')
-		returning t.seq, t.state
-	), gone as (
-		delete from task_live l using finished f where l.seq = f.seq
-	)
-	select seq, state from finished`
+// clock is when the transaction began, in microseconds since 1970.
+const clock = `(extract(epoch from now()) * 1000000)::bigint`
+
+// The statements that every task pays for are functions of the schema, where PostgreSQL keeps their plans; what they do stands
+// in the migrations.
+//
+// beginTick returns the transaction's own id. A snapshot's upper bound would not do in its place: it is one more than the last
+// id that has ended, and transactions above it can be open.
+const (
+	beginTick  = `select xact, clock from scheduler_begin($1, $2::interval)`
+	finishRuns = `select seq, state from scheduler_finish($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::json)`
+	claimTasks = `
+		select seq, claim, attempt, args, kwargs, correlation_id, traceparent, group_id
+		from scheduler_claim($1::bigint[], $2::text[], $3::text[], $4::bigint[])`
+)
 
 // requeueRuns takes back assignments that never reached their executor. The start did not happen, so it does not count; the
 // claim number stays used. One that was to be canceled meanwhile is canceled.
@@ -145,52 +113,36 @@ const rejectTasks = `
 	)
 	select seq from rejected`
 
+// unblockTasks writes when a task was unblocked, which was decided some ticks before. This process's clock had a part in it, so
+// the times around it bound it.
 const unblockTasks = `
-	update task set unblocked_at = now(), updated_at = now()
-	where seq = any($1::bigint[]) and state = 'waiting' and unblocked_at is null`
-
-// claimTasks gives tasks away. One that is missing from the answer was canceled meanwhile.
-const claimTasks = `
 	update task t set
-		state        = 'running',
-		unblocked_at = coalesce(t.unblocked_at, now()),
-		started_at   = now(),
-		executor     = c.executor,
-		incarnation  = c.incarnation::uuid,
-		claim        = t.claim + 1,
-		attempt      = t.attempt + 1,
+		unblocked_at = least(greatest('epoch'::timestamptz + u.at * interval '1 microsecond', t.created_at), now()),
 		updated_at   = now()
-	from unnest($1::bigint[], $2::text[], $3::text[]) as c (seq, executor, incarnation)
-	where t.seq = c.seq and t.state = 'waiting'
-	returning t.seq, t.claim, t.attempt, t.args::text, t.kwargs::text, t.correlation_id, t.traceparent, coalesce(t.group_id::text, '')`
+	from unnest($1::bigint[], $2::bigint[]) as u (seq, at)
+	where t.seq = u.seq and t.state = 'waiting' and t.unblocked_at is null`
 
 const forgetCancels = `delete from task_cancel where seq = any($1::bigint[])`
 
-// lookNew finds what came after the highest seq seen, and what filled a gap below it. Only the first part is limited: of the
-// rest all must be seen before anything above it is.
+// lookNew finds what came after the highest seq seen, what filled a gap below it, and, as long as there is a window, what the
+// load could not see. Only the first part is limited: of the rest all must be seen before anything above it is.
 const lookNew = `
-	select ` + taskColumns + `
-	from (
-		(select seq, task_id from task_live where seq > $1 order by seq limit $4)
-		union all
-		select l.seq, l.task_id
-		from unnest($2::bigint[], $3::bigint[]) as gap (low, high) join task_live l on l.seq between gap.low and gap.high
-	) l join task t on t.id = l.task_id
-	order by t.seq`
+	select seq, id, name, state, exclusive, shared, immediate, deferred, versions, created_at, unblocked, executor, incarnation, claim
+	from scheduler_look($1, $2::bigint[], $3::bigint[], $4::integer, $5, $6)`
 
-// lookLate also finds what a load could not see. It reads the whole list of the living, so it is used only until the
-// transactions that were open at the takeover have ended.
-const lookLate = `
-	select ` + taskColumns + `
-	from (
-		(select seq, task_id from task_live where seq > $1 order by seq limit $4)
-		union
-		select l.seq, l.task_id
-		from unnest($2::bigint[], $3::bigint[]) as gap (low, high) join task_live l on l.seq between gap.low and gap.high
-		union
-		select seq, task_id from task_live where seq <= $5 and not pg_visible_in_snapshot(xact, $6::text::pg_snapshot)
-	) l join task t on t.id = l.task_id
-	order by t.seq`
+// oldestOpen returns the oldest transaction that may still bring a task. The oldest of all will do if it is above $1, what is
+// asked for. If not, it may be a stranger's, of any database on the server, and stay open for hours: who has taken a number
+// has a lock on the table that it is the number of, and keeps it until what he wrote can be seen.
+const oldestOpen = `
+	select case when open.oldest >= $1 then open.oldest else open.own - greatest(0, (
+		with locks as materialized (select * from pg_locks where granted)
+		select max(age(x.transactionid)) from locks x
+		where x.locktype = 'transactionid' and x.mode = 'ExclusiveLock' and x.virtualtransaction in (
+			select l.virtualtransaction from locks l
+			where l.locktype = 'relation' and l.relation = 'task'::regclass and l.mode not in ('AccessShareLock', 'RowShareLock')
+			  and l.database = (select oid from pg_database where datname = current_database()))
+	)) end
+	from (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest, pg_current_xact_id()::text::bigint as own) open`
 
 const lookCancels = `select seq from task_cancel order by seq limit $1`
 
@@ -205,8 +157,7 @@ const lookGone = `
 // transaction may or may not have been committed.
 func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error) {
 	batch, report := &pgx.Batch{}, &Report{}
-	batch.Queue(`select scheduler_fence($1, $2::interval)`, epoch, s.lease)
-	batch.Queue(ownXact).QueryRow(func(row pgx.Row) error { return row.Scan(&report.Xact) })
+	batch.Queue(beginTick, epoch, s.lease).QueryRow(func(row pgx.Row) error { return row.Scan(&report.Xact, &report.Now) })
 
 	if n := len(plan.Finish); n > 0 {
 		seqs, claims := make([]int64, n), make([]int64, n)
@@ -218,30 +169,37 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 			}
 			causes[i] = errorJSON(end.Error)
 		}
-		batch.Queue(finishRuns, seqs, claims, states, results, causes, canceledJSON()).Query(stateRows(&report.Finished))
+		batch.Queue(finishRuns, postgres.Bigints(seqs), postgres.Bigints(claims), postgres.Texts(states),
+			postgres.TextsOrNull(results), postgres.TextsOrNull(causes), canceledJSON()).Query(stateRows(&report.Finished))
 	}
 	if n := len(plan.Requeue); n > 0 {
 		seqs, claims := make([]int64, n), make([]int64, n)
 		for i, back := range plan.Requeue {
 			seqs[i], claims[i] = back.Seq, back.Claim
 		}
-		batch.Queue(requeueRuns, seqs, claims, canceledJSON()).Query(stateRows(&report.Requeued))
+		batch.Queue(requeueRuns, postgres.Bigints(seqs), postgres.Bigints(claims), canceledJSON()).Query(stateRows(&report.Requeued))
 	}
 	if len(plan.Reject) > 0 {
 		batch.Queue(rejectTasks, plan.Reject, *errorJSON(&task.Error{Reason: task.ReasonUnavailable})).Query(numberRows(&report.Rejected))
 	}
-	if len(plan.Unblock) > 0 {
-		batch.Queue(unblockTasks, plan.Unblock)
+	if n := len(plan.Unblock); n > 0 {
+		seqs, times := make([]int64, n), make([]int64, n)
+		for i, stamp := range plan.Unblock {
+			seqs[i], times[i] = stamp.Seq, stamp.At
+		}
+		batch.Queue(unblockTasks, postgres.Bigints(seqs), postgres.Bigints(times))
 	}
 	if n := len(plan.Claim); n > 0 {
-		seqs, executors, incarnations := make([]int64, n), make([]string, n), make([]string, n)
+		seqs, times, executors, incarnations := make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
 		for i, c := range plan.Claim {
-			seqs[i], executors[i], incarnations[i] = c.Seq, c.Executor, c.Incarnation
+			seqs[i], times[i], executors[i], incarnations[i] = c.Seq, c.Unblocked, c.Executor, c.Incarnation
 		}
-		batch.Queue(claimTasks, seqs, executors, incarnations).Query(func(rows pgx.Rows) error {
+		batch.Queue(claimTasks, postgres.Bigints(seqs), postgres.Texts(executors), postgres.Texts(incarnations), postgres.Bigints(times)).Query(func(rows pgx.Rows) error {
+			report.Claimed = make(map[int64]*Claimed, n)
 			var c Claimed
 			_, err := pgx.ForEachRow(rows, []any{&c.Seq, &c.Claim, &c.Attempt, &c.Args, &c.Kwargs, &c.CorrelationID, &c.Traceparent, &c.GroupID}, func() error {
-				report.Claimed = append(report.Claimed, c)
+				own := c
+				report.Claimed[c.Seq] = &own
 				return nil
 			})
 			return err
@@ -255,12 +213,13 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 		for i, gap := range plan.Gaps {
 			lows[i], highs[i] = gap.From, gap.To
 		}
-		look, args := lookNew, []any{plan.After, lows, highs, plan.LookLimit}
+		var late *int64
+		var seen string
 		if plan.Late != nil {
-			look, args = lookLate, append(args, plan.Late.High, plan.Late.Snapshot)
+			late, seen = &plan.Late.High, plan.Late.Snapshot
 		}
-		batch.Queue(oldestOpen).QueryRow(func(row pgx.Row) error { return row.Scan(&report.OldestOpen) })
-		batch.Queue(look, args...).Query(func(rows pgx.Rows) error {
+		batch.Queue(oldestOpen, plan.until()).QueryRow(func(row pgx.Row) error { return row.Scan(&report.OldestOpen) })
+		batch.Queue(lookNew, plan.After, lows, highs, plan.LookLimit, late, seen).Query(func(rows pgx.Rows) error {
 			return eachRow(rows, func(r Row) { report.New = append(report.New, r) })
 		})
 		batch.Queue(lookCancels, plan.LookLimit).Query(numberRows(&report.Cancels))

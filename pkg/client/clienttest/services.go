@@ -42,7 +42,24 @@ type dispatcher struct {
 }
 
 func (d dispatcher) Dispatch(_ context.Context, r *dispatcherv1.DispatchRequest) (*dispatcherv1.DispatchResponse, error) {
-	spec := r.GetTask()
+	t, err := d.store(r.GetTask())
+	return &dispatcherv1.DispatchResponse{Task: t}, err
+}
+
+func (d dispatcher) DispatchBatch(_ context.Context, r *dispatcherv1.DispatchBatchRequest) (*dispatcherv1.DispatchBatchResponse, error) {
+	answer := &dispatcherv1.DispatchBatchResponse{}
+	for _, spec := range r.GetTasks() {
+		t, err := d.store(spec)
+		if err != nil {
+			return nil, err
+		}
+		t.ResultJson = ""
+		answer.Tasks = append(answer.GetTasks(), t)
+	}
+	return answer, nil
+}
+
+func (d dispatcher) store(spec *taskv1.TaskSpec) (*taskv1.Task, error) {
 	reservation := task.Reserve(spec.GetExclusiveResources(), spec.GetSharedResources(), task.DefaultDomainID)
 	t := &taskv1.Task{
 		Name:               spec.GetName(),
@@ -63,7 +80,7 @@ func (d dispatcher) Dispatch(_ context.Context, r *dispatcherv1.DispatchRequest)
 		d.Change(t.GetId(), d.OnDispatch)
 	}
 	t, _, err := d.find(t.GetId())
-	return &dispatcherv1.DispatchResponse{Task: t}, err
+	return t, err
 }
 
 func (d dispatcher) Cancel(_ context.Context, r *dispatcherv1.CancelRequest) (*dispatcherv1.CancelResponse, error) {

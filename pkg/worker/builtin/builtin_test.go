@@ -59,7 +59,7 @@ func (b *bench) run(ctx context.Context, name, args, kwargs string) *taskv1.Outc
 	b.t.Helper()
 	outcome := b.mux.Run(ctx, worker.Run{
 		Assignment: &taskv1.Assignment{Name: name, TaskId: "the-task", Claim: 7, CorrelationId: "the-request", GroupId: b.group, ArgsJson: args, KwargsJson: kwargs},
-		WorkingDir: b.dir, Calls: &b.calls,
+		WorkingDir: func() (string, error) { return b.dir, nil }, Calls: &b.calls,
 	})
 	if err := worker.Check(outcome); err != nil {
 		b.t.Errorf("%s: the outcome could not be reported: %v", name, err)

@@ -60,12 +60,15 @@ func (c commands) run(ctx context.Context, in command) (*commandResult, error) {
 	if err != nil {
 		return nil, err
 	}
-	current := worker.Current(ctx)
+	dir, err := worker.WorkingDir(ctx)
+	if err != nil {
+		return nil, err
+	}
 	stdout, stderr := &ending{also: os.Stdout}, &ending{also: os.Stderr}
 	cmd := exec.Command(path)
 	cmd.Args = in.Argv
-	cmd.Dir = current.WorkingDir
-	cmd.Env = in.environ(current)
+	cmd.Dir = dir
+	cmd.Env = in.environ(worker.Current(ctx), dir)
 	cmd.Stdin = strings.NewReader(in.Stdin)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.WaitDelay = afterExit
@@ -110,9 +113,9 @@ func (in command) check() (timeout time.Duration, err error) {
 }
 
 // environ is the worker's environment without what concerns only the worker, with the task's ids and what the task asked for.
-func (in command) environ(current worker.Task) []string {
+func (in command) environ(current worker.Task, dir string) []string {
 	env := append(os.Environ(),
-		"PWD="+current.WorkingDir,
+		"PWD="+dir,
 		"SLUICE_TASK_ID="+current.ID,
 		fmt.Sprintf("SLUICE_TASK_CLAIM=%d", current.Claim),
 		"SLUICE_TASK_CORRELATION_ID="+current.CorrelationID,

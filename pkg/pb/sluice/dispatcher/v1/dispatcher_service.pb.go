@@ -116,6 +116,99 @@ func (x *DispatchResponse) GetTask() *v1.Task {
 	return nil
 }
 
+// DispatchBatchRequest is a list of tasks to store.
+type DispatchBatchRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tasks. 1 to 1,000, and 8 MiB in all, as any message.
+	Tasks         []*v1.TaskSpec `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DispatchBatchRequest) Reset() {
+	*x = DispatchBatchRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DispatchBatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DispatchBatchRequest) ProtoMessage() {}
+
+func (x *DispatchBatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DispatchBatchRequest.ProtoReflect.Descriptor instead.
+func (*DispatchBatchRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *DispatchBatchRequest) GetTasks() []*v1.TaskSpec {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+// DispatchBatchResponse is what became of a batch.
+type DispatchBatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tasks in the order of the request: as they were stored, or, if they were immediate, as they ended, but without their
+	// results, which could be more than one message holds.
+	Tasks         []*v1.Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DispatchBatchResponse) Reset() {
+	*x = DispatchBatchResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DispatchBatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DispatchBatchResponse) ProtoMessage() {}
+
+func (x *DispatchBatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DispatchBatchResponse.ProtoReflect.Descriptor instead.
+func (*DispatchBatchResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DispatchBatchResponse) GetTasks() []*v1.Task {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
 // CancelRequest names the task to stop.
 type CancelRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -127,7 +220,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[2]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -139,7 +232,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[2]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -152,7 +245,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{2}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CancelRequest) GetTaskId() string {
@@ -173,7 +266,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[3]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -185,7 +278,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[3]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -198,7 +291,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{3}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *CancelResponse) GetTask() *v1.Task {
@@ -219,7 +312,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[4]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -231,7 +324,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[4]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -244,7 +337,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{4}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeleteRequest) GetTaskId() string {
@@ -263,7 +356,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[5]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -275,7 +368,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[5]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -288,7 +381,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{5}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{7}
 }
 
 // CreateTaskGroupRequest describes a new group.
@@ -302,7 +395,7 @@ type CreateTaskGroupRequest struct {
 
 func (x *CreateTaskGroupRequest) Reset() {
 	*x = CreateTaskGroupRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[6]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +407,7 @@ func (x *CreateTaskGroupRequest) String() string {
 func (*CreateTaskGroupRequest) ProtoMessage() {}
 
 func (x *CreateTaskGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[6]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +420,7 @@ func (x *CreateTaskGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTaskGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateTaskGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{6}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateTaskGroupRequest) GetDescription() string {
@@ -348,7 +441,7 @@ type CreateTaskGroupResponse struct {
 
 func (x *CreateTaskGroupResponse) Reset() {
 	*x = CreateTaskGroupResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[7]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -360,7 +453,7 @@ func (x *CreateTaskGroupResponse) String() string {
 func (*CreateTaskGroupResponse) ProtoMessage() {}
 
 func (x *CreateTaskGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[7]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -373,7 +466,7 @@ func (x *CreateTaskGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTaskGroupResponse.ProtoReflect.Descriptor instead.
 func (*CreateTaskGroupResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{7}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateTaskGroupResponse) GetGroupId() string {
@@ -391,7 +484,11 @@ const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\x0fDispatchRequest\x12,\n" +
 	"\x04task\x18\x01 \x01(\v2\x18.sluice.task.v1.TaskSpecR\x04task\"<\n" +
 	"\x10DispatchResponse\x12(\n" +
-	"\x04task\x18\x01 \x01(\v2\x14.sluice.task.v1.TaskR\x04task\"(\n" +
+	"\x04task\x18\x01 \x01(\v2\x14.sluice.task.v1.TaskR\x04task\"F\n" +
+	"\x14DispatchBatchRequest\x12.\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x18.sluice.task.v1.TaskSpecR\x05tasks\"C\n" +
+	"\x15DispatchBatchResponse\x12*\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x14.sluice.task.v1.TaskR\x05tasks\"(\n" +
 	"\rCancelRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\":\n" +
 	"\x0eCancelResponse\x12(\n" +
@@ -402,9 +499,10 @@ const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\x16CreateTaskGroupRequest\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\"4\n" +
 	"\x17CreateTaskGroupResponse\x12\x19\n" +
-	"\bgroup_id\x18\x01 \x01(\tR\agroupId2\x92\x03\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId2\xfc\x03\n" +
 	"\x11DispatcherService\x12Y\n" +
-	"\bDispatch\x12%.sluice.dispatcher.v1.DispatchRequest\x1a&.sluice.dispatcher.v1.DispatchResponse\x12X\n" +
+	"\bDispatch\x12%.sluice.dispatcher.v1.DispatchRequest\x1a&.sluice.dispatcher.v1.DispatchResponse\x12h\n" +
+	"\rDispatchBatch\x12*.sluice.dispatcher.v1.DispatchBatchRequest\x1a+.sluice.dispatcher.v1.DispatchBatchResponse\x12X\n" +
 	"\x06Cancel\x12#.sluice.dispatcher.v1.CancelRequest\x1a$.sluice.dispatcher.v1.CancelResponse\"\x03\x90\x02\x02\x12X\n" +
 	"\x06Delete\x12#.sluice.dispatcher.v1.DeleteRequest\x1a$.sluice.dispatcher.v1.DeleteResponse\"\x03\x90\x02\x02\x12n\n" +
 	"\x0fCreateTaskGroup\x12,.sluice.dispatcher.v1.CreateTaskGroupRequest\x1a-.sluice.dispatcher.v1.CreateTaskGroupResponseBIZGgithub.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1;dispatcherv1b\x06proto3"
@@ -421,36 +519,42 @@ func file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP() []byte {
 	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescData
 }
 
-var file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_sluice_dispatcher_v1_dispatcher_service_proto_goTypes = []any{
 	(*DispatchRequest)(nil),         // 0: sluice.dispatcher.v1.DispatchRequest
 	(*DispatchResponse)(nil),        // 1: sluice.dispatcher.v1.DispatchResponse
-	(*CancelRequest)(nil),           // 2: sluice.dispatcher.v1.CancelRequest
-	(*CancelResponse)(nil),          // 3: sluice.dispatcher.v1.CancelResponse
-	(*DeleteRequest)(nil),           // 4: sluice.dispatcher.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 5: sluice.dispatcher.v1.DeleteResponse
-	(*CreateTaskGroupRequest)(nil),  // 6: sluice.dispatcher.v1.CreateTaskGroupRequest
-	(*CreateTaskGroupResponse)(nil), // 7: sluice.dispatcher.v1.CreateTaskGroupResponse
-	(*v1.TaskSpec)(nil),             // 8: sluice.task.v1.TaskSpec
-	(*v1.Task)(nil),                 // 9: sluice.task.v1.Task
+	(*DispatchBatchRequest)(nil),    // 2: sluice.dispatcher.v1.DispatchBatchRequest
+	(*DispatchBatchResponse)(nil),   // 3: sluice.dispatcher.v1.DispatchBatchResponse
+	(*CancelRequest)(nil),           // 4: sluice.dispatcher.v1.CancelRequest
+	(*CancelResponse)(nil),          // 5: sluice.dispatcher.v1.CancelResponse
+	(*DeleteRequest)(nil),           // 6: sluice.dispatcher.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 7: sluice.dispatcher.v1.DeleteResponse
+	(*CreateTaskGroupRequest)(nil),  // 8: sluice.dispatcher.v1.CreateTaskGroupRequest
+	(*CreateTaskGroupResponse)(nil), // 9: sluice.dispatcher.v1.CreateTaskGroupResponse
+	(*v1.TaskSpec)(nil),             // 10: sluice.task.v1.TaskSpec
+	(*v1.Task)(nil),                 // 11: sluice.task.v1.Task
 }
 var file_sluice_dispatcher_v1_dispatcher_service_proto_depIdxs = []int32{
-	8, // 0: sluice.dispatcher.v1.DispatchRequest.task:type_name -> sluice.task.v1.TaskSpec
-	9, // 1: sluice.dispatcher.v1.DispatchResponse.task:type_name -> sluice.task.v1.Task
-	9, // 2: sluice.dispatcher.v1.CancelResponse.task:type_name -> sluice.task.v1.Task
-	0, // 3: sluice.dispatcher.v1.DispatcherService.Dispatch:input_type -> sluice.dispatcher.v1.DispatchRequest
-	2, // 4: sluice.dispatcher.v1.DispatcherService.Cancel:input_type -> sluice.dispatcher.v1.CancelRequest
-	4, // 5: sluice.dispatcher.v1.DispatcherService.Delete:input_type -> sluice.dispatcher.v1.DeleteRequest
-	6, // 6: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:input_type -> sluice.dispatcher.v1.CreateTaskGroupRequest
-	1, // 7: sluice.dispatcher.v1.DispatcherService.Dispatch:output_type -> sluice.dispatcher.v1.DispatchResponse
-	3, // 8: sluice.dispatcher.v1.DispatcherService.Cancel:output_type -> sluice.dispatcher.v1.CancelResponse
-	5, // 9: sluice.dispatcher.v1.DispatcherService.Delete:output_type -> sluice.dispatcher.v1.DeleteResponse
-	7, // 10: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:output_type -> sluice.dispatcher.v1.CreateTaskGroupResponse
-	7, // [7:11] is the sub-list for method output_type
-	3, // [3:7] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	10, // 0: sluice.dispatcher.v1.DispatchRequest.task:type_name -> sluice.task.v1.TaskSpec
+	11, // 1: sluice.dispatcher.v1.DispatchResponse.task:type_name -> sluice.task.v1.Task
+	10, // 2: sluice.dispatcher.v1.DispatchBatchRequest.tasks:type_name -> sluice.task.v1.TaskSpec
+	11, // 3: sluice.dispatcher.v1.DispatchBatchResponse.tasks:type_name -> sluice.task.v1.Task
+	11, // 4: sluice.dispatcher.v1.CancelResponse.task:type_name -> sluice.task.v1.Task
+	0,  // 5: sluice.dispatcher.v1.DispatcherService.Dispatch:input_type -> sluice.dispatcher.v1.DispatchRequest
+	2,  // 6: sluice.dispatcher.v1.DispatcherService.DispatchBatch:input_type -> sluice.dispatcher.v1.DispatchBatchRequest
+	4,  // 7: sluice.dispatcher.v1.DispatcherService.Cancel:input_type -> sluice.dispatcher.v1.CancelRequest
+	6,  // 8: sluice.dispatcher.v1.DispatcherService.Delete:input_type -> sluice.dispatcher.v1.DeleteRequest
+	8,  // 9: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:input_type -> sluice.dispatcher.v1.CreateTaskGroupRequest
+	1,  // 10: sluice.dispatcher.v1.DispatcherService.Dispatch:output_type -> sluice.dispatcher.v1.DispatchResponse
+	3,  // 11: sluice.dispatcher.v1.DispatcherService.DispatchBatch:output_type -> sluice.dispatcher.v1.DispatchBatchResponse
+	5,  // 12: sluice.dispatcher.v1.DispatcherService.Cancel:output_type -> sluice.dispatcher.v1.CancelResponse
+	7,  // 13: sluice.dispatcher.v1.DispatcherService.Delete:output_type -> sluice.dispatcher.v1.DeleteResponse
+	9,  // 14: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:output_type -> sluice.dispatcher.v1.CreateTaskGroupResponse
+	10, // [10:15] is the sub-list for method output_type
+	5,  // [5:10] is the sub-list for method input_type
+	5,  // [5:5] is the sub-list for extension type_name
+	5,  // [5:5] is the sub-list for extension extendee
+	0,  // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_sluice_dispatcher_v1_dispatcher_service_proto_init() }
@@ -464,7 +568,7 @@ func file_sluice_dispatcher_v1_dispatcher_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc), len(file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

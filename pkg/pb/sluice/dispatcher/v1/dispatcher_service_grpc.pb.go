@@ -22,6 +22,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	DispatcherService_Dispatch_FullMethodName        = "/sluice.dispatcher.v1.DispatcherService/Dispatch"
+	DispatcherService_DispatchBatch_FullMethodName   = "/sluice.dispatcher.v1.DispatcherService/DispatchBatch"
 	DispatcherService_Cancel_FullMethodName          = "/sluice.dispatcher.v1.DispatcherService/Cancel"
 	DispatcherService_Delete_FullMethodName          = "/sluice.dispatcher.v1.DispatcherService/Delete"
 	DispatcherService_CreateTaskGroup_FullMethodName = "/sluice.dispatcher.v1.DispatcherService/CreateTaskGroup"
@@ -36,6 +37,10 @@ type DispatcherServiceClient interface {
 	// Dispatch stores a task. When it returns, the task is committed and keeps its place on all its resources. An immediate
 	// task has run, if nothing older conflicted. Bad input: INVALID_ARGUMENT with field violations, and nothing is stored.
 	Dispatch(ctx context.Context, in *DispatchRequest, opts ...grpc.CallOption) (*DispatchResponse, error)
+	// DispatchBatch stores up to 1,000 tasks, all of them or none, in the order in which they are given. It promises of each
+	// what Dispatch does. Bad input: INVALID_ARGUMENT with a field violation for each mistake in each task, and nothing is
+	// stored.
+	DispatchBatch(ctx context.Context, in *DispatchBatchRequest, opts ...grpc.CallOption) (*DispatchBatchResponse, error)
 	// Cancel asks a task to stop. One that never started is canceled when the call returns, a running one becomes canceling.
 	// Cancelling again changes nothing. Of a completed, failed or skipped task: FAILED_PRECONDITION with reason TASK_FINAL.
 	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error)
@@ -58,6 +63,16 @@ func (c *dispatcherServiceClient) Dispatch(ctx context.Context, in *DispatchRequ
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DispatchResponse)
 	err := c.cc.Invoke(ctx, DispatcherService_Dispatch_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dispatcherServiceClient) DispatchBatch(ctx context.Context, in *DispatchBatchRequest, opts ...grpc.CallOption) (*DispatchBatchResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DispatchBatchResponse)
+	err := c.cc.Invoke(ctx, DispatcherService_DispatchBatch_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +118,10 @@ type DispatcherServiceServer interface {
 	// Dispatch stores a task. When it returns, the task is committed and keeps its place on all its resources. An immediate
 	// task has run, if nothing older conflicted. Bad input: INVALID_ARGUMENT with field violations, and nothing is stored.
 	Dispatch(context.Context, *DispatchRequest) (*DispatchResponse, error)
+	// DispatchBatch stores up to 1,000 tasks, all of them or none, in the order in which they are given. It promises of each
+	// what Dispatch does. Bad input: INVALID_ARGUMENT with a field violation for each mistake in each task, and nothing is
+	// stored.
+	DispatchBatch(context.Context, *DispatchBatchRequest) (*DispatchBatchResponse, error)
 	// Cancel asks a task to stop. One that never started is canceled when the call returns, a running one becomes canceling.
 	// Cancelling again changes nothing. Of a completed, failed or skipped task: FAILED_PRECONDITION with reason TASK_FINAL.
 	Cancel(context.Context, *CancelRequest) (*CancelResponse, error)
@@ -123,6 +142,9 @@ type UnimplementedDispatcherServiceServer struct{}
 
 func (UnimplementedDispatcherServiceServer) Dispatch(context.Context, *DispatchRequest) (*DispatchResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Dispatch not implemented")
+}
+func (UnimplementedDispatcherServiceServer) DispatchBatch(context.Context, *DispatchBatchRequest) (*DispatchBatchResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DispatchBatch not implemented")
 }
 func (UnimplementedDispatcherServiceServer) Cancel(context.Context, *CancelRequest) (*CancelResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Cancel not implemented")
@@ -168,6 +190,24 @@ func _DispatcherService_Dispatch_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(DispatcherServiceServer).Dispatch(ctx, req.(*DispatchRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DispatcherService_DispatchBatch_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DispatchBatchRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServiceServer).DispatchBatch(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatcherService_DispatchBatch_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServiceServer).DispatchBatch(ctx, req.(*DispatchBatchRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -236,6 +276,10 @@ var DispatcherService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Dispatch",
 			Handler:    _DispatcherService_Dispatch_Handler,
+		},
+		{
+			MethodName: "DispatchBatch",
+			Handler:    _DispatcherService_DispatchBatch_Handler,
 		},
 		{
 			MethodName: "Cancel",

@@ -31,6 +31,9 @@ type OfferRequest struct {
 	// UUIDs of immediate tasks whose fate the caller waits for: the call returns when each is final or blocked,
 	// at the latest when its deadline ends. At most 1,000.
 	SettleTaskIds []string `protobuf:"bytes,1,rep,name=settle_task_ids,json=settleTaskIds,proto3" json:"settle_task_ids,omitempty"`
+	// Tasks that the caller stored, all of them committed, in the order of seq. The leader takes them in without reading them
+	// again, if it has seen everything before them. At most 2,000.
+	Tasks         []*OfferedTask `protobuf:"bytes,2,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -72,6 +75,131 @@ func (x *OfferRequest) GetSettleTaskIds() []string {
 	return nil
 }
 
+func (x *OfferRequest) GetTasks() []*OfferedTask {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+// OfferedTask is what the scheduler keeps of a task.
+type OfferedTask struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its place in the order of dispatch, at least 1.
+	Seq int64 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
+	// UUID of the task.
+	TaskId string `protobuf:"bytes,2,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// What is to be run, 1 to 255 bytes.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Resources to hold exclusively, at most 1,001 together with the shared ones.
+	ExclusiveResources []string `protobuf:"bytes,4,rep,name=exclusive_resources,json=exclusiveResources,proto3" json:"exclusive_resources,omitempty"`
+	// Resources to share, the domain among them.
+	SharedResources []string `protobuf:"bytes,5,rep,name=shared_resources,json=sharedResources,proto3" json:"shared_resources,omitempty"`
+	// It asked to be run at once.
+	Immediate bool `protobuf:"varint,6,opt,name=immediate,proto3" json:"immediate,omitempty"`
+	// It may wait.
+	Deferred bool `protobuf:"varint,7,opt,name=deferred,proto3" json:"deferred,omitempty"`
+	// Component name to the lowest version that an executor must have.
+	Versions map[string]string `protobuf:"bytes,8,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// When it was dispatched.
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OfferedTask) Reset() {
+	*x = OfferedTask{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OfferedTask) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OfferedTask) ProtoMessage() {}
+
+func (x *OfferedTask) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OfferedTask.ProtoReflect.Descriptor instead.
+func (*OfferedTask) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *OfferedTask) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *OfferedTask) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *OfferedTask) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *OfferedTask) GetExclusiveResources() []string {
+	if x != nil {
+		return x.ExclusiveResources
+	}
+	return nil
+}
+
+func (x *OfferedTask) GetSharedResources() []string {
+	if x != nil {
+		return x.SharedResources
+	}
+	return nil
+}
+
+func (x *OfferedTask) GetImmediate() bool {
+	if x != nil {
+		return x.Immediate
+	}
+	return false
+}
+
+func (x *OfferedTask) GetDeferred() bool {
+	if x != nil {
+		return x.Deferred
+	}
+	return false
+}
+
+func (x *OfferedTask) GetVersions() map[string]string {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *OfferedTask) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
 // OfferResponse says that the look is under way, or what became of the immediate tasks.
 type OfferResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -81,7 +209,7 @@ type OfferResponse struct {
 
 func (x *OfferResponse) Reset() {
 	*x = OfferResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[1]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -93,7 +221,7 @@ func (x *OfferResponse) String() string {
 func (*OfferResponse) ProtoMessage() {}
 
 func (x *OfferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[1]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -106,7 +234,7 @@ func (x *OfferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OfferResponse.ProtoReflect.Descriptor instead.
 func (*OfferResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{1}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{2}
 }
 
 // AcquireRequest is one message from an executor.
@@ -117,9 +245,8 @@ type AcquireRequest struct {
 	// Types that are valid to be assigned to Message:
 	//
 	//	*AcquireRequest_Hello
-	//	*AcquireRequest_Acknowledge
-	//	*AcquireRequest_Finish
 	//	*AcquireRequest_Drain
+	//	*AcquireRequest_Report
 	Message       isAcquireRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -127,7 +254,7 @@ type AcquireRequest struct {
 
 func (x *AcquireRequest) Reset() {
 	*x = AcquireRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[2]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -139,7 +266,7 @@ func (x *AcquireRequest) String() string {
 func (*AcquireRequest) ProtoMessage() {}
 
 func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[2]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -152,7 +279,7 @@ func (x *AcquireRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireRequest.ProtoReflect.Descriptor instead.
 func (*AcquireRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{2}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AcquireRequest) GetMessage() isAcquireRequest_Message {
@@ -171,28 +298,19 @@ func (x *AcquireRequest) GetHello() *Hello {
 	return nil
 }
 
-func (x *AcquireRequest) GetAcknowledge() *Acknowledge {
-	if x != nil {
-		if x, ok := x.Message.(*AcquireRequest_Acknowledge); ok {
-			return x.Acknowledge
-		}
-	}
-	return nil
-}
-
-func (x *AcquireRequest) GetFinish() *Finish {
-	if x != nil {
-		if x, ok := x.Message.(*AcquireRequest_Finish); ok {
-			return x.Finish
-		}
-	}
-	return nil
-}
-
 func (x *AcquireRequest) GetDrain() *Drain {
 	if x != nil {
 		if x, ok := x.Message.(*AcquireRequest_Drain); ok {
 			return x.Drain
+		}
+	}
+	return nil
+}
+
+func (x *AcquireRequest) GetReport() *Report {
+	if x != nil {
+		if x, ok := x.Message.(*AcquireRequest_Report); ok {
+			return x.Report
 		}
 	}
 	return nil
@@ -207,28 +325,21 @@ type AcquireRequest_Hello struct {
 	Hello *Hello `protobuf:"bytes,1,opt,name=hello,proto3,oneof"`
 }
 
-type AcquireRequest_Acknowledge struct {
-	// It has taken an assignment over.
-	Acknowledge *Acknowledge `protobuf:"bytes,2,opt,name=acknowledge,proto3,oneof"`
-}
-
-type AcquireRequest_Finish struct {
-	// A run ended.
-	Finish *Finish `protobuf:"bytes,3,opt,name=finish,proto3,oneof"`
-}
-
 type AcquireRequest_Drain struct {
 	// It wants no more tasks; those it has go on.
 	Drain *Drain `protobuf:"bytes,4,opt,name=drain,proto3,oneof"`
 }
 
+type AcquireRequest_Report struct {
+	// What became of assignments.
+	Report *Report `protobuf:"bytes,5,opt,name=report,proto3,oneof"`
+}
+
 func (*AcquireRequest_Hello) isAcquireRequest_Message() {}
 
-func (*AcquireRequest_Acknowledge) isAcquireRequest_Message() {}
-
-func (*AcquireRequest_Finish) isAcquireRequest_Message() {}
-
 func (*AcquireRequest_Drain) isAcquireRequest_Message() {}
+
+func (*AcquireRequest_Report) isAcquireRequest_Message() {}
 
 // Hello presents an executor, again after every reconnect.
 type Hello struct {
@@ -255,7 +366,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -267,7 +378,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[3]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -280,7 +391,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{3}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Hello) GetExecutor() string {
@@ -352,7 +463,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +475,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +488,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{4}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Claim) GetTaskId() string {
@@ -394,30 +505,33 @@ func (x *Claim) GetClaim() int64 {
 	return 0
 }
 
-// Acknowledge says that the executor has an assignment and will report its outcome.
-type Acknowledge struct {
+// Report says what became of assignments: all that there is to say at the moment, in one message.
+type Report struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What was assigned.
-	Claim         *Claim `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	// Assignments that the executor has, and will report the outcome of. One whose outcome is reported needs no
+	// acknowledgement. At most 10,000.
+	Acknowledged []*Claim `protobuf:"bytes,1,rep,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// Runs that ended. At most 10,000.
+	Finished      []*Finish `protobuf:"bytes,2,rep,name=finished,proto3" json:"finished,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Acknowledge) Reset() {
-	*x = Acknowledge{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[5]
+func (x *Report) Reset() {
+	*x = Report{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Acknowledge) String() string {
+func (x *Report) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Acknowledge) ProtoMessage() {}
+func (*Report) ProtoMessage() {}
 
-func (x *Acknowledge) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[5]
+func (x *Report) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,14 +542,21 @@ func (x *Acknowledge) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Acknowledge.ProtoReflect.Descriptor instead.
-func (*Acknowledge) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{5}
+// Deprecated: Use Report.ProtoReflect.Descriptor instead.
+func (*Report) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *Acknowledge) GetClaim() *Claim {
+func (x *Report) GetAcknowledged() []*Claim {
 	if x != nil {
-		return x.Claim
+		return x.Acknowledged
+	}
+	return nil
+}
+
+func (x *Report) GetFinished() []*Finish {
+	if x != nil {
+		return x.Finished
 	}
 	return nil
 }
@@ -453,7 +574,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[6]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -465,7 +586,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[6]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -478,7 +599,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{6}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Finish) GetClaim() *Claim {
@@ -504,7 +625,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -516,7 +637,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -529,7 +650,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
 }
 
 // AcquireResponse is one message to an executor.
@@ -540,10 +661,7 @@ type AcquireResponse struct {
 	// Types that are valid to be assigned to Message:
 	//
 	//	*AcquireResponse_Welcome
-	//	*AcquireResponse_Assign
-	//	*AcquireResponse_Cancel
-	//	*AcquireResponse_Finished
-	//	*AcquireResponse_Refused
+	//	*AcquireResponse_Orders
 	Message       isAcquireResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -551,7 +669,7 @@ type AcquireResponse struct {
 
 func (x *AcquireResponse) Reset() {
 	*x = AcquireResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +681,7 @@ func (x *AcquireResponse) String() string {
 func (*AcquireResponse) ProtoMessage() {}
 
 func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +694,7 @@ func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireResponse.ProtoReflect.Descriptor instead.
 func (*AcquireResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AcquireResponse) GetMessage() isAcquireResponse_Message {
@@ -595,37 +713,10 @@ func (x *AcquireResponse) GetWelcome() *Welcome {
 	return nil
 }
 
-func (x *AcquireResponse) GetAssign() *v1.Assignment {
+func (x *AcquireResponse) GetOrders() *Orders {
 	if x != nil {
-		if x, ok := x.Message.(*AcquireResponse_Assign); ok {
-			return x.Assign
-		}
-	}
-	return nil
-}
-
-func (x *AcquireResponse) GetCancel() *CancelRun {
-	if x != nil {
-		if x, ok := x.Message.(*AcquireResponse_Cancel); ok {
-			return x.Cancel
-		}
-	}
-	return nil
-}
-
-func (x *AcquireResponse) GetFinished() *Finished {
-	if x != nil {
-		if x, ok := x.Message.(*AcquireResponse_Finished); ok {
-			return x.Finished
-		}
-	}
-	return nil
-}
-
-func (x *AcquireResponse) GetRefused() *Refused {
-	if x != nil {
-		if x, ok := x.Message.(*AcquireResponse_Refused); ok {
-			return x.Refused
+		if x, ok := x.Message.(*AcquireResponse_Orders); ok {
+			return x.Orders
 		}
 	}
 	return nil
@@ -640,35 +731,87 @@ type AcquireResponse_Welcome struct {
 	Welcome *Welcome `protobuf:"bytes,1,opt,name=welcome,proto3,oneof"`
 }
 
-type AcquireResponse_Assign struct {
-	// Run this.
-	Assign *v1.Assignment `protobuf:"bytes,2,opt,name=assign,proto3,oneof"`
-}
-
-type AcquireResponse_Cancel struct {
-	// Stop this.
-	Cancel *CancelRun `protobuf:"bytes,3,opt,name=cancel,proto3,oneof"`
-}
-
-type AcquireResponse_Finished struct {
-	// A finish was committed; the executor may forget it.
-	Finished *Finished `protobuf:"bytes,4,opt,name=finished,proto3,oneof"`
-}
-
-type AcquireResponse_Refused struct {
-	// A claim is not, or no longer, the executor's: it must stop the run and report nothing.
-	Refused *Refused `protobuf:"bytes,5,opt,name=refused,proto3,oneof"`
+type AcquireResponse_Orders struct {
+	// What to do, and what was noted.
+	Orders *Orders `protobuf:"bytes,6,opt,name=orders,proto3,oneof"`
 }
 
 func (*AcquireResponse_Welcome) isAcquireResponse_Message() {}
 
-func (*AcquireResponse_Assign) isAcquireResponse_Message() {}
+func (*AcquireResponse_Orders) isAcquireResponse_Message() {}
 
-func (*AcquireResponse_Cancel) isAcquireResponse_Message() {}
+// Orders are all that a scheduler has to say to one executor at the moment. They are to be read in the order of the fields.
+type Orders struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Run these.
+	Assign []*v1.Assignment `protobuf:"bytes,1,rep,name=assign,proto3" json:"assign,omitempty"`
+	// Stop these.
+	Cancel []*Claim `protobuf:"bytes,2,rep,name=cancel,proto3" json:"cancel,omitempty"`
+	// The finish of these was committed; the executor may forget them.
+	Finished []*Claim `protobuf:"bytes,3,rep,name=finished,proto3" json:"finished,omitempty"`
+	// These are not, or no longer, the executor's: it must stop the runs and report nothing.
+	Refused       []*Refused `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
 
-func (*AcquireResponse_Finished) isAcquireResponse_Message() {}
+func (x *Orders) Reset() {
+	*x = Orders{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
 
-func (*AcquireResponse_Refused) isAcquireResponse_Message() {}
+func (x *Orders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Orders) ProtoMessage() {}
+
+func (x *Orders) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Orders.ProtoReflect.Descriptor instead.
+func (*Orders) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Orders) GetAssign() []*v1.Assignment {
+	if x != nil {
+		return x.Assign
+	}
+	return nil
+}
+
+func (x *Orders) GetCancel() []*Claim {
+	if x != nil {
+		return x.Cancel
+	}
+	return nil
+}
+
+func (x *Orders) GetFinished() []*Claim {
+	if x != nil {
+		return x.Finished
+	}
+	return nil
+}
+
+func (x *Orders) GetRefused() []*Refused {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
 
 // Welcome answers a hello.
 type Welcome struct {
@@ -681,7 +824,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +836,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +849,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Welcome) GetEpoch() int64 {
@@ -714,98 +857,6 @@ func (x *Welcome) GetEpoch() int64 {
 		return x.Epoch
 	}
 	return 0
-}
-
-// CancelRun asks to stop a run.
-type CancelRun struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// What was assigned.
-	Claim         *Claim `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *CancelRun) Reset() {
-	*x = CancelRun{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *CancelRun) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*CancelRun) ProtoMessage() {}
-
-func (x *CancelRun) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use CancelRun.ProtoReflect.Descriptor instead.
-func (*CancelRun) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *CancelRun) GetClaim() *Claim {
-	if x != nil {
-		return x.Claim
-	}
-	return nil
-}
-
-// Finished says that a finish is committed.
-type Finished struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// What was reported.
-	Claim         *Claim `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Finished) Reset() {
-	*x = Finished{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[11]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Finished) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Finished) ProtoMessage() {}
-
-func (x *Finished) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[11]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Finished.ProtoReflect.Descriptor instead.
-func (*Finished) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
-}
-
-func (x *Finished) GetClaim() *Claim {
-	if x != nil {
-		return x.Claim
-	}
-	return nil
 }
 
 // Refused says that a claim does not hold.
@@ -863,6 +914,100 @@ func (x *Refused) GetReason() string {
 	return ""
 }
 
+// WatchLeadershipRequest asks for the present state and all changes from now on.
+type WatchLeadershipRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchLeadershipRequest) Reset() {
+	*x = WatchLeadershipRequest{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchLeadershipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchLeadershipRequest) ProtoMessage() {}
+
+func (x *WatchLeadershipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchLeadershipRequest.ProtoReflect.Descriptor instead.
+func (*WatchLeadershipRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
+}
+
+// WatchLeadershipResponse says which leadership a scheduler holds. Who leaves and comes back between two messages is seen by
+// the epoch.
+type WatchLeadershipResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the leadership that it holds, 0 while it holds none. Each is higher than all before it, whoever held them: of
+	// two schedulers that both say that they lead, the one with the lower number has not noticed yet that it was deposed.
+	Epoch int64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// It answers as the leader. Not yet while it loads, and no more when it is about to give the leadership up.
+	Ready         bool `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchLeadershipResponse) Reset() {
+	*x = WatchLeadershipResponse{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchLeadershipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchLeadershipResponse) ProtoMessage() {}
+
+func (x *WatchLeadershipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchLeadershipResponse.ProtoReflect.Descriptor instead.
+func (*WatchLeadershipResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WatchLeadershipResponse) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *WatchLeadershipResponse) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
 // FollowRequest asks for all changes from now on.
 type FollowRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -872,7 +1017,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -884,7 +1029,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -897,7 +1042,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
 }
 
 // FollowResponse holds the changes of one commit.
@@ -911,7 +1056,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1068,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1081,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FollowResponse) GetChanges() []*Change {
@@ -959,7 +1104,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1116,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1129,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Change) GetTaskId() string {
@@ -1012,7 +1157,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +1169,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +1182,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ExplainRequest) GetTaskId() string {
@@ -1070,7 +1215,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1227,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1240,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainResponse) GetLive() bool {
@@ -1166,7 +1311,7 @@ type ResourceWait struct {
 
 func (x *ResourceWait) Reset() {
 	*x = ResourceWait{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1323,7 @@ func (x *ResourceWait) String() string {
 func (*ResourceWait) ProtoMessage() {}
 
 func (x *ResourceWait) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1336,7 @@ func (x *ResourceWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceWait.ProtoReflect.Descriptor instead.
 func (*ResourceWait) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{18}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ResourceWait) GetResource() string {
@@ -1248,7 +1393,7 @@ type ResourceUse struct {
 
 func (x *ResourceUse) Reset() {
 	*x = ResourceUse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[19]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1405,7 @@ func (x *ResourceUse) String() string {
 func (*ResourceUse) ProtoMessage() {}
 
 func (x *ResourceUse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[19]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1418,7 @@ func (x *ResourceUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceUse.ProtoReflect.Descriptor instead.
 func (*ResourceUse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{19}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResourceUse) GetTaskId() string {
@@ -1322,7 +1467,7 @@ type ListResourcesRequest struct {
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[20]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1334,7 +1479,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[20]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1347,7 +1492,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{20}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListResourcesRequest) GetPageSize() int32 {
@@ -1370,7 +1515,7 @@ type ListResourcesResponse struct {
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1382,7 +1527,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1395,7 +1540,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{21}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListResourcesResponse) GetResources() []*Resource {
@@ -1429,7 +1574,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +1586,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +1599,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{22}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Resource) GetName() string {
@@ -1498,7 +1643,7 @@ type GetResourceRequest struct {
 
 func (x *GetResourceRequest) Reset() {
 	*x = GetResourceRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1655,7 @@ func (x *GetResourceRequest) String() string {
 func (*GetResourceRequest) ProtoMessage() {}
 
 func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1668,7 @@ func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceRequest.ProtoReflect.Descriptor instead.
 func (*GetResourceRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{23}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *GetResourceRequest) GetName() string {
@@ -1553,7 +1698,7 @@ type GetResourceResponse struct {
 
 func (x *GetResourceResponse) Reset() {
 	*x = GetResourceResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1710,7 @@ func (x *GetResourceResponse) String() string {
 func (*GetResourceResponse) ProtoMessage() {}
 
 func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1723,7 @@ func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceResponse.ProtoReflect.Descriptor instead.
 func (*GetResourceResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{24}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetResourceResponse) GetResource() *Resource {
@@ -1599,16 +1744,30 @@ var File_sluice_scheduler_v1_scheduler_service_proto protoreflect.FileDescriptor
 
 const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\n" +
-	"+sluice/scheduler/v1/scheduler_service.proto\x12\x13sluice.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\"6\n" +
+	"+sluice/scheduler/v1/scheduler_service.proto\x12\x13sluice.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\"n\n" +
 	"\fOfferRequest\x12&\n" +
-	"\x0fsettle_task_ids\x18\x01 \x03(\tR\rsettleTaskIds\"\x0f\n" +
-	"\rOfferResponse\"\x80\x02\n" +
+	"\x0fsettle_task_ids\x18\x01 \x03(\tR\rsettleTaskIds\x126\n" +
+	"\x05tasks\x18\x02 \x03(\v2 .sluice.scheduler.v1.OfferedTaskR\x05tasks\"\xa6\x03\n" +
+	"\vOfferedTask\x12\x10\n" +
+	"\x03seq\x18\x01 \x01(\x03R\x03seq\x12\x17\n" +
+	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12/\n" +
+	"\x13exclusive_resources\x18\x04 \x03(\tR\x12exclusiveResources\x12)\n" +
+	"\x10shared_resources\x18\x05 \x03(\tR\x0fsharedResources\x12\x1c\n" +
+	"\timmediate\x18\x06 \x01(\bR\timmediate\x12\x1a\n" +
+	"\bdeferred\x18\a \x01(\bR\bdeferred\x12J\n" +
+	"\bversions\x18\b \x03(\v2..sluice.scheduler.v1.OfferedTask.VersionsEntryR\bversions\x129\n" +
+	"\n" +
+	"created_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x1a;\n" +
+	"\rVersionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x0f\n" +
+	"\rOfferResponse\"\xdb\x01\n" +
 	"\x0eAcquireRequest\x122\n" +
-	"\x05hello\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.HelloH\x00R\x05hello\x12D\n" +
-	"\vacknowledge\x18\x02 \x01(\v2 .sluice.scheduler.v1.AcknowledgeH\x00R\vacknowledge\x125\n" +
-	"\x06finish\x18\x03 \x01(\v2\x1b.sluice.scheduler.v1.FinishH\x00R\x06finish\x122\n" +
-	"\x05drain\x18\x04 \x01(\v2\x1a.sluice.scheduler.v1.DrainH\x00R\x05drainB\t\n" +
-	"\amessage\"\xf2\x02\n" +
+	"\x05hello\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.HelloH\x00R\x05hello\x122\n" +
+	"\x05drain\x18\x04 \x01(\v2\x1a.sluice.scheduler.v1.DrainH\x00R\x05drain\x125\n" +
+	"\x06report\x18\x05 \x01(\v2\x1b.sluice.scheduler.v1.ReportH\x00R\x06reportB\t\n" +
+	"\amessageJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\vacknowledgeR\x06finish\"\xf2\x02\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bexecutor\x18\x01 \x01(\tR\bexecutor\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x14\n" +
@@ -1624,29 +1783,32 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
 	"\x05Claim\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
-	"\x05claim\x18\x02 \x01(\x03R\x05claim\"?\n" +
-	"\vAcknowledge\x120\n" +
-	"\x05claim\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.ClaimR\x05claim\"m\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\"\x81\x01\n" +
+	"\x06Report\x12>\n" +
+	"\facknowledged\x18\x01 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\facknowledged\x127\n" +
+	"\bfinished\x18\x02 \x03(\v2\x1b.sluice.scheduler.v1.FinishR\bfinished\"m\n" +
 	"\x06Finish\x120\n" +
 	"\x05claim\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.ClaimR\x05claim\x121\n" +
 	"\aoutcome\x18\x02 \x01(\v2\x17.sluice.task.v1.OutcomeR\aoutcome\"\a\n" +
-	"\x05Drain\"\xbd\x02\n" +
+	"\x05Drain\"\xb6\x01\n" +
 	"\x0fAcquireResponse\x128\n" +
-	"\awelcome\x18\x01 \x01(\v2\x1c.sluice.scheduler.v1.WelcomeH\x00R\awelcome\x124\n" +
-	"\x06assign\x18\x02 \x01(\v2\x1a.sluice.task.v1.AssignmentH\x00R\x06assign\x128\n" +
-	"\x06cancel\x18\x03 \x01(\v2\x1e.sluice.scheduler.v1.CancelRunH\x00R\x06cancel\x12;\n" +
-	"\bfinished\x18\x04 \x01(\v2\x1d.sluice.scheduler.v1.FinishedH\x00R\bfinished\x128\n" +
-	"\arefused\x18\x05 \x01(\v2\x1c.sluice.scheduler.v1.RefusedH\x00R\arefusedB\t\n" +
-	"\amessage\"\x1f\n" +
+	"\awelcome\x18\x01 \x01(\v2\x1c.sluice.scheduler.v1.WelcomeH\x00R\awelcome\x125\n" +
+	"\x06orders\x18\x06 \x01(\v2\x1b.sluice.scheduler.v1.OrdersH\x00R\x06ordersB\t\n" +
+	"\amessageJ\x04\b\x02\x10\x06R\x06assignR\x06cancelR\bfinishedR\arefused\"\xe0\x01\n" +
+	"\x06Orders\x122\n" +
+	"\x06assign\x18\x01 \x03(\v2\x1a.sluice.task.v1.AssignmentR\x06assign\x122\n" +
+	"\x06cancel\x18\x02 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\x06cancel\x126\n" +
+	"\bfinished\x18\x03 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\bfinished\x126\n" +
+	"\arefused\x18\x04 \x03(\v2\x1c.sluice.scheduler.v1.RefusedR\arefused\"\x1f\n" +
 	"\aWelcome\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\"=\n" +
-	"\tCancelRun\x120\n" +
-	"\x05claim\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.ClaimR\x05claim\"<\n" +
-	"\bFinished\x120\n" +
-	"\x05claim\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.ClaimR\x05claim\"S\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\"S\n" +
 	"\aRefused\x120\n" +
 	"\x05claim\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.ClaimR\x05claim\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x0f\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x18\n" +
+	"\x16WatchLeadershipRequest\"E\n" +
+	"\x17WatchLeadershipResponse\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12\x14\n" +
+	"\x05ready\x18\x02 \x01(\bR\x05ready\"\x0f\n" +
 	"\rFollowRequest\"G\n" +
 	"\x0eFollowResponse\x125\n" +
 	"\achanges\x18\x01 \x03(\v2\x1b.sluice.scheduler.v1.ChangeR\achanges\"N\n" +
@@ -1692,10 +1854,11 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\"\x88\x01\n" +
 	"\x13GetResourceResponse\x129\n" +
 	"\bresource\x18\x01 \x01(\v2\x1d.sluice.scheduler.v1.ResourceR\bresource\x126\n" +
-	"\x05queue\x18\x02 \x03(\v2 .sluice.scheduler.v1.ResourceUseR\x05queue2\xc5\x04\n" +
+	"\x05queue\x18\x02 \x03(\v2 .sluice.scheduler.v1.ResourceUseR\x05queue2\xb5\x05\n" +
 	"\x10SchedulerService\x12S\n" +
 	"\x05Offer\x12!.sluice.scheduler.v1.OfferRequest\x1a\".sluice.scheduler.v1.OfferResponse\"\x03\x90\x02\x02\x12X\n" +
-	"\aAcquire\x12#.sluice.scheduler.v1.AcquireRequest\x1a$.sluice.scheduler.v1.AcquireResponse(\x010\x01\x12S\n" +
+	"\aAcquire\x12#.sluice.scheduler.v1.AcquireRequest\x1a$.sluice.scheduler.v1.AcquireResponse(\x010\x01\x12n\n" +
+	"\x0fWatchLeadership\x12+.sluice.scheduler.v1.WatchLeadershipRequest\x1a,.sluice.scheduler.v1.WatchLeadershipResponse0\x01\x12S\n" +
 	"\x06Follow\x12\".sluice.scheduler.v1.FollowRequest\x1a#.sluice.scheduler.v1.FollowResponse0\x01\x12Y\n" +
 	"\aExplain\x12#.sluice.scheduler.v1.ExplainRequest\x1a$.sluice.scheduler.v1.ExplainResponse\"\x03\x90\x02\x01\x12k\n" +
 	"\rListResources\x12).sluice.scheduler.v1.ListResourcesRequest\x1a*.sluice.scheduler.v1.ListResourcesResponse\"\x03\x90\x02\x01\x12e\n" +
@@ -1713,82 +1876,89 @@ func file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP() []byte {
 	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescData
 }
 
-var file_sluice_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_sluice_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_sluice_scheduler_v1_scheduler_service_proto_goTypes = []any{
-	(*OfferRequest)(nil),          // 0: sluice.scheduler.v1.OfferRequest
-	(*OfferResponse)(nil),         // 1: sluice.scheduler.v1.OfferResponse
-	(*AcquireRequest)(nil),        // 2: sluice.scheduler.v1.AcquireRequest
-	(*Hello)(nil),                 // 3: sluice.scheduler.v1.Hello
-	(*Claim)(nil),                 // 4: sluice.scheduler.v1.Claim
-	(*Acknowledge)(nil),           // 5: sluice.scheduler.v1.Acknowledge
-	(*Finish)(nil),                // 6: sluice.scheduler.v1.Finish
-	(*Drain)(nil),                 // 7: sluice.scheduler.v1.Drain
-	(*AcquireResponse)(nil),       // 8: sluice.scheduler.v1.AcquireResponse
-	(*Welcome)(nil),               // 9: sluice.scheduler.v1.Welcome
-	(*CancelRun)(nil),             // 10: sluice.scheduler.v1.CancelRun
-	(*Finished)(nil),              // 11: sluice.scheduler.v1.Finished
-	(*Refused)(nil),               // 12: sluice.scheduler.v1.Refused
-	(*FollowRequest)(nil),         // 13: sluice.scheduler.v1.FollowRequest
-	(*FollowResponse)(nil),        // 14: sluice.scheduler.v1.FollowResponse
-	(*Change)(nil),                // 15: sluice.scheduler.v1.Change
-	(*ExplainRequest)(nil),        // 16: sluice.scheduler.v1.ExplainRequest
-	(*ExplainResponse)(nil),       // 17: sluice.scheduler.v1.ExplainResponse
-	(*ResourceWait)(nil),          // 18: sluice.scheduler.v1.ResourceWait
-	(*ResourceUse)(nil),           // 19: sluice.scheduler.v1.ResourceUse
-	(*ListResourcesRequest)(nil),  // 20: sluice.scheduler.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil), // 21: sluice.scheduler.v1.ListResourcesResponse
-	(*Resource)(nil),              // 22: sluice.scheduler.v1.Resource
-	(*GetResourceRequest)(nil),    // 23: sluice.scheduler.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),   // 24: sluice.scheduler.v1.GetResourceResponse
-	nil,                           // 25: sluice.scheduler.v1.Hello.VersionsEntry
-	(*v1.Outcome)(nil),            // 26: sluice.task.v1.Outcome
-	(*v1.Assignment)(nil),         // 27: sluice.task.v1.Assignment
-	(v1.State)(0),                 // 28: sluice.task.v1.State
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*OfferRequest)(nil),            // 0: sluice.scheduler.v1.OfferRequest
+	(*OfferedTask)(nil),             // 1: sluice.scheduler.v1.OfferedTask
+	(*OfferResponse)(nil),           // 2: sluice.scheduler.v1.OfferResponse
+	(*AcquireRequest)(nil),          // 3: sluice.scheduler.v1.AcquireRequest
+	(*Hello)(nil),                   // 4: sluice.scheduler.v1.Hello
+	(*Claim)(nil),                   // 5: sluice.scheduler.v1.Claim
+	(*Report)(nil),                  // 6: sluice.scheduler.v1.Report
+	(*Finish)(nil),                  // 7: sluice.scheduler.v1.Finish
+	(*Drain)(nil),                   // 8: sluice.scheduler.v1.Drain
+	(*AcquireResponse)(nil),         // 9: sluice.scheduler.v1.AcquireResponse
+	(*Orders)(nil),                  // 10: sluice.scheduler.v1.Orders
+	(*Welcome)(nil),                 // 11: sluice.scheduler.v1.Welcome
+	(*Refused)(nil),                 // 12: sluice.scheduler.v1.Refused
+	(*WatchLeadershipRequest)(nil),  // 13: sluice.scheduler.v1.WatchLeadershipRequest
+	(*WatchLeadershipResponse)(nil), // 14: sluice.scheduler.v1.WatchLeadershipResponse
+	(*FollowRequest)(nil),           // 15: sluice.scheduler.v1.FollowRequest
+	(*FollowResponse)(nil),          // 16: sluice.scheduler.v1.FollowResponse
+	(*Change)(nil),                  // 17: sluice.scheduler.v1.Change
+	(*ExplainRequest)(nil),          // 18: sluice.scheduler.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 19: sluice.scheduler.v1.ExplainResponse
+	(*ResourceWait)(nil),            // 20: sluice.scheduler.v1.ResourceWait
+	(*ResourceUse)(nil),             // 21: sluice.scheduler.v1.ResourceUse
+	(*ListResourcesRequest)(nil),    // 22: sluice.scheduler.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),   // 23: sluice.scheduler.v1.ListResourcesResponse
+	(*Resource)(nil),                // 24: sluice.scheduler.v1.Resource
+	(*GetResourceRequest)(nil),      // 25: sluice.scheduler.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),     // 26: sluice.scheduler.v1.GetResourceResponse
+	nil,                             // 27: sluice.scheduler.v1.OfferedTask.VersionsEntry
+	nil,                             // 28: sluice.scheduler.v1.Hello.VersionsEntry
+	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
+	(*v1.Outcome)(nil),              // 30: sluice.task.v1.Outcome
+	(*v1.Assignment)(nil),           // 31: sluice.task.v1.Assignment
+	(v1.State)(0),                   // 32: sluice.task.v1.State
 }
 var file_sluice_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
-	3,  // 0: sluice.scheduler.v1.AcquireRequest.hello:type_name -> sluice.scheduler.v1.Hello
-	5,  // 1: sluice.scheduler.v1.AcquireRequest.acknowledge:type_name -> sluice.scheduler.v1.Acknowledge
-	6,  // 2: sluice.scheduler.v1.AcquireRequest.finish:type_name -> sluice.scheduler.v1.Finish
-	7,  // 3: sluice.scheduler.v1.AcquireRequest.drain:type_name -> sluice.scheduler.v1.Drain
-	25, // 4: sluice.scheduler.v1.Hello.versions:type_name -> sluice.scheduler.v1.Hello.VersionsEntry
-	4,  // 5: sluice.scheduler.v1.Hello.held:type_name -> sluice.scheduler.v1.Claim
-	4,  // 6: sluice.scheduler.v1.Acknowledge.claim:type_name -> sluice.scheduler.v1.Claim
-	4,  // 7: sluice.scheduler.v1.Finish.claim:type_name -> sluice.scheduler.v1.Claim
-	26, // 8: sluice.scheduler.v1.Finish.outcome:type_name -> sluice.task.v1.Outcome
-	9,  // 9: sluice.scheduler.v1.AcquireResponse.welcome:type_name -> sluice.scheduler.v1.Welcome
-	27, // 10: sluice.scheduler.v1.AcquireResponse.assign:type_name -> sluice.task.v1.Assignment
-	10, // 11: sluice.scheduler.v1.AcquireResponse.cancel:type_name -> sluice.scheduler.v1.CancelRun
-	11, // 12: sluice.scheduler.v1.AcquireResponse.finished:type_name -> sluice.scheduler.v1.Finished
-	12, // 13: sluice.scheduler.v1.AcquireResponse.refused:type_name -> sluice.scheduler.v1.Refused
-	4,  // 14: sluice.scheduler.v1.CancelRun.claim:type_name -> sluice.scheduler.v1.Claim
-	4,  // 15: sluice.scheduler.v1.Finished.claim:type_name -> sluice.scheduler.v1.Claim
-	4,  // 16: sluice.scheduler.v1.Refused.claim:type_name -> sluice.scheduler.v1.Claim
-	15, // 17: sluice.scheduler.v1.FollowResponse.changes:type_name -> sluice.scheduler.v1.Change
-	28, // 18: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
-	18, // 19: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
-	19, // 20: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
-	29, // 21: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
-	22, // 22: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
-	22, // 23: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
-	19, // 24: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
-	0,  // 25: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
-	2,  // 26: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
-	13, // 27: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
-	16, // 28: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
-	20, // 29: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
-	23, // 30: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
-	1,  // 31: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
-	8,  // 32: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
-	14, // 33: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
-	17, // 34: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
-	21, // 35: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
-	24, // 36: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
-	31, // [31:37] is the sub-list for method output_type
-	25, // [25:31] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	1,  // 0: sluice.scheduler.v1.OfferRequest.tasks:type_name -> sluice.scheduler.v1.OfferedTask
+	27, // 1: sluice.scheduler.v1.OfferedTask.versions:type_name -> sluice.scheduler.v1.OfferedTask.VersionsEntry
+	29, // 2: sluice.scheduler.v1.OfferedTask.created_at:type_name -> google.protobuf.Timestamp
+	4,  // 3: sluice.scheduler.v1.AcquireRequest.hello:type_name -> sluice.scheduler.v1.Hello
+	8,  // 4: sluice.scheduler.v1.AcquireRequest.drain:type_name -> sluice.scheduler.v1.Drain
+	6,  // 5: sluice.scheduler.v1.AcquireRequest.report:type_name -> sluice.scheduler.v1.Report
+	28, // 6: sluice.scheduler.v1.Hello.versions:type_name -> sluice.scheduler.v1.Hello.VersionsEntry
+	5,  // 7: sluice.scheduler.v1.Hello.held:type_name -> sluice.scheduler.v1.Claim
+	5,  // 8: sluice.scheduler.v1.Report.acknowledged:type_name -> sluice.scheduler.v1.Claim
+	7,  // 9: sluice.scheduler.v1.Report.finished:type_name -> sluice.scheduler.v1.Finish
+	5,  // 10: sluice.scheduler.v1.Finish.claim:type_name -> sluice.scheduler.v1.Claim
+	30, // 11: sluice.scheduler.v1.Finish.outcome:type_name -> sluice.task.v1.Outcome
+	11, // 12: sluice.scheduler.v1.AcquireResponse.welcome:type_name -> sluice.scheduler.v1.Welcome
+	10, // 13: sluice.scheduler.v1.AcquireResponse.orders:type_name -> sluice.scheduler.v1.Orders
+	31, // 14: sluice.scheduler.v1.Orders.assign:type_name -> sluice.task.v1.Assignment
+	5,  // 15: sluice.scheduler.v1.Orders.cancel:type_name -> sluice.scheduler.v1.Claim
+	5,  // 16: sluice.scheduler.v1.Orders.finished:type_name -> sluice.scheduler.v1.Claim
+	12, // 17: sluice.scheduler.v1.Orders.refused:type_name -> sluice.scheduler.v1.Refused
+	5,  // 18: sluice.scheduler.v1.Refused.claim:type_name -> sluice.scheduler.v1.Claim
+	17, // 19: sluice.scheduler.v1.FollowResponse.changes:type_name -> sluice.scheduler.v1.Change
+	32, // 20: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
+	20, // 21: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
+	21, // 22: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
+	29, // 23: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
+	24, // 24: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
+	24, // 25: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
+	21, // 26: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
+	0,  // 27: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
+	3,  // 28: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
+	13, // 29: sluice.scheduler.v1.SchedulerService.WatchLeadership:input_type -> sluice.scheduler.v1.WatchLeadershipRequest
+	15, // 30: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
+	18, // 31: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
+	22, // 32: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
+	25, // 33: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
+	2,  // 34: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
+	9,  // 35: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
+	14, // 36: sluice.scheduler.v1.SchedulerService.WatchLeadership:output_type -> sluice.scheduler.v1.WatchLeadershipResponse
+	16, // 37: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
+	19, // 38: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
+	23, // 39: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
+	26, // 40: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
+	34, // [34:41] is the sub-list for method output_type
+	27, // [27:34] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_sluice_scheduler_v1_scheduler_service_proto_init() }
@@ -1796,18 +1966,14 @@ func file_sluice_scheduler_v1_scheduler_service_proto_init() {
 	if File_sluice_scheduler_v1_scheduler_service_proto != nil {
 		return
 	}
-	file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[2].OneofWrappers = []any{
+	file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[3].OneofWrappers = []any{
 		(*AcquireRequest_Hello)(nil),
-		(*AcquireRequest_Acknowledge)(nil),
-		(*AcquireRequest_Finish)(nil),
 		(*AcquireRequest_Drain)(nil),
+		(*AcquireRequest_Report)(nil),
 	}
-	file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[8].OneofWrappers = []any{
+	file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9].OneofWrappers = []any{
 		(*AcquireResponse_Welcome)(nil),
-		(*AcquireResponse_Assign)(nil),
-		(*AcquireResponse_Cancel)(nil),
-		(*AcquireResponse_Finished)(nil),
-		(*AcquireResponse_Refused)(nil),
+		(*AcquireResponse_Orders)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1815,7 +1981,7 @@ func file_sluice_scheduler_v1_scheduler_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_scheduler_v1_scheduler_service_proto_rawDesc), len(file_sluice_scheduler_v1_scheduler_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,12 +21,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SchedulerService_Offer_FullMethodName         = "/sluice.scheduler.v1.SchedulerService/Offer"
-	SchedulerService_Acquire_FullMethodName       = "/sluice.scheduler.v1.SchedulerService/Acquire"
-	SchedulerService_Follow_FullMethodName        = "/sluice.scheduler.v1.SchedulerService/Follow"
-	SchedulerService_Explain_FullMethodName       = "/sluice.scheduler.v1.SchedulerService/Explain"
-	SchedulerService_ListResources_FullMethodName = "/sluice.scheduler.v1.SchedulerService/ListResources"
-	SchedulerService_GetResource_FullMethodName   = "/sluice.scheduler.v1.SchedulerService/GetResource"
+	SchedulerService_Offer_FullMethodName           = "/sluice.scheduler.v1.SchedulerService/Offer"
+	SchedulerService_Acquire_FullMethodName         = "/sluice.scheduler.v1.SchedulerService/Acquire"
+	SchedulerService_WatchLeadership_FullMethodName = "/sluice.scheduler.v1.SchedulerService/WatchLeadership"
+	SchedulerService_Follow_FullMethodName          = "/sluice.scheduler.v1.SchedulerService/Follow"
+	SchedulerService_Explain_FullMethodName         = "/sluice.scheduler.v1.SchedulerService/Explain"
+	SchedulerService_ListResources_FullMethodName   = "/sluice.scheduler.v1.SchedulerService/ListResources"
+	SchedulerService_GetResource_FullMethodName     = "/sluice.scheduler.v1.SchedulerService/GetResource"
 )
 
 // SchedulerServiceClient is the client API for SchedulerService service.
@@ -35,11 +36,16 @@ const (
 //
 // SchedulerService is answered by the leading scheduler; a standby answers UNAVAILABLE with reason NOT_LEADING.
 type SchedulerServiceClient interface {
-	// Offer is a hint that tasks were stored, canceled or freed. Losing it costs at most one periodic look.
+	// Offer is a hint that tasks were stored, canceled or freed. Losing it costs at most one periodic look. It is for
+	// dispatchers: what they say of a task is believed, so no gateway forwards it.
 	Offer(ctx context.Context, in *OfferRequest, opts ...grpc.CallOption) (*OfferResponse, error)
 	// Acquire is an executor's line to the scheduler: it says what it can run, receives assignments and cancels, and reports
 	// outcomes. The first message must be a hello, sent once.
 	Acquire(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AcquireRequest, AcquireResponse], error)
+	// WatchLeadership streams which leadership this scheduler holds: at once, and whenever that changes. Who knows the addresses
+	// of several schedulers learns from it which one to call. A standby watches the leader, to take over without waiting for
+	// the lease to run out.
+	WatchLeadership(ctx context.Context, in *WatchLeadershipRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchLeadershipResponse], error)
 	// Follow streams changes of state after they were committed. Changes can be missed when a follower is slow or the
 	// leadership moves, so a follower must also look by itself.
 	Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowResponse], error)
@@ -82,9 +88,28 @@ func (c *schedulerServiceClient) Acquire(ctx context.Context, opts ...grpc.CallO
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SchedulerService_AcquireClient = grpc.BidiStreamingClient[AcquireRequest, AcquireResponse]
 
+func (c *schedulerServiceClient) WatchLeadership(ctx context.Context, in *WatchLeadershipRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchLeadershipResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SchedulerService_ServiceDesc.Streams[1], SchedulerService_WatchLeadership_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchLeadershipRequest, WatchLeadershipResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SchedulerService_WatchLeadershipClient = grpc.ServerStreamingClient[WatchLeadershipResponse]
+
 func (c *schedulerServiceClient) Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &SchedulerService_ServiceDesc.Streams[1], SchedulerService_Follow_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &SchedulerService_ServiceDesc.Streams[2], SchedulerService_Follow_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -137,11 +162,16 @@ func (c *schedulerServiceClient) GetResource(ctx context.Context, in *GetResourc
 //
 // SchedulerService is answered by the leading scheduler; a standby answers UNAVAILABLE with reason NOT_LEADING.
 type SchedulerServiceServer interface {
-	// Offer is a hint that tasks were stored, canceled or freed. Losing it costs at most one periodic look.
+	// Offer is a hint that tasks were stored, canceled or freed. Losing it costs at most one periodic look. It is for
+	// dispatchers: what they say of a task is believed, so no gateway forwards it.
 	Offer(context.Context, *OfferRequest) (*OfferResponse, error)
 	// Acquire is an executor's line to the scheduler: it says what it can run, receives assignments and cancels, and reports
 	// outcomes. The first message must be a hello, sent once.
 	Acquire(grpc.BidiStreamingServer[AcquireRequest, AcquireResponse]) error
+	// WatchLeadership streams which leadership this scheduler holds: at once, and whenever that changes. Who knows the addresses
+	// of several schedulers learns from it which one to call. A standby watches the leader, to take over without waiting for
+	// the lease to run out.
+	WatchLeadership(*WatchLeadershipRequest, grpc.ServerStreamingServer[WatchLeadershipResponse]) error
 	// Follow streams changes of state after they were committed. Changes can be missed when a follower is slow or the
 	// leadership moves, so a follower must also look by itself.
 	Follow(*FollowRequest, grpc.ServerStreamingServer[FollowResponse]) error
@@ -166,6 +196,9 @@ func (UnimplementedSchedulerServiceServer) Offer(context.Context, *OfferRequest)
 }
 func (UnimplementedSchedulerServiceServer) Acquire(grpc.BidiStreamingServer[AcquireRequest, AcquireResponse]) error {
 	return status.Error(codes.Unimplemented, "method Acquire not implemented")
+}
+func (UnimplementedSchedulerServiceServer) WatchLeadership(*WatchLeadershipRequest, grpc.ServerStreamingServer[WatchLeadershipResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchLeadership not implemented")
 }
 func (UnimplementedSchedulerServiceServer) Follow(*FollowRequest, grpc.ServerStreamingServer[FollowResponse]) error {
 	return status.Error(codes.Unimplemented, "method Follow not implemented")
@@ -224,6 +257,17 @@ func _SchedulerService_Acquire_Handler(srv interface{}, stream grpc.ServerStream
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type SchedulerService_AcquireServer = grpc.BidiStreamingServer[AcquireRequest, AcquireResponse]
+
+func _SchedulerService_WatchLeadership_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchLeadershipRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SchedulerServiceServer).WatchLeadership(m, &grpc.GenericServerStream[WatchLeadershipRequest, WatchLeadershipResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SchedulerService_WatchLeadershipServer = grpc.ServerStreamingServer[WatchLeadershipResponse]
 
 func _SchedulerService_Follow_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(FollowRequest)
@@ -320,6 +364,11 @@ var SchedulerService_ServiceDesc = grpc.ServiceDesc{
 			Handler:       _SchedulerService_Acquire_Handler,
 			ServerStreams: true,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "WatchLeadership",
+			Handler:       _SchedulerService_WatchLeadership_Handler,
+			ServerStreams: true,
 		},
 		{
 			StreamName:    "Follow",

@@ -1,0 +1,226 @@
+package executor
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sluice-tasks/sluice/pkg/limits"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+)
+
+// recorder is the scheduler's end of a line without a network, so that time can be that of synctest.
+type recorder struct {
+	stream
+
+	began time.Time
+	sent  []message
+	// busy, if there is one, holds up each Send until something comes through it.
+	busy chan struct{}
+}
+
+// message is one that was sent: when, and of which tasks it says what.
+type message struct {
+	After                  time.Duration
+	Drain                  bool
+	Acknowledged, Finished []string
+}
+
+// Send notes what is sent.
+func (w *recorder) Send(r *schedulerv1.AcquireRequest) error {
+	m := message{After: time.Since(w.began), Drain: r.GetDrain() != nil}
+	for _, claim := range r.GetReport().GetAcknowledged() {
+		m.Acknowledged = append(m.Acknowledged, claim.GetTaskId())
+	}
+	for _, finish := range r.GetReport().GetFinished() {
+		m.Finished = append(m.Finished, finish.GetClaim().GetTaskId())
+	}
+	w.sent = append(w.sent, m)
+	if w.busy != nil {
+		<-w.busy
+	}
+	return nil
+}
+
+// speak runs a line in a bubble: do says something, and what was sent until nothing more happens is returned.
+func speak(t *testing.T, do func(*line, *recorder)) (sent []message) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		l, w := newLine(cancel), &recorder{began: time.Now()}
+		go l.send(ctx, w)
+		do(l, w)
+		<-time.After(time.Hour)
+		synctest.Wait()
+		sent = w.sent
+	})
+	return sent
+}
+
+func one(task string) claim { return claim{task: task, number: 1} }
+
+func completed(result string) *taskv1.Outcome {
+	return &taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: result}
+}
+
+func TestWhatALineSaysAndWhen(t *testing.T) {
+	const step = acknowledgeAfter / 4
+	for name, c := range map[string]struct {
+		do   func(*line, *recorder)
+		want []message
+	}{
+		"an acknowledgement waits for company, and goes alone if none comes": {
+			func(l *line, _ *recorder) { l.acknowledge(one("a")) },
+			[]message{{After: acknowledgeAfter, Acknowledged: []string{"a"}}},
+		},
+		"a report goes at once, and takes acknowledgements along": {
+			func(l *line, _ *recorder) {
+				l.acknowledge(one("a"))
+				<-time.After(step)
+				l.finish(one("b"), completed(""))
+			},
+			[]message{{After: step, Acknowledged: []string{"a"}, Finished: []string{"b"}}},
+		},
+		"so does a drain": {
+			func(l *line, _ *recorder) {
+				l.acknowledge(one("a"))
+				<-time.After(step)
+				l.wantNoMore()
+			},
+			[]message{{After: step, Drain: true}, {After: step, Acknowledged: []string{"a"}}},
+		},
+		"what has ended needs no acknowledgement": {
+			func(l *line, _ *recorder) {
+				l.acknowledge(one("a"))
+				<-time.After(acknowledgeAfter - 1)
+				l.finish(one("a"), completed(""))
+			},
+			[]message{{After: acknowledgeAfter - 1, Finished: []string{"a"}}},
+		},
+		"the end comes though the acknowledgement was said": {
+			func(l *line, _ *recorder) {
+				l.acknowledge(one("a"))
+				<-time.After(2 * acknowledgeAfter)
+				l.finish(one("a"), completed(""))
+			},
+			[]message{{After: acknowledgeAfter, Acknowledged: []string{"a"}}, {After: 2 * acknowledgeAfter, Finished: []string{"a"}}},
+		},
+		"no acknowledgement waits longer because another one came": {
+			func(l *line, _ *recorder) {
+				l.acknowledge(one("a"))
+				<-time.After(3 * step)
+				l.acknowledge(one("a"))
+			},
+			[]message{{After: acknowledgeAfter, Acknowledged: []string{"a"}}},
+		},
+		"one that was superseded holds up no other": {
+			func(l *line, _ *recorder) {
+				l.acknowledge(one("a"))
+				<-time.After(step)
+				l.finish(one("a"), completed(""))
+				<-time.After(step)
+				l.acknowledge(one("b"))
+			},
+			[]message{{After: step, Finished: []string{"a"}}, {After: 2*step + acknowledgeAfter, Acknowledged: []string{"b"}}},
+		},
+		"of what is not ours any more nothing is said": {
+			func(l *line, w *recorder) {
+				w.busy = make(chan struct{}, 1)
+				l.finish(one("first"), completed(""))
+				synctest.Wait() // it is on its way
+				l.acknowledge(one("a"))
+				l.finish(one("b"), completed(""))
+				l.drop(one("a"))
+				l.drop(one("b"))
+				w.busy <- struct{}{}
+			},
+			[]message{{Finished: []string{"first"}}},
+		},
+		"what comes while a message is on its way goes with the next": {
+			func(l *line, w *recorder) {
+				w.busy = make(chan struct{}, 2)
+				l.finish(one("first"), completed(""))
+				synctest.Wait()
+				for i := range 5 {
+					<-time.After(time.Second)
+					l.finish(one(fmt.Sprint(i)), completed(""))
+				}
+				w.busy <- struct{}{}
+				w.busy <- struct{}{}
+			},
+			[]message{{Finished: []string{"first"}}, {After: 5 * time.Second, Finished: []string{"0", "1", "2", "3", "4"}}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if diff := cmp.Diff(c.want, speak(t, c.do)); diff != "" {
+				t.Errorf("sent (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A message that is too large costs the line, and the next one would carry the same again.
+func TestReportsAreSplit(t *testing.T) {
+	failed := func(size int) *taskv1.Outcome {
+		text := strings.Repeat("x", size)
+		return &taskv1.Outcome{State: taskv1.State_STATE_FAILED, Error: &taskv1.TaskError{Description: text, Traceback: text, Reason: text}}
+	}
+	for name, c := range map[string]struct {
+		finishes, acknowledgements int
+		outcome                    *taskv1.Outcome
+		want                       []int // claims in each message
+	}{
+		"as many as there can be": {finishes: reportClaims, outcome: completed(""), want: []int{reportClaims}},
+		"one more":                {finishes: reportClaims + 1, outcome: completed(""), want: []int{reportClaims, 1}},
+		"both kinds":              {finishes: 600, acknowledgements: 1500, outcome: completed(""), want: []int{reportClaims, reportClaims, 100}},
+		"largest results":         {finishes: 3, outcome: completed(`"` + strings.Repeat("x", limits.MaxJSON-2) + `"`), want: []int{1, 1, 1}},
+		"results": {
+			finishes: 25, acknowledgements: 3, outcome: completed(`"` + strings.Repeat("x", reportBytes/10) + `"`), want: []int{10, 10, 8},
+		},
+		"largest errors": {finishes: 10, outcome: failed(limits.MaxErrorText), want: []int{6, 4}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newLine(nil)
+			said := map[string]bool{}
+			for i := range c.finishes {
+				l.finish(one(fmt.Sprint("f", i)), c.outcome)
+			}
+			for i := range c.acknowledgements {
+				l.acknowledge(one(fmt.Sprint("a", i)))
+			}
+			var got []int
+			for _, r := range l.take() {
+				if size := proto.Size(r); size > limits.MaxMessage/2 {
+					t.Errorf("a message of %d bytes", size)
+				}
+				n := 0
+				for _, f := range r.GetReport().GetFinished() {
+					said[f.GetClaim().GetTaskId()] = true
+					n++
+				}
+				for _, a := range r.GetReport().GetAcknowledged() {
+					said[a.GetTaskId()] = true
+					n++
+				}
+				got = append(got, n)
+			}
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("claims by message (-want +got):\n%s", diff)
+			}
+			if len(said) != c.finishes+c.acknowledgements {
+				t.Errorf("%d claims of %d are reported", len(said), c.finishes+c.acknowledgements)
+			}
+			if again := l.take(); len(again) != 0 {
+				t.Errorf("reported twice: %v", again)
+			}
+		})
+	}
+}

@@ -21,7 +21,7 @@ LINT := tools/bin/golangci-lint-$(shell awk '$$1 ~ "golangci/golangci-lint/v2$$"
 # What the protos must stay compatible with. A break can be meant, as long as nothing is released: make verify AGAINST=
 AGAINST ?= $(shell for ref in main origin/main; do git rev-parse -q --verify $$ref >/dev/null && echo $$ref && break; done)
 # Tasks run on Linux only: what runs them needs /proc, pidfds and the death signal of a parent. And what contains that.
-LINUX := /sluice$$|/(pkg/worker|pkg/cli|services/executor|deploy)(/|$$)
+LINUX := /sluice$$|/(pkg/worker|pkg/bench|pkg/cli|services/executor|deploy)(/|$$)
 # In which test files there is something to run with -bench and -fuzz.
 TESTS := --include='*_test.go' --exclude-dir=node_modules .
 
@@ -57,6 +57,7 @@ e2e: ## the tests of the whole: one process, and one process per service
 .PHONY: lint
 lint: $(LINT) $(BUF) ## the linters alone; make fmt repairs what is only form
 	@$(LINT) run
+	@cd deploy/bench && ../../$(LINT) run
 	@$(BUF) lint
 
 .PHONY: verify
@@ -68,6 +69,9 @@ verify-go: $(LINT)
 	@$(LINT) run
 	@echo 'go: go.mod and go.sum are tidy'
 	@go mod tidy -diff
+	@echo 'go: the benchmark, which is a module of its own: lint, vet, tests, go.mod and go.sum'
+	@cd deploy/bench && ../../$(LINT) run && go vet ./... && go test -shuffle=on ./...
+	@cd deploy/bench && go mod tidy -diff || { echo 'it follows the go.mod above it: cd deploy/bench && go mod tidy'; exit 1; }
 	@echo 'go: vet for macOS what is portable: all but execution'
 	@GOOS=darwin CGO_ENABLED=0 go vet $$(go list ./... | grep -vE '$(LINUX)')
 
@@ -86,7 +90,14 @@ verify-proto: $(BUF)
 	else echo "proto: nothing to be compatible with: no protos at '$(AGAINST)'"; fi
 
 .PHONY: bench
-bench: ## all benchmarks; BENCH='Release|Admit' picks some, COUNT=10 makes them comparable
+bench: build ## Sluice beside pgbench and River, half an hour or so; ROUNDS=3 ONLY='river|hot' QUICK=1 BACKLOG=0
+	@cd deploy/bench && CGO_ENABLED=0 go build -trimpath -buildvcs=false -o ../../bin/bench .
+	@# exec: a SIGTERM to make has to reach it, so that it stops its PostgreSQL.
+	@exec bin/bench run --sluice bin/sluice --results deploy/bench/results --rounds $(or $(ROUNDS),3) --only '$(ONLY)' \
+		$(if $(filter 1,$(QUICK)),--quick) $(if $(filter 0,$(BACKLOG)),--backlog=false) $(if $(DIR),--dir '$(DIR)')
+
+.PHONY: bench-go
+bench-go: ## all Go benchmarks; BENCH='Release|Admit' picks some, COUNT=10 makes them comparable
 	@echo 'nanoseconds per operation; for a comparison take COUNT=10 before and after, on a quiet machine, and benchstat'
 	@go test -run '^$$' -bench '$(or $(BENCH),.)' -benchmem -count $(or $(COUNT),1) \
 		$$(grep -rlE '^func Benchmark' $(TESTS) | xargs -n 1 dirname | sort -u)

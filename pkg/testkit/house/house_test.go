@@ -157,6 +157,7 @@ func importSamples() []sample {
 		one("a store's test imports pgx", "services/status/status_test.go", "status", "github.com/jackc/pgx/v5"),
 		one("the command line imports database/sql", "pkg/cli/cli.go", "cli", "database/sql",
 			"pkg/cli/cli.go"+refused+"database/sql: SQL lives"),
+		one("the benchmark imports pgx", "deploy/bench/it.go", "it", "github.com/jackc/pgx/v5/pgxpool"),
 		one("the lock table imports tasks", "pkg/lock/table.go", "lock", module+"/pkg/task",
 			"pkg/lock/table.go"+refused+"pkg/task: tasks and the lock table are pure"),
 		one("the lock table imports a library", "pkg/lock/table.go", "lock", "golang.org/x/sync/errgroup",

@@ -58,7 +58,8 @@ var importRules = []importRule{
 		rule: "SQL lives in services/*/store.go and pkg/postgres, and speaks pgx",
 		files: func(f goFile) bool {
 			store := f.in("services") && path.Base(f.path) == "store.go" && !f.in("services/executor")
-			return !f.test() && !store && !f.in("pkg/postgres", "pkg/testkit")
+			// The benchmark is a module of its own, which measures River on River's terms.
+			return !f.test() && !store && !f.in("pkg/postgres", "pkg/testkit", "deploy/bench")
 		},
 		refuses: func(_ goFile, imported string) bool { return within(imported, "github.com/jackc/pgx", "database/sql") },
 	},

@@ -42,6 +42,12 @@ func goals() []goal {
 			says: "start p99 at 50/s / median serial commit", of: figure{runLatency, metricStartP99}, to: commit,
 			atMost: true, must: 20, aim: 8,
 		},
+		{
+			// A machine that is woken for each commit takes longer for it than one that is kept awake, and this is what a task
+			// at that rate meets. It is shown beside the goal, not instead of it.
+			says: "start p50 at 50/s / median commit at 50/s", of: figure{runLatency, metricStartP50},
+			to: figure{runSlow, metricCommitP50}, atMost: true, must: 5, aim: 3,
+		},
 		{says: "hot / serial commit rate", of: rate(runHot), to: rate(runSerial), must: 0.3, aim: 0.5},
 		{says: "random3 / hot", of: rate(runRandom3), to: rate(runHot), must: 2.5},
 		{says: "shared / x1000", of: rate(runShared), to: rate(runX1000), must: 0.8},

@@ -126,7 +126,8 @@ func addLatencies(m metrics, pattern string) error {
 	return nil
 }
 
-// parseLog adds the milliseconds of each line "client transaction µs script seconds µs".
+// parseLog adds the milliseconds of each line "client transaction µs script seconds µs". With a rate the time counts from the
+// scheduled moment, and how late it began comes last.
 func parseLog(from io.Reader, took []float64) ([]float64, error) {
 	lines := bufio.NewScanner(from)
 	for lines.Scan() {
@@ -137,6 +138,13 @@ func parseLog(from io.Reader, took []float64) ([]float64, error) {
 		us, err := strconv.ParseInt(fields[2], 10, 64)
 		if err != nil {
 			continue // "skipped" or "failed"
+		}
+		if len(fields) > 6 {
+			late, err := strconv.ParseInt(fields[6], 10, 64)
+			if err != nil {
+				return took, fmt.Errorf("a line of another kind: %q", lines.Text())
+			}
+			us -= late
 		}
 		took = append(took, float64(us)/1000)
 	}

@@ -23,6 +23,7 @@ const (
 	runUpdate     = "pgbench-update"
 	runInsert     = "pgbench-insert"
 	runSerial     = "pgbench-serial"
+	runSlow       = "pgbench-50/s"
 	runBurnDown   = "river-burndown"
 	runContinuous = "river-continuous"
 	runX1000      = "x1000"
@@ -117,6 +118,10 @@ func plan(s scale) []run {
 		{
 			name: runSerial, tool: toolPgbench, says: "insert of one row, 1 client", script: insertRow,
 			args: prepared(1, "--log"),
+		},
+		{
+			name: runSlow, tool: toolPgbench, says: "insert of one row, 1 client, 50 a second", script: insertRow,
+			args: prepared(1, "--log", "--rate", strconv.Itoa(latencyRate)),
 		},
 		{
 			name: runBurnDown, tool: toolRiver, says: "River, jobs inserted before the clock starts", units: s.jobs,

@@ -69,7 +69,7 @@ func TestOnlyAndBacklogChoose(t *testing.T) {
 			t.Errorf("%s was chosen without a backlog", r.name)
 		}
 	}
-	if got := without(runs, toolPgbench); len(got) != len(runs)-3 {
+	if got := without(runs, toolPgbench); len(got) != len(runs)-4 {
 		t.Errorf("without pgbench: %v", names(got))
 	}
 }

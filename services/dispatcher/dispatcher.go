@@ -152,6 +152,11 @@ func (s *Service) settle(ctx context.Context, tasks []*New) error {
 		return err
 	}
 	var late []*New
+	defer func() {
+		if len(late) > 0 {
+			s.leader.Offer()
+		}
+	}()
 	for _, t := range tasks {
 		if t.Deferred || t.State != task.Waiting {
 			continue
@@ -165,7 +170,6 @@ func (s *Service) settle(ctx context.Context, tasks []*New) error {
 	if len(late) == 0 {
 		return nil
 	}
-	s.leader.Offer()
 	return s.refresh(after, late)
 }
 

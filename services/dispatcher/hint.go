@@ -67,6 +67,7 @@ func offered(t *New) *schedulerv1.OfferedTask {
 	}
 }
 
+// size is about how many bytes the names of a task take.
 func size(t *New) int {
 	n := 100 + len(t.Name)
 	for _, names := range [][]string{t.Reserved.Exclusive, t.Reserved.Shared} {

@@ -94,7 +94,7 @@ func (q *intake) take() []*unit {
 	for _, u := range q.waiting {
 		rows += len(u.tasks)
 		for _, t := range u.tasks {
-			bytes += len(t.Args) + len(t.Kwargs)
+			bytes += len(t.Args) + len(t.Kwargs) + size(t)
 		}
 		if n > 0 && (rows > maxRows || bytes > maxBytes) {
 			break

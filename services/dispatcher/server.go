@@ -50,9 +50,28 @@ func (s server) DispatchBatch(ctx context.Context, req *dispatcherv1.DispatchBat
 	response := &dispatcherv1.DispatchBatchResponse{Tasks: make([]*taskv1.Task, len(stored))}
 	for i, t := range stored {
 		response.Tasks[i] = wire.Task(t)
-		response.Tasks[i].ResultJson = "" // a thousand results of 1 MiB are more than a message holds
+		shorten(response.GetTasks()[i])
 	}
 	return response, nil
+}
+
+// shorten leaves out what a thousand immediate tasks would make more of than a message holds: a result has up to 1 MiB, each
+// text of an error up to 64 KiB. Whoever wants to see all of it asks for the task.
+func shorten(t *taskv1.Task) {
+	t.ResultJson = ""
+	if e := t.GetError(); e != nil {
+		e.Reason, e.Description, e.Traceback = cut(e.GetReason()), cut(e.GetDescription()), ""
+	}
+}
+
+// maxErrorText is how much is left of a text of an error in the answer to a batch, in bytes.
+const maxErrorText = 1 << 10
+
+func cut(text string) string {
+	if len(text) <= maxErrorText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxErrorText], "")
 }
 
 // Cancel asks a task to stop.

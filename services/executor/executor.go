@@ -38,6 +38,8 @@ type Service struct {
 	past memory
 	// line is the connection to the scheduler, nil while there is none.
 	line *line
+	// hellos counts how often a line was opened.
+	hellos int64
 	// draining: no more tasks are wanted. stopping: none are taken.
 	draining, stopping bool
 	// waitsFor says what the executor lacks, nil if it is ready.

@@ -227,6 +227,7 @@ func awaitWelcome(from stream, giveUp context.CancelFunc) error {
 func (s *Service) hello(l life) *schedulerv1.Hello {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.hellos++
 	hello := &schedulerv1.Hello{
 		Executor:       s.config.Name,
 		Incarnation:    l.incarnation,
@@ -235,6 +236,7 @@ func (s *Service) hello(l life) *schedulerv1.Hello {
 		TaskNames:      s.mux.Names(),
 		Versions:       s.config.Versions,
 		Draining:       s.draining,
+		Line:           s.hellos,
 	}
 	for c := range s.runs {
 		hello.Held = append(hello.Held, c.wire())

@@ -79,6 +79,7 @@ type executor struct {
 	name, incarnation string
 	// line is nil while it is not connected. Its claims stay its own until it is declared missing.
 	line     *line
+	hello    int64 // number of the latest
 	names    map[string]bool
 	versions map[string]string
 	draining bool

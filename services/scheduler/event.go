@@ -48,7 +48,17 @@ type (
 // apply takes an executor in, anew or for the first time, and settles who holds what.
 func (e helloEvent) apply(l *leader) {
 	h := e.hello
+	if _, over := l.over[h.GetIncarnation()]; over {
+		e.line.close(errFenced) // it was declared missing between the question for it and now
+		return
+	}
 	x := l.life(h.GetExecutor(), h.GetIncarnation())
+	if h.GetLine() < x.hello {
+		// The network held it back. What it does not name was given on the line after it, and may run.
+		e.line.close(errReplaced)
+		return
+	}
+	x.hello = h.GetLine()
 	if x.line != nil {
 		x.line.close(errReplaced)
 	}
@@ -142,7 +152,7 @@ func (e offerEvent) apply(l *leader) {
 		l.offer(row)
 	}
 	if len(e.rows) == 0 {
-		l.hinted = true
+		l.hinted, l.called = true, true
 	}
 	if e.settle != nil {
 		l.settles = append(l.settles, e.settle)

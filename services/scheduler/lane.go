@@ -75,6 +75,16 @@ func (w *lane) head(k kind) *live {
 	return nil
 }
 
+// fewer notes that a task is not ready any more. Where nobody can run the oldest, what was canceled behind it would never come
+// to the front: when that is the most of it, all are searched.
+func (w *lane) fewer(k kind) {
+	w.waiting[k]--
+	if stale := len(w.ready[k]) - w.waiting[k]; stale > 100 && stale > w.waiting[k] {
+		w.ready[k] = slices.DeleteFunc(w.ready[k], func(t *live) bool { return t.phase != ready })
+		heap.Init(&w.ready[k])
+	}
+}
+
 // moved tells all crews that the lane's oldest ready task is another one.
 func (w *lane) moved(k kind) {
 	head := w.head(k)

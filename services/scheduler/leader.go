@@ -78,6 +78,7 @@ type leader struct {
 	lanes     map[string]*lane
 	crews     map[string]*crew
 	executors map[string]*executor // by incarnation
+	over      map[string]time.Time // incarnations that have ended, for a hello that is still on its way
 
 	high    int64         // highest seq seen
 	gaps    []Gap         // lower ones not seen, which may still come
@@ -100,7 +101,9 @@ type leader struct {
 
 	lookLimit int
 	hinted    bool // somebody said that there is something to find
+	called    bool // and it may be anything
 	lookedAt  time.Time
+	askedAt   time.Time // after the lives of executors
 	countedAt time.Time
 }
 
@@ -108,6 +111,8 @@ type leader struct {
 type settle struct {
 	ids  []string
 	done chan struct{}
+	// left is closed when the caller has gone away; nil if he never does.
+	left <-chan struct{}
 	// looked is set once the tasks were known, or a look after the call has seen all there was: before, an unknown task may just
 	// not have been seen.
 	looked bool
@@ -117,7 +122,7 @@ func newLeader(epoch int64, s store, log *slog.Logger, now func() time.Time, pub
 	return &leader{
 		epoch: epoch, store: s, log: log, now: now, publish: publish,
 		tasks: map[int64]*live{}, seqs: map[string]int64{}, locks: lock.New(), lanes: map[string]*lane{},
-		crews: map[string]*crew{}, executors: map[string]*executor{}, offered: map[int64]Row{}, plan: &Plan{},
+		crews: map[string]*crew{}, executors: map[string]*executor{}, over: map[string]time.Time{}, offered: map[int64]Row{}, plan: &Plan{},
 		outbox: map[*line][]order{}, lookLimit: defaultLookLimit,
 	}
 }
@@ -189,6 +194,7 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	}
 	if now := l.now(); plan.Look && l.surveyed != nil && now.Sub(l.countedAt) >= lookEvery {
 		l.countedAt = now
+		maps.DeleteFunc(l.over, func(_ string, since time.Time) bool { return now.Sub(since) > rememberOver })
 		counted := l.survey()
 		l.surveyed(&counted)
 	}
@@ -249,10 +255,11 @@ func (l *leader) planLook(every time.Duration) {
 	}
 	l.plan.Look, l.plan.LookLimit, l.plan.After = true, l.lookLimit, l.high
 	l.plan.Gaps, l.plan.Late = l.gaps, l.late
-	for incarnation := range l.executors {
-		l.plan.Owners = append(l.plan.Owners, incarnation)
+	// While numbers are missing every tick looks, and nobody's life is worth a question in each of them.
+	if l.called || now.Sub(l.askedAt) >= every {
+		l.plan.Owners, l.askedAt = slices.Collect(maps.Keys(l.executors)), now
 	}
-	l.hinted, l.lookedAt = false, now
+	l.hinted, l.called, l.lookedAt = false, false, now
 }
 
 // bound says of gaps that were noticed before this transaction began until when they may fill: who holds one of their numbers
@@ -433,10 +440,11 @@ func (l *leader) makeReady(t *live) {
 
 // unready takes a task out of what free slots look at. Its entry in the lane stays until it comes to the front.
 func (l *leader) unready(t *live) {
-	if t.phase == ready {
-		t.lane.waiting[t.kind()]--
-	}
+	was := t.phase
 	t.phase = claimed
+	if was == ready {
+		t.lane.fewer(t.kind())
+	}
 }
 
 // drop removes a task that is final, and lets those go on that waited for it.
@@ -501,7 +509,12 @@ func (l *leader) gone(g Gone) {
 		}
 	}
 	delete(l.executors, g.Incarnation)
+	l.over[g.Incarnation] = l.now()
 }
+
+// rememberOver is how long an incarnation that has ended is remembered. A hello asks the database first whether its sender lives,
+// and is applied at most some ticks later.
+const rememberOver = time.Minute
 
 // match gives ready tasks to free slots, immediate ones first, the oldest first, each to the executor with the most free slots.
 func (l *leader) match() {
@@ -587,7 +600,7 @@ func (l *leader) stamps() (stamps []Stamp) {
 		if t.phase == ready && (t.unblocked > until || t.ready == 0) {
 			break
 		}
-		l.fresh = l.fresh[1:]
+		l.fresh[0], l.fresh = nil, l.fresh[1:]
 		if t.phase == ready && !t.stamped {
 			stamps = append(stamps, Stamp{Seq: t.seq, At: l.unblockedAt(t)})
 			t.stamped = true
@@ -611,6 +624,7 @@ func (l *leader) date(at int64) {
 	for _, t := range l.undated {
 		t.ready = at
 	}
+	clear(l.undated) // or the largest burst would stay in memory
 	l.undated = l.undated[:0]
 }
 
@@ -737,13 +751,25 @@ func (l *leader) lookForAwaited() {
 
 // settle answers those who wait for immediate tasks: when each is final, or will not run now but may wait.
 func (l *leader) settle(looked bool) {
+	if len(l.settles) == 0 {
+		return
+	}
+	ending := make(map[string]bool, len(l.plan.rejected)) // and not written yet
+	for _, t := range l.plan.rejected {
+		ending[t.id] = true
+	}
 	l.settles = slices.DeleteFunc(l.settles, func(s *settle) bool {
+		select {
+		case <-s.left:
+			return true
+		default:
+		}
 		if s.looked = s.looked || looked; !s.looked {
 			return false
 		}
 		for _, id := range s.ids {
-			if slices.ContainsFunc(l.plan.rejected, func(t *live) bool { return t.id == id }) {
-				return false // its end is not written yet
+			if ending[id] {
+				return false
 			}
 			t := l.tasks[l.seqs[id]]
 			if t != nil && (t.phase != blocked && l.canStart(t) || !t.deferred) {

@@ -60,6 +60,9 @@ type Service struct {
 	// survey is what the leader counted last; nil while standing by.
 	survey atomic.Pointer[Survey]
 
+	// questions bounds how many questions about executors the database is asked at once.
+	questions chan struct{}
+
 	mu        sync.Mutex
 	inbox     *queue[event] // nil while standing by
 	followers map[*queue[*schedulerv1.Change]]struct{}
@@ -67,8 +70,14 @@ type Service struct {
 
 // New makes a scheduler.
 func New(cfg Config, db Database, log *slog.Logger) *Service {
-	return &Service{cfg: cfg, db: db, log: log, standing: newStanding(), followers: map[*queue[*schedulerv1.Change]]struct{}{}}
+	return &Service{
+		cfg: cfg, db: db, log: log, standing: newStanding(), questions: make(chan struct{}, maxQuestions),
+		followers: map[*queue[*schedulerv1.Change]]struct{}{},
+	}
 }
+
+// maxQuestions leaves the ticks a connection of their own in a pool of the usual size.
+const maxQuestions = 3
 
 // errStandby answers while another leads, or none.
 func errStandby() *errs.Error { return errs.Away(errs.NotLeading, nil, "this scheduler does not lead") }
@@ -116,6 +125,9 @@ func (s *Service) take(ctx context.Context) (Seat, error) {
 	return seat, err
 }
 
+// maxPatience bounds how long a standby leaves a lease alone that nobody is seen to hold, however long leases last.
+const maxPatience = time.Second
+
 // patience is how long to wait before the lease is asked for again, if nothing else happens. A quarter of the lease keeps the
 // gap short when a leader yielded and nobody heard of it; when it died, the lease's end is known. The jitter keeps standbys
 // from asking in step.
@@ -126,8 +138,9 @@ func (s *Service) patience(seat Seat) time.Duration {
 	case seat.Taken || seat.Epoch == 0:
 		return pause
 	case seat.Left <= 0:
-		// It ran out, but a transaction that holds it is yet to end.
-		return pause / 4
+		// It ran out, or was given up, but a transaction that holds it is yet to end: perhaps that of another standby, which takes
+		// it at this very moment and is to be watched as soon as it is known.
+		return min(pause/4, maxPatience)
 	default:
 		return min(pause, seat.Left+rand.N(quarter/8))
 	}
@@ -150,7 +163,7 @@ func (s *Service) reign(ctx context.Context, epoch int64) {
 
 // lead loads the memory and ticks until the leadership or ctx ends.
 func (s *Service) lead(ctx context.Context, epoch int64) error {
-	l := newLeader(epoch, s.db, s.log, time.Now, s.publish)
+	l := newLeader(epoch, s.db, s.log, steady(), s.publish)
 	l.surveyed = s.survey.Store
 	if err := s.load(ctx, l); err != nil {
 		return err
@@ -192,6 +205,13 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 		more = more || len(waiting) > 0
 	}
 	return nil
+}
+
+// steady returns a clock that is set once and then only goes on: when the machine's is put forward, no executor is deaf for it,
+// and when it is put back, nothing waits until it has caught up.
+func steady() func() time.Time {
+	start := time.Now()
+	return func() time.Time { return start.Add(time.Since(start)) }
 }
 
 // tick does one tick. It goes on when ctx ends: a write under way should be known to have happened. One that takes longer

@@ -32,7 +32,7 @@ func (s *Service) Offer(ctx context.Context, req *schedulerv1.OfferRequest) (*sc
 	if err != nil {
 		return nil, err
 	}
-	waiting := &settle{ids: req.GetSettleTaskIds(), done: make(chan struct{})}
+	waiting := &settle{ids: req.GetSettleTaskIds(), done: make(chan struct{}), left: ctx.Done()}
 	if !inbox.put(offerEvent{rows: rows, settle: waiting}) {
 		return nil, errStandby()
 	}
@@ -60,7 +60,7 @@ func (s *Service) Acquire(stream grpc.BidiStreamingServer[schedulerv1.AcquireReq
 	if err != nil {
 		return err
 	}
-	living, err := s.db.Living(stream.Context(), hello.GetExecutor(), hello.GetIncarnation())
+	living, err := s.living(stream.Context(), hello)
 	if err != nil {
 		return err
 	}
@@ -90,6 +90,18 @@ func (s *Service) Acquire(stream grpc.BidiStreamingServer[schedulerv1.AcquireReq
 			return err
 		}
 	}
+}
+
+// living asks whether an executor may say hello. After a takeover all of them do at once, and a tick must not wait for a
+// connection behind ten thousand of these questions.
+func (s *Service) living(ctx context.Context, hello *schedulerv1.Hello) (bool, error) {
+	select {
+	case s.questions <- struct{}{}:
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
+	defer func() { <-s.questions }()
+	return s.db.Living(ctx, hello.GetExecutor(), hello.GetIncarnation())
 }
 
 // listen puts what the executor says into the inbox. It returns what the stream is to end with.

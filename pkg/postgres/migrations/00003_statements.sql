@@ -5,9 +5,10 @@
 -- a few tasks. What a function contains it plans once for each connection and keeps by itself. A later version of a
 -- statement gets a new name, so that old and new processes can work on one database.
 --
--- A plan that is kept was made for the tables as they were: on an empty database it would read whole tables, and go on doing
--- so when they have grown. The settings, which hold inside the function only, leave nothing but one look into an index for each
--- row of the arguments, which is right for any size.
+-- A plan that is kept was made for the tables as they were. On a small database it would read whole tables, and go on doing so
+-- when they have grown; and when statistics say that next to nothing is waiting, it would begin with those. The settings, which
+-- hold inside the function only, and `= any (array[x])`, which unlike `= x` allows no merge and so no walk along an index, leave
+-- nothing but one look into an index for each row of the arguments. That is right for any size.
 
 -- Heads every transaction of the leader, see scheduler_fence. It returns the transaction's own id, which costs none, since
 -- the lock on the lease has taken it already, and the database's clock in microseconds since 1970.
@@ -38,10 +39,10 @@ begin
             finished_at = now(),
             updated_at  = now()
         from unnest(seqs, claims, states, results, errors) as e (seq, claim, state, result, error)
-        where t.seq = e.seq and t.claim = e.claim and t.state in ('running', 'canceling')
+        where t.seq = any (array[e.seq]) and t.claim = e.claim and t.state in ('running', 'canceling')
         returning t.seq, t.state
     ), gone as (
-        delete from task_live l using finished f where l.seq = f.seq
+        delete from task_live l using finished f where l.seq = any (array[f.seq])
     )
     select f.seq, f.state from finished f;
 end
@@ -70,7 +71,7 @@ begin
         attempt      = t.attempt + 1,
         updated_at   = now()
     from unnest(seqs, executors, incarnations, unblocked) as c (seq, executor, incarnation, at)
-    where t.seq = c.seq and t.state = 'waiting'
+    where t.seq = any (array[c.seq]) and t.state = 'waiting'
     returning t.seq, t.claim, t.attempt, t.args::text, t.kwargs::text, t.correlation_id, t.traceparent, coalesce(t.group_id::text, '');
 end
 $$;
@@ -113,7 +114,8 @@ $$;
 -- Finds tasks for the scheduler: those above a number, at most so many, those in gaps below it, and, if late is not null, those
 -- up to late that could not be seen in a snapshot. The last part reads the whole list of the living; it is asked for only until
 -- the transactions that were open at a takeover have ended. Planned anew each time, one gap beside a million waiting tasks
--- would have the whole of task read: how little is in a gap, PostgreSQL can't know. And it would compile the plan.
+-- would have the whole of task read: how little is in a gap, PostgreSQL can't know. And it would compile the plan. What stands
+-- behind `lateral` with its own `offset` is looked up for each row of what stands before it, whatever the statistics say.
 -- +goose StatementBegin
 create function scheduler_look(after bigint, lows bigint[], highs bigint[], most integer, late bigint, seen text)
 returns table (seq bigint, id text, name text, state text, exclusive text[], shared text[], immediate boolean, deferred boolean,
@@ -128,10 +130,12 @@ begin
     from (
         (select n.task_id from task_live n where n.seq > after order by n.seq limit most)
         union
-        select l.task_id from unnest(lows, highs) as gap (low, high) join task_live l on l.seq between gap.low and gap.high
+        select l.task_id
+        from unnest(lows, highs) as gap (low, high)
+        cross join lateral (select n.task_id from task_live n where n.seq between gap.low and gap.high offset 0) l
         union
         select l.task_id from task_live l where l.seq <= late and not pg_visible_in_snapshot(l.xact, seen::pg_snapshot)
-    ) found join task t on t.id = found.task_id
+    ) found cross join lateral (select * from task k where k.id = found.task_id offset 0) t
     order by t.seq;
 end
 $$;

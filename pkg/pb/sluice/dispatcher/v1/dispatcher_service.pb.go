@@ -166,7 +166,7 @@ func (x *DispatchBatchRequest) GetTasks() []*v1.TaskSpec {
 type DispatchBatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The tasks in the order of the request: as they were stored, or, if they were immediate, as they ended, but without their
-	// results, which could be more than one message holds.
+	// results and tracebacks, and with errors of at most 1 KiB: a thousand of them must fit into one message.
 	Tasks         []*v1.Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

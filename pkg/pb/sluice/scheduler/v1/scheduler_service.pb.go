@@ -359,7 +359,10 @@ type Hello struct {
 	// Claims that it holds from before: running, or ended and not yet accepted. What it does not name it never got.
 	Held []*Claim `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`
 	// It wants no more tasks.
-	Draining      bool `protobuf:"varint,8,opt,name=draining,proto3" json:"draining,omitempty"`
+	Draining bool `protobuf:"varint,8,opt,name=draining,proto3" json:"draining,omitempty"`
+	// Which line of this life it is: higher than all before. A hello that the network held back can arrive after a younger one,
+	// and what it says is held is not so any more. It is refused.
+	Line          int64 `protobuf:"varint,9,opt,name=line,proto3" json:"line,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -448,6 +451,13 @@ func (x *Hello) GetDraining() bool {
 		return x.Draining
 	}
 	return false
+}
+
+func (x *Hello) GetLine() int64 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
 }
 
 // Claim names one claim on one task.
@@ -1767,7 +1777,7 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.HelloH\x00R\x05hello\x122\n" +
 	"\x05drain\x18\x04 \x01(\v2\x1a.sluice.scheduler.v1.DrainH\x00R\x05drain\x125\n" +
 	"\x06report\x18\x05 \x01(\v2\x1b.sluice.scheduler.v1.ReportH\x00R\x06reportB\t\n" +
-	"\amessageJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\vacknowledgeR\x06finish\"\xf2\x02\n" +
+	"\amessageJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\vacknowledgeR\x06finish\"\x86\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bexecutor\x18\x01 \x01(\tR\bexecutor\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x14\n" +
@@ -1777,7 +1787,8 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"task_names\x18\x05 \x03(\tR\ttaskNames\x12D\n" +
 	"\bversions\x18\x06 \x03(\v2(.sluice.scheduler.v1.Hello.VersionsEntryR\bversions\x12.\n" +
 	"\x04held\x18\a \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\x04held\x12\x1a\n" +
-	"\bdraining\x18\b \x01(\bR\bdraining\x1a;\n" +
+	"\bdraining\x18\b \x01(\bR\bdraining\x12\x12\n" +
+	"\x04line\x18\t \x01(\x03R\x04line\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +

@@ -1,0 +1,82 @@
+package scheduler_test
+
+import (
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+)
+
+// The plans of the functions are kept. They are made on a small database whose statistics say that nothing waits, and must not
+// read more than their arguments name when it has grown.
+func TestKeptPlansReadOnlyWhatTheyAreAskedFor(t *testing.T) {
+	url := pgtest.URL(t)
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.MaxConns = 1 // plans are kept for each connection
+	db, err := pgxpool.NewWithConfig(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	first := waiting(t, db, 5)
+	for range 7 { // after five times a plan for all cases is made
+		if read := round(t, db, first); read > 20 {
+			t.Errorf("on a small database five tasks read %d rows", read)
+		}
+	}
+	if _, err := db.Exec(t.Context(), `update task set state = 'canceled', error = '{}', finished_at = now() where state = 'waiting'`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Exec(t.Context(), `vacuum (analyze) task, task_live`); err != nil {
+		t.Fatal(err)
+	}
+	round(t, db, waiting(t, db, 5)) // makes the plans again
+	waiting(t, db, 20_000)
+	if read := round(t, db, waiting(t, db, 5)); read > 20 {
+		t.Errorf("on a grown database five tasks read %d rows", read)
+	}
+}
+
+// waiting stores tasks and returns their numbers.
+func waiting(t *testing.T, db *pgxpool.Pool, n int) []int64 {
+	t.Helper()
+	return pgtest.One[[]int64](t, db, `
+		with new as (
+			insert into task (id, domain_id, name) select gen_random_uuid(), gen_random_uuid(), 't' from generate_series(1, $1) returning seq, id
+		), live as (
+			insert into task_live (seq, task_id) select seq, id from new
+		)
+		select array_agg(seq order by seq) from new`, n)
+}
+
+// round claims and finishes tasks, counts how many rows that read, and undoes it.
+func round(t *testing.T, db *pgxpool.Pool, seqs []int64) (read int) {
+	t.Helper()
+	tx := pgtest.Begin(t, db)
+	defer tx.Rollback(t)
+	names, lives, zeros, ones, states := make([]string, len(seqs)), make([]string, len(seqs)), make([]int64, len(seqs)), make([]int64, len(seqs)), make([]string, len(seqs))
+	for i := range seqs {
+		names[i], lives[i], ones[i], states[i] = "x", "00000000-0000-7000-8000-000000000001", 1, "completed"
+	}
+	before := rowsRead(t, tx)
+	given := pgtest.One[int](t, tx, `select count(*) from scheduler_claim($1::bigint[], $2::text[], $3::text[], $4::bigint[])`,
+		postgres.Bigints(seqs), postgres.Texts(names), postgres.Texts(lives), postgres.Bigints(zeros))
+	ended := pgtest.One[int](t, tx, `select count(*) from scheduler_finish($1::bigint[], $2::bigint[], $3::text[], $4::text[], $4::text[], '{}')`,
+		postgres.Bigints(seqs), postgres.Bigints(ones), postgres.Texts(states), postgres.TextsOrNull(make([]*string, len(seqs))))
+	if given != len(seqs) || ended != len(seqs) {
+		t.Fatalf("%d tasks given and %d ended of %d", given, ended, len(seqs))
+	}
+	return rowsRead(t, tx) - before
+}
+
+// rowsRead is what the session has read of the tables and not yet reported: that grows within a transaction.
+func rowsRead(t *testing.T, tx pgtest.Tx) int {
+	t.Helper()
+	return pgtest.One[int](t, tx, `
+		select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int from pg_stat_xact_user_tables where relname in ('task', 'task_live')`)
+}

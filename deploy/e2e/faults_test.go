@@ -15,9 +15,9 @@ import (
 
 // What the services send, as far as it is broken here. A test whose rule meets nothing fails, so a change is noticed.
 var (
-	ticks    = faults.Committing("scheduler_begin(")
-	finishes = faults.Committing("scheduler_finish(")
-	claims   = faults.Committing("scheduler_claim(")
+	ticks    = faults.Committing("scheduler_tick(")
+	finishes = faults.Committing("finish_seqs =>")
+	claims   = faults.Committing("claim_seqs =>")
 	looks    = faults.Committing("from task_cancel order by seq")
 	inserts  = faults.Committing("dispatcher_insert(")
 )

@@ -32,6 +32,8 @@ func Dial(target string, extra ...grpc.DialOption) (*grpc.ClientConn, error) {
 		grpc.WithDefaultServiceConfig(serviceConfig()),
 		// An answer can be larger than its request: to a batch, it repeats the names and adds the numbers and times.
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2 * limits.MaxMessage)),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 		// A restarted peer is found again within a second, however long it was away.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},

@@ -60,6 +60,8 @@ func NewFront(log *slog.Logger, routes map[string]grpc.ClientConnInterface, with
 			grpc.ForceServerCodecV2(f.codec),
 			grpc.ChainStreamInterceptor(logStream(log)),
 			grpc.MaxRecvMsgSize(limits.MaxMessage),
+			grpc.StaticStreamWindowSize(streamWindow),
+			grpc.StaticConnWindowSize(connWindow),
 			grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
 			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
 		),
@@ -92,6 +94,8 @@ func DialRaw(target string, extra ...grpc.DialOption) (*grpc.ClientConn, error) 
 		// Of several addresses behind a name all are asked in turn, a standby's and the leader's among them.
 		grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2 * limits.MaxMessage)),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 3 * time.Second,

@@ -26,6 +26,13 @@ import (
 // DefaultDeadline bounds a unary call whose caller set none. Long polls set their own.
 const DefaultDeadline = 30 * time.Second
 
+// Windows of flow control, in bytes, of a stream and of a connection. They are fixed because what finds them out by itself sends
+// pings all the time: on streams of small messages that is a third of all writes.
+const (
+	streamWindow = 1 << 20
+	connWindow   = 4 << 20
+)
+
 // Server is a gRPC server with the house's interceptors, health and reflection.
 type Server struct {
 	*grpc.Server
@@ -49,6 +56,8 @@ func NewServer(log *slog.Logger, extra ...grpc.ServerOption) *Server {
 			limitsStream, // every received message
 		),
 		grpc.MaxRecvMsgSize(limits.MaxMessage),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		// Long streams idle between tasks: both sides ping, so that a cut line is noticed within seconds.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),

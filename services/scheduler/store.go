@@ -69,15 +69,75 @@ const clock = `(extract(epoch from now()) * 1000000)::bigint`
 // The statements that every task pays for are functions of the schema, where PostgreSQL keeps their plans; what they do stands
 // in the migrations.
 //
-// beginTick returns the transaction's own id. A snapshot's upper bound would not do in its place: it is one more than the last
-// id that has ended, and transactions above it can be open.
+// tickBegin returns the transaction's own id. A snapshot's upper bound would not do in its place: it is one more than the last id
+// that has ended, and transactions above it can be open. What a tick has nothing of is left out.
 const (
-	beginTick  = `select xact, clock from scheduler_begin($1, $2::interval)`
-	finishRuns = `select seq, state from scheduler_finish($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::json)`
-	claimTasks = `
-		select seq, claim, attempt, args, kwargs, correlation_id, traceparent, group_id
-		from scheduler_claim($1::bigint[], $2::text[], $3::text[], $4::bigint[])`
+	tickBegin  = `select part, seq, claim, attempt, state, args, kwargs, correlation_id, traceparent, group_id from scheduler_tick($1, $2::interval`
+	tickFinish = `, finish_seqs => $%d::bigint[], finish_claims => $%d::bigint[], finish_states => $%d::text[], finish_results => $%d::text[], ` +
+		`finish_errors => $%d::text[], canceled => $%d::json`
+	tickClaim = `, claim_seqs => $%d::bigint[], claim_executors => $%d::text[], claim_incarnations => $%d::text[], claim_unblocked => $%d::bigint[]`
 )
+
+// tickStatement is the first statement of a tick.
+func tickStatement(epoch int64, lease time.Duration, plan *Plan) (sql string, args []any) {
+	sql, args = tickBegin, []any{epoch, lease}
+	add := func(part string, values ...any) {
+		numbers := make([]any, len(values))
+		for i := range values {
+			numbers[i] = len(args) + i + 1
+		}
+		sql, args = sql+fmt.Sprintf(part, numbers...), append(args, values...)
+	}
+	if n := len(plan.Finish); n > 0 {
+		seqs, claims := make([]int64, n), make([]int64, n)
+		states, results, causes := make([]string, n), make([]*string, n), make([]*string, n)
+		for i, end := range plan.Finish {
+			seqs[i], claims[i], states[i] = end.Seq, end.Claim, string(end.State)
+			if end.Result != "" {
+				results[i] = &end.Result
+			}
+			causes[i] = errorJSON(end.Error)
+		}
+		add(tickFinish, postgres.Bigints(seqs), postgres.Bigints(claims), postgres.Texts(states),
+			postgres.TextsOrNull(results), postgres.TextsOrNull(causes), canceledJSON())
+	}
+	if n := len(plan.Claim); n > 0 {
+		seqs, times, executors, incarnations := make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
+		for i, c := range plan.Claim {
+			seqs[i], times[i], executors[i], incarnations[i] = c.Seq, c.Unblocked, c.Executor, c.Incarnation
+		}
+		add(tickClaim, postgres.Bigints(seqs), postgres.Texts(executors), postgres.Texts(incarnations), postgres.Bigints(times))
+	}
+	return sql + ")", args
+}
+
+// tickRows reads what the first statement of a tick answers.
+func tickRows(report *Report, plan *Plan) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		report.Finished = make(map[int64]task.State, len(plan.Finish))
+		report.Claimed = make(map[int64]*Claimed, len(plan.Claim))
+		var part int
+		var seq int64
+		var claim *int64
+		var attempt *int32
+		var state, args, kwargs, correlation, traceparent, group *string
+		_, err := pgx.ForEachRow(rows, []any{&part, &seq, &claim, &attempt, &state, &args, &kwargs, &correlation, &traceparent, &group}, func() error {
+			switch part {
+			case 0:
+				report.Now, report.Xact = seq, uint64(*claim)
+			case 1:
+				report.Finished[seq] = task.State(*state)
+			default:
+				report.Claimed[seq] = &Claimed{
+					Seq: seq, Claim: *claim, Attempt: *attempt, Args: *args, Kwargs: *kwargs,
+					CorrelationID: *correlation, Traceparent: *traceparent, GroupID: *group,
+				}
+			}
+			return nil
+		})
+		return err
+	}
+}
 
 // requeueRuns takes back assignments that never reached their executor. The start did not happen, so it does not count; the
 // claim number stays used. One that was to be canceled meanwhile is canceled.
@@ -157,21 +217,9 @@ const lookGone = `
 // transaction may or may not have been committed.
 func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error) {
 	batch, report := &pgx.Batch{}, &Report{}
-	batch.Queue(beginTick, epoch, s.lease).QueryRow(func(row pgx.Row) error { return row.Scan(&report.Xact, &report.Now) })
+	first, args := tickStatement(epoch, s.lease, plan)
+	batch.Queue(first, args...).Query(tickRows(report, plan))
 
-	if n := len(plan.Finish); n > 0 {
-		seqs, claims := make([]int64, n), make([]int64, n)
-		states, results, causes := make([]string, n), make([]*string, n), make([]*string, n)
-		for i, end := range plan.Finish {
-			seqs[i], claims[i], states[i] = end.Seq, end.Claim, string(end.State)
-			if end.Result != "" {
-				results[i] = &end.Result
-			}
-			causes[i] = errorJSON(end.Error)
-		}
-		batch.Queue(finishRuns, postgres.Bigints(seqs), postgres.Bigints(claims), postgres.Texts(states),
-			postgres.TextsOrNull(results), postgres.TextsOrNull(causes), canceledJSON()).Query(stateRows(&report.Finished))
-	}
 	if n := len(plan.Requeue); n > 0 {
 		seqs, claims := make([]int64, n), make([]int64, n)
 		for i, back := range plan.Requeue {
@@ -188,22 +236,6 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 			seqs[i], times[i] = stamp.Seq, stamp.At
 		}
 		batch.Queue(unblockTasks, postgres.Bigints(seqs), postgres.Bigints(times))
-	}
-	if n := len(plan.Claim); n > 0 {
-		seqs, times, executors, incarnations := make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
-		for i, c := range plan.Claim {
-			seqs[i], times[i], executors[i], incarnations[i] = c.Seq, c.Unblocked, c.Executor, c.Incarnation
-		}
-		batch.Queue(claimTasks, postgres.Bigints(seqs), postgres.Texts(executors), postgres.Texts(incarnations), postgres.Bigints(times)).Query(func(rows pgx.Rows) error {
-			report.Claimed = make(map[int64]*Claimed, n)
-			var c Claimed
-			_, err := pgx.ForEachRow(rows, []any{&c.Seq, &c.Claim, &c.Attempt, &c.Args, &c.Kwargs, &c.CorrelationID, &c.Traceparent, &c.GroupID}, func() error {
-				own := c
-				report.Claimed[c.Seq] = &own
-				return nil
-			})
-			return err
-		})
 	}
 	if len(plan.ForgetCancels) > 0 {
 		batch.Queue(forgetCancels, plan.ForgetCancels)

@@ -10,18 +10,6 @@
 -- hold inside the function only, and `= any (array[x])`, which unlike `= x` allows no merge and so no walk along an index, leave
 -- nothing but one look into an index for each row of the arguments. That is right for any size.
 
--- Heads every transaction of the leader, see scheduler_fence. It returns the transaction's own id, which costs none, since
--- the lock on the lease has taken it already, and the database's clock in microseconds since 1970.
--- +goose StatementBegin
-create function scheduler_begin(my_epoch bigint, ttl interval, out xact bigint, out clock bigint) language plpgsql as $$
-begin
-    perform scheduler_fence(my_epoch, ttl);
-    xact := pg_current_xact_id()::text::bigint;
-    clock := (extract(epoch from now()) * 1000000)::bigint;
-end
-$$;
--- +goose StatementEnd
-
 -- Ends runs. Whatever a run came to, a task that was to be canceled is canceled. The guard names claim and state; the leader
 -- knows how many rows must come back.
 -- +goose StatementBegin
@@ -73,6 +61,38 @@ begin
     from unnest(seqs, executors, incarnations, unblocked) as c (seq, executor, incarnation, at)
     where t.seq = any (array[c.seq]) and t.state = 'waiting'
     returning t.seq, t.claim, t.attempt, t.args::text, t.kwargs::text, t.correlation_id, t.traceparent, coalesce(t.group_id::text, '');
+end
+$$;
+-- +goose StatementEnd
+
+-- Heads every transaction of the leader: the fence, then what most ticks write, in one statement, because each more costs as much
+-- as it does. The first row (part 0) has the transaction's own id as claim, which costs none, since the lock on the lease has
+-- taken it already, and the database's clock in microseconds since 1970 as seq. The rows of part 1 are what became of runs, those
+-- of part 2 what was given away.
+-- +goose StatementBegin
+create function scheduler_tick(
+    my_epoch bigint, ttl interval,
+    finish_seqs bigint[] default '{}', finish_claims bigint[] default '{}', finish_states text[] default '{}',
+    finish_results text[] default '{}', finish_errors text[] default '{}', canceled json default null,
+    claim_seqs bigint[] default '{}', claim_executors text[] default '{}', claim_incarnations text[] default '{}',
+    claim_unblocked bigint[] default '{}')
+returns table (part integer, seq bigint, claim bigint, attempt integer, state text, args text, kwargs text,
+               correlation_id text, traceparent text, group_id text) language plpgsql as $$
+#variable_conflict use_column
+begin
+    perform scheduler_fence(my_epoch, ttl);
+    part := 0;
+    seq := (extract(epoch from now()) * 1000000)::bigint;
+    claim := pg_current_xact_id()::text::bigint;
+    return next;
+    if cardinality(finish_seqs) > 0 then
+        return query select 1, f.seq, null::bigint, null::integer, f.state, null::text, null::text, null::text, null::text, null::text
+            from scheduler_finish(finish_seqs, finish_claims, finish_states, finish_results, finish_errors, canceled) f;
+    end if;
+    if cardinality(claim_seqs) > 0 then
+        return query select 2, c.seq, c.claim, c.attempt, null::text, c.args, c.kwargs, c.correlation_id, c.traceparent, c.group_id
+            from scheduler_claim(claim_seqs, claim_executors, claim_incarnations, claim_unblocked) c;
+    end if;
 end
 $$;
 -- +goose StatementEnd

@@ -88,6 +88,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var leader vigil
 	defer leader.end()
 	for ctx.Err() == nil {
+		began := time.Now()
 		seat, err := s.take(ctx)
 		switch {
 		case err != nil && ctx.Err() == nil:
@@ -96,7 +97,13 @@ func (s *Service) Run(ctx context.Context) error {
 			leader.end()
 			s.reign(ctx, seat.Epoch)
 		}
-		pause := time.NewTimer(s.patience(seat))
+		patience := s.patience(seat)
+		if seat.Taken && time.Since(began) > s.cfg.Lease {
+			// It led well until something went wrong, a connection that broke for one: nobody need wait for long. One who fails
+			// again and again does.
+			patience /= 8
+		}
+		pause := time.NewTimer(patience)
 		select {
 		case <-pause.C:
 		case <-leader.over(ctx, seat, s.cfg.Address):

@@ -8,8 +8,5 @@ func Knows(request proto.Message) bool { return new(checks).request(request) }
 // Depth is the nesting of valid JSON.
 func Depth(text string) int { return depth(text) }
 
-// MaxViolations is how many broken fields are named.
-const MaxViolations = maxViolations
-
 // Canonical reports whether a UUID is spelled as it must be.
 func Canonical(value string) bool { return canonical(value) }

@@ -56,9 +56,9 @@ const (
 	MaxMessage = 8 << 20
 )
 
-// maxViolations is how many broken fields are named. The answer travels in HTTP/2 trailers, once as text and once as details,
+// MaxViolations is how many broken fields are named. The answer travels in HTTP/2 trailers, once as text and once as details,
 // and clients in other languages take no more than 8 KiB of those: they would show an error about headers instead.
-const maxViolations = 16
+const MaxViolations = 16
 
 // path names a field. Nearly all fields are right, so its text is only put together when a rule is broken.
 type path struct {
@@ -100,7 +100,7 @@ type checks struct{ violations []errs.Violation }
 
 // fail notes a violation: the first of its field, unless there are enough already.
 func (c *checks) fail(at path, format string, args ...any) {
-	if len(c.violations) == maxViolations {
+	if len(c.violations) == MaxViolations {
 		return
 	}
 	field := at.String()

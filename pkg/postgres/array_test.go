@@ -1,10 +1,14 @@
 package postgres_test
 
 import (
+	"context"
 	"math"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
 
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
@@ -34,4 +38,26 @@ func TestArraysAreReadAsTheyWereWritten(t *testing.T) {
 	if got := pgtest.One[int](t, db, `select cardinality($1::bigint[]) + cardinality($2::boolean[])`, postgres.Bigints(nil), postgres.Booleans(nil)); got != 0 {
 		t.Errorf("empty arrays have %d elements", got)
 	}
+}
+
+// Whatever is in the names, PostgreSQL reads the list that was written.
+func TestTextOfAnArrayIsReadAsItWasMeant(t *testing.T) {
+	db := pgtest.New(t)
+	check := func(t rapid.TB, want []string) {
+		t.Helper()
+		var got []string
+		if err := db.QueryRow(context.Background(), `select $1::text::text[]`, postgres.Texts(want)).Scan(&got); err != nil {
+			t.Fatalf("%q becomes %s: %v", want, postgres.Texts(want), err)
+		}
+		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%s is read as something else (-want +got):\n%s", postgres.Texts(want), diff)
+		}
+	}
+	check(t, nil)
+	check(t, []string{""})
+	name := rapid.OneOf(
+		rapid.StringOfN(rapid.RuneFrom([]rune(`"\{},; NULnul'äx`)), 0, 12, -1),
+		rapid.StringN(0, 40, -1).Filter(func(s string) bool { return !strings.Contains(s, "\x00") }), // which PostgreSQL has not
+	)
+	rapid.Check(t, func(t *rapid.T) { check(t, rapid.SliceOfN(name, 0, 20).Draw(t, "names")) })
 }

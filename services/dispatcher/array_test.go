@@ -1,17 +1,13 @@
 package dispatcher_test
 
 import (
-	"context"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"pgregory.net/rapid"
 
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
-	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
-	"github.com/sluice-tasks/sluice/services/dispatcher"
 )
 
 // awkward are names that mean something in the text of an array.
@@ -38,28 +34,4 @@ func TestNamesOfResourcesAreStoredAsTheyAre(t *testing.T) {
 			t.Errorf("shared: %s", diff)
 		}
 	}
-}
-
-// Whatever is in the names, PostgreSQL reads the list that was written.
-func TestTextOfAnArrayIsReadAsItWasMeant(t *testing.T) {
-	db := pgtest.New(t)
-	check := func(t rapid.TB, want []string) {
-		t.Helper()
-		var got []string
-		if err := db.QueryRow(context.Background(), `select $1::text::text[]`, dispatcher.ArrayText(want)).Scan(&got); err != nil {
-			t.Fatalf("%q becomes %s: %v", want, dispatcher.ArrayText(want), err)
-		}
-		if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
-			t.Errorf("%s is read as something else (-want +got):\n%s", dispatcher.ArrayText(want), diff)
-		}
-	}
-	check(t, nil)
-	check(t, []string{""})
-	check(t, awkward)
-	name := rapid.OneOf(
-		rapid.SampledFrom(awkward),
-		rapid.StringOfN(rapid.RuneFrom([]rune(`"\{},; NULnul'äx`)), 0, 12, -1),
-		rapid.StringN(0, 40, -1).Filter(func(s string) bool { return !strings.Contains(s, "\x00") }), // which PostgreSQL has not
-	)
-	rapid.Check(t, func(t *rapid.T) { check(t, rapid.SliceOfN(name, 0, 20).Draw(t, "names")) })
 }

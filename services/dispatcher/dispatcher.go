@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/limits"
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
 
@@ -131,11 +132,8 @@ func (s *Service) explained(ctx context.Context, tasks []*New, err error) error 
 		// It came into being in between.
 		return errs.Away(errs.DatabaseAway, err, "a parent or a group changed at this moment: dispatch again")
 	}
-	return errs.Invalid(violations[:min(len(violations), maxViolations)]...)
+	return errs.Invalid(violations[:min(len(violations), limits.MaxViolations)]...)
 }
-
-// maxViolations is how many mistakes are named: the answer has to fit into the headers that clients accept.
-const maxViolations = 16
 
 // settle waits until immediate tasks have run, or will not run now. They are stored: whatever happens here, the caller gets
 // them as they are.

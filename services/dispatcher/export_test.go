@@ -13,6 +13,3 @@ func (s *Service) Waiting() int {
 	defer s.intake.mu.Unlock()
 	return len(s.intake.waiting)
 }
-
-// ArrayText writes the text of a text[].
-func ArrayText(values []string) string { return arrayText(values) }

@@ -46,7 +46,7 @@ func (s *Store) Insert(ctx context.Context, tasks []*New) error {
 			versions = string(text)
 		}
 		for c, value := range [...]string{
-			t.ID, t.DomainID, t.Name, t.Args, t.Kwargs, arrayText(t.Reserved.Exclusive), arrayText(t.Reserved.Shared),
+			t.ID, t.DomainID, t.Name, t.Args, t.Kwargs, postgres.Texts(t.Reserved.Exclusive), postgres.Texts(t.Reserved.Shared),
 			versions, t.ParentID, t.GroupID, t.CorrelationID, t.Traceparent, t.Tracestate,
 		} {
 			columns[c][i] = value
@@ -93,9 +93,6 @@ func inserted(err error) error {
 		return fmt.Errorf("insert tasks: %w", err)
 	}
 }
-
-// arrayText writes the text of a text[].
-func arrayText(values []string) string { return postgres.Texts(values) }
 
 // Missing tells which of the tasks name a parent, or a group, that does not exist, by their places in the list.
 func (s *Store) Missing(ctx context.Context, tasks []*New) (parents, groups map[int]bool, err error) {

@@ -109,7 +109,7 @@ func (c *checker) posts(w *lane) {
 					head = t
 				}
 			}
-			at, work := p.at[k], p.crew.work[k].posts
+			at, work := p.at[k], p.crew.work[k].items
 			if at < 0 {
 				c.must(head == nil, "lane %q has something ready, and a crew that could run it does not know", w.key)
 				c.must(!slices.Contains(work, p), "lane %q is with a crew and believes that it is not", w.key)
@@ -140,18 +140,17 @@ func (c *checker) crews() {
 	c.same("crews", len(l.crews), len(members))
 	for key, crew := range l.crews {
 		c.must(crewKey(crew.names, crew.versions) == key, "a crew is kept under a wrong name")
-		c.same("members of a crew", crew.members, len(members[crew]))
 		for k := range kinds {
 			slots := 0
 			for _, x := range members[crew] {
 				slots += x.slots[k]
-				c.must(x.at[k] < len(crew.free[k].members) && crew.free[k].members[x.at[k]] == x, "%s is not where it believes to be in its crew", x.name)
+				c.must(x.at[k] < len(crew.free[k].items) && crew.free[k].items[x.at[k]] == x, "%s is not where it believes to be in its crew", x.name)
 			}
 			c.same("slots of a crew", crew.slots[k], slots)
-			c.same("members of a crew by free slots", len(crew.free[k].members), len(members[crew]))
+			c.same("members of a crew by free slots", len(crew.free[k].items), len(members[crew]))
 			c.heap("members by free slots", crew.free[k].Len(), crew.free[k].Less)
 			c.heap("lanes by age", crew.work[k].Len(), crew.work[k].Less)
-			for i, p := range crew.work[k].posts {
+			for i, p := range crew.work[k].items {
 				c.must(p.at[k] == i && p.crew == crew, "a crew has the place of lane %q at a wrong index", p.lane.key)
 				c.must(l.lanes[p.lane.key] == p.lane && slices.Contains(p.lane.posts, p), "a crew has work of lane %q, which is gone", p.lane.key)
 			}

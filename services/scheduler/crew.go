@@ -13,15 +13,15 @@ import (
 // or two, however many executors there are. What a task costs to match depends on the number of crews, not on that of
 // executors, of task names or of waiting tasks.
 type crew struct {
+	key      string
 	names    map[string]bool
 	versions map[string]string
-	members  int
 	// slots counts those of all members, taken or not.
 	slots [kinds]int
 	// free has all members, those with most free slots first.
-	free [kinds]freeHeap
+	free [kinds]ranking[*executor]
 	// work has the lanes with something ready that the crew can run, that with the oldest first.
-	work [kinds]workHeap
+	work [kinds]ranking[*post]
 }
 
 // post is one lane's place with one crew.
@@ -52,8 +52,8 @@ func (c *crew) place(p *post, k kind, head *live) {
 
 // oldest returns the lane with the oldest ready task of a kind that the crew can run, nil if there is none.
 func (c *crew) oldest(k kind) *lane {
-	for len(c.work[k].posts) > 0 {
-		p := c.work[k].posts[0]
+	for len(c.work[k].items) > 0 {
+		p := c.work[k].items[0]
 		head := p.lane.head(k)
 		if head != nil && head.seq == p.seq[k] {
 			return p.lane
@@ -65,10 +65,10 @@ func (c *crew) oldest(k kind) *lane {
 
 // idle returns the member with most free slots, nil if all are taken.
 func (c *crew) idle(k kind) *executor {
-	if len(c.free[k].members) == 0 {
+	if len(c.free[k].items) == 0 {
 		return nil
 	}
-	if x := c.free[k].members[0]; x.free(k) > 0 {
+	if x := c.free[k].items[0]; x.free(k) > 0 {
 		return x
 	}
 	return nil
@@ -114,7 +114,7 @@ func (l *leader) enlist(x *executor) {
 	key := crewKey(x.names, x.versions)
 	c := l.crews[key]
 	if c == nil {
-		c = &crew{names: x.names, versions: x.versions}
+		c = &crew{key: key, names: x.names, versions: x.versions}
 		for k := range kinds {
 			c.free[k].kind, c.work[k].kind = k, k
 		}
@@ -124,7 +124,6 @@ func (l *leader) enlist(x *executor) {
 		}
 	}
 	x.crew, x.names, x.versions = c, c.names, c.versions
-	c.members++
 	for k := range kinds {
 		c.slots[k] += x.slots[k]
 		heap.Push(&c.free[k], x)
@@ -139,16 +138,15 @@ func (l *leader) dismiss(x *executor) {
 		return
 	}
 	x.crew = nil
-	c.members--
 	for k := range kinds {
 		c.slots[k] -= x.slots[k]
 		heap.Remove(&c.free[k], x.at[k])
 	}
 	l.uncertain = true
-	if c.members > 0 {
+	if len(c.free[ordinarily].items) > 0 {
 		return
 	}
-	delete(l.crews, crewKey(c.names, c.versions))
+	delete(l.crews, c.key)
 	for _, w := range l.lanes {
 		w.posts = slices.DeleteFunc(w.posts, func(p *post) bool { return p.crew == c })
 	}
@@ -207,76 +205,54 @@ func crewKey(names map[string]bool, versions map[string]string) string {
 	return text.String()
 }
 
-// freer reports whether a task goes to x rather than to y: to the one with more free slots, of equals to the first by name, so
+// before reports whether a task goes to x rather than to y: to the one with more free slots, of equals to the first by name, so
 // that the choice is the same each time.
-func (x *executor) freer(y *executor, k kind) bool {
+func (x *executor) before(y *executor, k kind) bool {
 	if n, m := x.free(k), y.free(k); n != m {
 		return n > m
 	}
 	return x.name < y.name
 }
 
-// freeHeap orders executors by their free slots of a kind, most first.
-type freeHeap struct {
-	kind    kind
-	members []*executor
-}
+func (x *executor) index(k kind) *int { return &x.at[k] }
 
-func (h *freeHeap) Len() int { return len(h.members) }
+// before reports whether a lane has the older ready task.
+func (p *post) before(q *post, k kind) bool { return p.seq[k] < q.seq[k] }
 
-func (h *freeHeap) Less(i, j int) bool {
-	return h.members[i].freer(h.members[j], h.kind)
-}
+func (p *post) index(k kind) *int { return &p.at[k] }
 
-func (h *freeHeap) Swap(i, j int) {
-	h.members[i], h.members[j] = h.members[j], h.members[i]
-	h.members[i].at[h.kind], h.members[j].at[h.kind] = i, j
-}
-
-// Push and Pop are for container/heap.
-func (h *freeHeap) Push(x any) {
-	e := x.(*executor)
-	e.at[h.kind] = len(h.members)
-	h.members = append(h.members, e)
-}
-
-// Pop removes the last element.
-func (h *freeHeap) Pop() any {
-	last := len(h.members) - 1
-	x := h.members[last]
-	h.members[last] = nil
-	h.members = h.members[:last]
-	return x
-}
-
-// workHeap orders lanes by the oldest ready task of a kind.
-type workHeap struct {
+// ranking is a heap of what knows its own place in it, so that it can be moved when it changes.
+type ranking[T ranked[T]] struct {
 	kind  kind
-	posts []*post
+	items []T
 }
 
-func (h *workHeap) Len() int { return len(h.posts) }
+type ranked[T any] interface {
+	before(other T, k kind) bool
+	// index is where it stands in the ranking, -1 if it does not.
+	index(k kind) *int
+}
 
-func (h *workHeap) Less(i, j int) bool { return h.posts[i].seq[h.kind] < h.posts[j].seq[h.kind] }
+func (r *ranking[T]) Len() int           { return len(r.items) }
+func (r *ranking[T]) Less(i, j int) bool { return r.items[i].before(r.items[j], r.kind) }
 
-func (h *workHeap) Swap(i, j int) {
-	h.posts[i], h.posts[j] = h.posts[j], h.posts[i]
-	h.posts[i].at[h.kind], h.posts[j].at[h.kind] = i, j
+func (r *ranking[T]) Swap(i, j int) {
+	r.items[i], r.items[j] = r.items[j], r.items[i]
+	*r.items[i].index(r.kind), *r.items[j].index(r.kind) = i, j
 }
 
 // Push and Pop are for container/heap.
-func (h *workHeap) Push(p any) {
-	x := p.(*post)
-	x.at[h.kind] = len(h.posts)
-	h.posts = append(h.posts, x)
+func (r *ranking[T]) Push(item any) {
+	t := item.(T)
+	*t.index(r.kind) = len(r.items)
+	r.items = append(r.items, t)
 }
 
 // Pop removes the last element.
-func (h *workHeap) Pop() any {
-	last := len(h.posts) - 1
-	p := h.posts[last]
-	h.posts[last] = nil
-	h.posts = h.posts[:last]
-	p.at[h.kind] = -1
-	return p
+func (r *ranking[T]) Pop() any {
+	last := len(r.items) - 1
+	t := r.items[last]
+	r.items = slices.Delete(r.items, last, last+1)
+	*t.index(r.kind) = -1
+	return t
 }

@@ -561,7 +561,7 @@ func (l *leader) nextFor(k kind) (best *crew, where *lane) {
 		if w == nil {
 			continue
 		}
-		if best == nil || w.head(k).seq < where.head(k).seq || w == where && x.freer(best.idle(k), k) {
+		if best == nil || w.head(k).seq < where.head(k).seq || w == where && x.before(best.idle(k), k) {
 			best, where = c, w
 		}
 	}

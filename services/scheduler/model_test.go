@@ -219,7 +219,6 @@ func (m *modelDatabase) apply(plan *Plan) *Report {
 	for _, seq := range plan.Reject {
 		if r := m.find(seq, task.Waiting); r != nil {
 			r.State, r.final = task.Canceled, true
-			report.Rejected = append(report.Rejected, seq)
 		}
 	}
 	for _, stamp := range plan.Unblock {

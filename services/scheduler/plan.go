@@ -114,7 +114,6 @@ func (p *Plan) until() int64 {
 type Report struct {
 	Finished map[int64]task.State
 	Requeued map[int64]task.State
-	Rejected []int64
 	Claimed  map[int64]*Claimed // by seq
 	New      []Row
 	Cancels  []int64

@@ -168,10 +168,8 @@ const rejectTasks = `
 		update task set state = 'canceled', error = $2::json, finished_at = now(), updated_at = now()
 		where seq = any($1::bigint[]) and state = 'waiting'
 		returning seq
-	), gone as (
-		delete from task_live l using rejected r where l.seq = r.seq
 	)
-	select seq from rejected`
+	delete from task_live l using rejected r where l.seq = r.seq`
 
 // unblockTasks writes when a task was unblocked, which was decided some ticks before. This process's clock had a part in it, so
 // the times around it bound it.
@@ -228,7 +226,7 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 		batch.Queue(requeueRuns, postgres.Bigints(seqs), postgres.Bigints(claims), canceledJSON()).Query(stateRows(&report.Requeued))
 	}
 	if len(plan.Reject) > 0 {
-		batch.Queue(rejectTasks, plan.Reject, *errorJSON(&task.Error{Reason: task.ReasonUnavailable})).Query(numberRows(&report.Rejected))
+		batch.Queue(rejectTasks, plan.Reject, *errorJSON(&task.Error{Reason: task.ReasonUnavailable}))
 	}
 	if n := len(plan.Unblock); n > 0 {
 		seqs, times := make([]int64, n), make([]int64, n)

@@ -16,8 +16,8 @@ type Survey struct {
 	// UnknownName and UnmetVersions count the ready tasks that nobody connected can run: no executor knows the name, or none
 	// that does has the versions. They hold their resources all the same, as any unblocked task does.
 	UnknownName, UnmetVersions int
-	// Executors are connected; Slots and Free count theirs for ordinary tasks.
-	Executors, Slots, Free int
+	// Slots and Free count those of connected executors for ordinary tasks.
+	Slots, Free int
 }
 
 // noticeAfter is how long nobody can run what is ready in a lane before it is logged, once: an executor that starts anew is
@@ -65,7 +65,6 @@ func (l *leader) survey() Survey {
 	for _, x := range l.executors {
 		s.Given += len(x.claims)
 		if x.crew != nil {
-			s.Executors++
 			s.Slots += x.slots[ordinarily]
 			s.Free += x.free(ordinarily)
 		}

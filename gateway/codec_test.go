@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/sluice-tasks/sluice/pkg/errs"
 	pulpv3 "github.com/sluice-tasks/sluice/pkg/pb/pulp/v3"
 )
 
@@ -57,7 +58,8 @@ func TestEveryFieldCanBeWritten(t *testing.T) {
 // TestEveryBodyFieldCanBeRead fails when a request body gets a field that the decoder can't fill, or a rule names none.
 func TestEveryBodyFieldCanBeRead(t *testing.T) {
 	used := map[protoreflect.FullName]bool{}
-	for _, message := range []protoreflect.Message{(&pulpv3.CreateTaskRequest{}).ProtoReflect(), (&pulpv3.CancelTaskRequest{}).ProtoReflect()} {
+	var read func(message protoreflect.Message)
+	read = func(message protoreflect.Message) {
 		fields := message.Descriptor().Fields()
 		for i := range fields.Len() {
 			field := fields.Get(i)
@@ -72,8 +74,15 @@ func TestEveryBodyFieldCanBeRead(t *testing.T) {
 				given = `["v"]`
 			case rules[field.FullName()].open == '[':
 				given = `[]`
+			case field.Message() != nil:
+				read(message.NewField(field).Message())
+				given = `{"max_attempts":1}`
 			case field.Kind() == protoreflect.BoolKind:
 				given = `true`
+			case field.Kind() == protoreflect.Int32Kind:
+				given = `7`
+			case field.Kind() == protoreflect.DoubleKind:
+				given = `7.5`
 			default:
 				given = `"v"`
 			}
@@ -84,10 +93,42 @@ func TestEveryBodyFieldCanBeRead(t *testing.T) {
 			}
 		}
 	}
+	read((&pulpv3.CreateTaskRequest{}).ProtoReflect())
+	read((&pulpv3.CancelTaskRequest{}).ProtoReflect())
 	for name := range rules {
 		if !used[name] {
 			t.Errorf("the rule for %s is about no field of a request body", name)
 		}
+	}
+}
+
+func TestSecondsKeepTheirDigitsOnBothWays(t *testing.T) {
+	for given, want := range map[float64]string{
+		0: "0", 1: "1", 0.001: "0.001", 1.001: "1.001", 2.5: "2.5", 86400: "86400", 2592000: "2592000", -1.5: "-1.5", 1e300: "1000000000", -1e300: "-1000000000",
+	} {
+		text, err := codec{}.Marshal(&pulpv3.Retry{Backoff: seconds(duration(given))})
+		if err != nil || string(text) != `{"max_attempts":0,"backoff":`+want+`,"max_backoff":null,"on":[]}` {
+			t.Errorf("%v: %s, %v", given, text, err)
+		}
+	}
+}
+
+func TestMessagesAboutAWholeFieldWinOverThoseAboutWhatIsInIt(t *testing.T) {
+	fields := byField([]errs.Violation{
+		{Field: "retry.on[3]", Rule: "item"},
+		{Field: "retry.on", Rule: "list"},
+		{Field: "retry.backoff", Rule: "a"},
+		{Field: "retry.backoff", Rule: "b"},
+		{Field: `versions["a.b"]`, Rule: "version"},
+		{Field: "files[1]", Rule: "f"},
+		{Field: "files[0]", Rule: "g"},
+		{Field: "timeout.x", Rule: "inside"},
+		{Field: "timeout", Rule: "whole"},
+	})
+	text, err := codec{}.Marshal(fields)
+	const want = `{"files":{"0":["g"],"1":["f"]},"retry":{"backoff":["a","b"],"on":["list"]},"timeout":["whole"],"versions":{"a.b":["version"]}}`
+	if err != nil || string(text) != want {
+		t.Errorf("got %s, %v\nwant %s", text, err, want)
 	}
 }
 

@@ -38,8 +38,16 @@ var rules = map[protoreflect.FullName]rule{
 	"pulp.v3.CreateTaskRequest.shared_resources":    {nullable: true},
 	"pulp.v3.CreateTaskRequest.task_group":          {nullable: true},
 	"pulp.v3.CreateTaskRequest.versions":            {nullable: true},
-	"pulp.v3.CancelTaskRequest.pulp_id":             {fromPath: true},
-	"pulp.v3.CancelTaskRequest.state":               {required: true},
+	// A task that is read shows null for these, and what was read may be sent again.
+	"pulp.v3.CreateTaskRequest.timeout":         {nullable: true},
+	"pulp.v3.CreateTaskRequest.retry":           {nullable: true},
+	"pulp.v3.CreateTaskRequest.profile_options": {nullable: true},
+	"pulp.v3.CreateTaskRequest.files":           {nullable: true},
+	"pulp.v3.Retry.max_attempts":                {required: true},
+	"pulp.v3.Retry.backoff":                     {nullable: true},
+	"pulp.v3.Retry.max_backoff":                 {nullable: true},
+	"pulp.v3.CancelTaskRequest.pulp_id":         {fromPath: true},
+	"pulp.v3.CancelTaskRequest.state":           {required: true},
 }
 
 // maxReported bounds how many broken items of a request are named: a body of 4 MiB can have two million.
@@ -96,6 +104,14 @@ func decode(data []byte, m protoreflect.Message) *refusal {
 	if refused != nil {
 		return refused
 	}
+	if faults := decodeObject(m, object); len(faults) > 0 {
+		return &refusal{status: http.StatusBadRequest, body: faults}
+	}
+	return nil
+}
+
+// decodeObject fills a message from the members of an object, and returns what is wrong with them.
+func decodeObject(m protoreflect.Message, object map[string]json.RawMessage) fieldErrors {
 	faults := fieldErrors{}
 	fields := m.Descriptor().Fields()
 	for _, key := range sortedKeys(object) {
@@ -114,10 +130,7 @@ func decode(data []byte, m protoreflect.Message) *refusal {
 			faults.add(string(field.Name()), "This field is required.")
 		}
 	}
-	if len(faults) > 0 {
-		return &refusal{status: http.StatusBadRequest, body: faults}
-	}
-	return nil
+	return faults
 }
 
 // parse splits an object into its members; of several with the same name the last counts, as everywhere in Python.
@@ -159,6 +172,8 @@ func decodeField(m protoreflect.Message, field protoreflect.FieldDescriptor, raw
 		decodeMap(m, field, raw, faults)
 	case field.IsList():
 		decodeList(m, field, raw, faults)
+	case field.Kind() == protoreflect.MessageKind && field.Message().FullName() != rawJSON:
+		decodeMessage(m, field, raw, faults)
 	case field.Kind() == protoreflect.MessageKind:
 		if message := wrongShape(rule.open, raw); message != "" {
 			faults.add(name, message)
@@ -177,6 +192,25 @@ func decodeField(m protoreflect.Message, field protoreflect.FieldDescriptor, raw
 			return
 		}
 		m.Set(field, value)
+	}
+}
+
+// rawJSON is the message that holds any JSON as text.
+const rawJSON protoreflect.FullName = "pulp.v3.Json"
+
+func decodeMessage(m protoreflect.Message, field protoreflect.FieldDescriptor, raw json.RawMessage, faults fieldErrors) {
+	name := string(field.Name())
+	if message := wrongShape('{', raw); message != "" {
+		faults.add(name, message)
+		return
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(raw, &object); err != nil {
+		faults.add(name, "Not a valid dictionary.")
+		return
+	}
+	if inner := decodeObject(m.Mutable(field).Message(), object); len(inner) > 0 {
+		faults[name] = inner
 	}
 }
 
@@ -249,6 +283,19 @@ func scalar(field protoreflect.FieldDescriptor, raw json.RawMessage) (value prot
 			return value, "Must be a valid boolean."
 		}
 		return protoreflect.ValueOfBool(flag), ""
+	case protoreflect.Int32Kind:
+		// One that is too great is refused by its limits, which say how great it may be.
+		n, ok := number(string(bytes.TrimSpace(raw)))
+		if !ok {
+			return value, "A valid integer is required."
+		}
+		return protoreflect.ValueOfInt32(n), ""
+	case protoreflect.DoubleKind:
+		var n float64
+		if err := json.Unmarshal(raw, &n); err != nil {
+			return value, "A valid number is required."
+		}
+		return protoreflect.ValueOfFloat64(n), ""
 	default:
 		// A test walks all request bodies of pulp.v3: none has a field of another kind.
 		return value, "This field can't be set."

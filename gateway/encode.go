@@ -183,6 +183,8 @@ func (w *writer) value(v protoreflect.Value, field protoreflect.FieldDescriptor,
 		w.buffer.WriteString(strconv.FormatBool(v.Bool()))
 	case protoreflect.Int32Kind, protoreflect.Int64Kind:
 		w.buffer.WriteString(strconv.FormatInt(v.Int(), 10))
+	case protoreflect.DoubleKind:
+		w.buffer.WriteString(strconv.FormatFloat(v.Float(), 'f', -1, 64))
 	case protoreflect.MessageKind:
 		w.known(v.Message(), shows)
 	default:
@@ -197,7 +199,7 @@ func (w *writer) known(m protoreflect.Message, shows func(string) bool) {
 	case "google.protobuf.Timestamp":
 		fields := m.Descriptor().Fields()
 		w.time(m.Get(fields.ByName("seconds")).Int(), m.Get(fields.ByName("nanos")).Int())
-	case "pulp.v3.Json":
+	case rawJSON:
 		w.raw(m.Get(m.Descriptor().Fields().ByName("text")).String())
 	default:
 		w.message(m, shows)

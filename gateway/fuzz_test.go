@@ -31,6 +31,7 @@ func FuzzBody(f *testing.F) {
 		``, `{`, `[]`, `null`, `{"name":"n"}`, `{"name":"n","args":[1e999,"\ud800"],"kwargs":{"\u0000":1}}`,
 		`{"name":"n","exclusive_resources":["a",1,null,"shared:x"],"versions":{"a":"1","b":2}}`,
 		`{"name":"n","deferred":false,"immediate":null,"task_group":"//x"}`, `{"name":"\ud800","name":"m"} `, "\xef\xbb\xbf{}",
+		`{"name":"n","timeout":1e308,"retry":{"max_attempts":-1e3,"on":[null]},"files":[""]}`, `{"name":"n","retry":{"retry":{"retry":{}}}}`,
 		`{"state":"canceled"}`, `{"state":["canceled"]}`, `{"name":"n","args":[` + strings.Repeat("[", 200) + strings.Repeat("]", 200) + `]}`,
 	} {
 		f.Add(body)

@@ -224,6 +224,7 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path, cid string)
 		cid:         cid,
 		traceparent: r.Header.Get(headerTraceparent),
 		tracestate:  r.Header.Get(headerTracestate),
+		diagnostics: r.Header.Get(headerDiagnostics),
 		url:         absolute(r, g.config.APIRoot+path[1:]+"/"),
 		query:       query,
 	}))

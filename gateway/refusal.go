@@ -42,7 +42,8 @@ func detail(code int, text string) *refusal {
 	return &refusal{status: code, body: map[string]string{"detail": text}}
 }
 
-// fieldErrors is the shape of a 400: by field either a list of messages, or, for a list or a map, messages by item.
+// fieldErrors is the shape of a 400: by field either a list of messages, or, for a list or a map, messages by item, or, for an
+// object, the same for each of its fields.
 type fieldErrors map[string]any
 
 // add puts a message under a field.
@@ -66,19 +67,47 @@ func (f fieldErrors) addItem(field, item, message string) {
 
 // byField arranges the violations of a request. Their fields have REST's names already.
 func byField(violations []errs.Violation) fieldErrors {
+	// Messages about a field as a whole win over those about what is in it, so they go first.
+	violations = slices.Clone(violations)
+	slices.SortStableFunc(violations, func(a, b errs.Violation) int { return depth(a.Field) - depth(b.Field) })
 	fields := fieldErrors{}
-	// Messages about a field as a whole win over those about its items, so they go first.
 	for _, v := range violations {
-		if !strings.Contains(v.Field, "[") {
-			fields.add(v.Field, v.Rule)
-		}
-	}
-	for _, v := range violations {
-		if field, item, found := strings.Cut(v.Field, "["); found {
-			fields.addItem(field, strings.Trim(item, `"]`), v.Rule)
-		}
+		fields.put(v.Field, v.Rule)
 	}
 	return fields
+}
+
+// put follows a path: retry.on[0] is the message about item 0 in the field on of the object retry.
+func (f fieldErrors) put(path, message string) {
+	at := strings.IndexAny(path, ".[")
+	switch {
+	case at < 0:
+		f.add(path, message)
+	case path[at] == '[':
+		f.addItem(path[:at], strings.Trim(path[at+1:], `"]`), message)
+	default:
+		inner, ok := f[path[:at]].(fieldErrors)
+		if !ok {
+			if f[path[:at]] != nil {
+				return
+			}
+			inner = fieldErrors{}
+			f[path[:at]] = inner
+		}
+		inner.put(path[at+1:], message)
+	}
+}
+
+// depth tells a field (0) from one inside an object (1) and from an item of a list or a map (2).
+func depth(path string) int {
+	switch {
+	case strings.Contains(path, "["):
+		return 2
+	case strings.Contains(path, "."):
+		return 1
+	default:
+		return 0
+	}
 }
 
 // sentence makes of a rule ("must not be blank") what REST clients show as it is ("Must not be blank.").

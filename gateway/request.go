@@ -18,11 +18,13 @@ const (
 	headerCorrelation = "Correlation-ID"
 	headerTraceparent = "Traceparent"
 	headerTracestate  = "Tracestate"
+	headerDiagnostics = "X-Task-Diagnostics"
 
-	// metaCorrelation carries the correlation id to tasks.go; the other two also go on to the dispatcher.
+	// metaCorrelation and metaDiagnostics carry their headers to tasks.go; the other two also go on to the dispatcher.
 	metaCorrelation = "correlation-id"
 	metaTraceparent = "traceparent"
 	metaTracestate  = "tracestate"
+	metaDiagnostics = "task-diagnostics"
 
 	// maxTracestate is what W3C wants to be passed on at least, in bytes.
 	maxTracestate = 512
@@ -35,6 +37,7 @@ type request struct {
 	cid         string
 	traceparent string
 	tracestate  string
+	diagnostics string
 	url         *url.URL // without the query
 	query       url.Values
 }
@@ -65,6 +68,9 @@ func outgoing(ctx context.Context, _ *http.Request) metadata.MD {
 			md.Set(metaTracestate, r.tracestate)
 		}
 	}
+	if r.diagnostics != "" && printable(r.diagnostics) {
+		md.Set(metaDiagnostics, r.diagnostics)
+	}
 	return md
 }
 
@@ -90,8 +96,13 @@ func correlationID(sent string) string {
 
 // shows tells which fields the client wants; nil is all of them.
 func (r *request) shows() func(string) bool {
-	only, without := names(r.query["fields"]), names(r.query["exclude_fields"])
-	minimal, err := truth(r.query.Get("minimal"))
+	return chosen(r.query["fields"], r.query["exclude_fields"], r.query.Get("minimal"))
+}
+
+// chosen tells which fields the three parameters leave; nil is all of them.
+func chosen(fields, excluded []string, less string) func(string) bool {
+	only, without := names(fields), names(excluded)
+	minimal, err := truth(less)
 	if err != nil {
 		minimal = false // as Pulp: what is no truth is none
 	}

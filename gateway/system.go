@@ -93,7 +93,7 @@ func (s *system) ReadTaskGroup(ctx context.Context, r *pulpv3.ReadTaskGroupReque
 	if err != nil {
 		return nil, notFoundAs(err, noGroup())
 	}
-	members, _, err := listAll(ctx, s.status, &statusv1.ListTasksRequest{GroupId: id, PageSize: limits.MaxPage})
+	members, err := listAll(ctx, s.status, &statusv1.ListTasksRequest{GroupId: id, PageSize: limits.MaxPage})
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func (s *system) ReadTaskGroup(ctx context.Context, r *pulpv3.ReadTaskGroupReque
 		AllTasksDispatched: true,
 	}
 	count(shown, response.GetCounts())
-	for _, t := range slices.Backward(members) {
+	for _, t := range slices.Backward(members.GetTasks()) {
 		shown.Tasks = append(shown.Tasks, s.hrefs.minimal(t, s.roster.incarnation(ctx, t.GetExecutor())))
 	}
 	return &pulpv3.ReadTaskGroupResponse{TaskGroup: shown}, nil

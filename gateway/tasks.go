@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"google.golang.org/grpc/codes"
@@ -31,12 +32,17 @@ type tasks struct {
 
 // The REST names of native fields.
 var (
-	createNames = map[string]string{"args_json": "args", "kwargs_json": "kwargs", "group_id": "task_group", "correlation_id": "logging_cid"}
-	listNames   = map[string]string{
+	createNames = map[string]string{
+		"args_json": "args", "kwargs_json": "kwargs", "group_id": "task_group", "correlation_id": "logging_cid", "file_ids": "files",
+	}
+	listNames = map[string]string{
 		"page_size": "limit", "group_id": "task_group", "parent_id": "parent_task", "correlation_id": "logging_cid",
 		"resources": "reserved_resources",
 	}
 )
+
+// reportFields are the fields for which the reports of tasks are needed.
+var reportFields = []string{"progress_reports", "created_resources", "created_resource_prns"}
 
 func noTask() error { return errs.NotFound(errs.TaskNotFound, "No Task matches the given query.") }
 
@@ -61,6 +67,15 @@ func (s *tasks) CreateTask(ctx context.Context, r *pulpv3.CreateTaskRequest) (*p
 		Deferred:           r.Deferred,
 		Versions:           r.GetVersions(),
 		CorrelationId:      received(ctx, metaCorrelation),
+		Retry:              retryPolicy(r.GetRetry()),
+		ProfileOptions:     r.GetProfileOptions(),
+		FileIds:            r.GetFiles(),
+	}
+	if r.Timeout != nil {
+		spec.Timeout = duration(r.GetTimeout())
+	}
+	if len(spec.GetProfileOptions()) == 0 {
+		spec.ProfileOptions = split(received(ctx, metaDiagnostics))
 	}
 	if r.GetTaskGroup() != "" {
 		id, ok := s.hrefs.id(collectionGroups, modelGroup, r.GetTaskGroup())
@@ -95,33 +110,36 @@ func (s *tasks) ListTasks(ctx context.Context, r *pulpv3.ListTasksRequest) (*pul
 	if err != nil || nothing {
 		return &pulpv3.ListTasksResponse{}, err
 	}
-	found, total, err := listAll(ctx, s.status, native)
+	found, err := listAll(ctx, s.status, native)
 	if err != nil {
 		return nil, renamed(err, listNames)
 	}
-	page := &pulpv3.ListTasksResponse{Count: total}
-	for _, t := range found {
-		page.Results = append(page.Results, s.hrefs.task(t, nil, s.roster.incarnation(ctx, t.GetExecutor())))
+	page := &pulpv3.ListTasksResponse{Count: found.GetTotal()}
+	for _, t := range found.GetTasks() {
+		shown := &statusv1.GetTaskResponse{Task: t, Report: found.GetReports()[t.GetId()]}
+		page.Results = append(page.Results, s.hrefs.task(shown, s.roster.incarnation(ctx, t.GetExecutor())))
 	}
 	return page, nil
 }
 
 // listAll reads a page of REST, for which the status service may need several: it ends one early when results are large.
-func listAll(ctx context.Context, status statusv1.StatusServiceClient, r *statusv1.ListTasksRequest) (found []*taskv1.Task, total int64, err error) {
+func listAll(ctx context.Context, status statusv1.StatusServiceClient, r *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
 	wanted := int(cmp.Or(r.GetPageSize(), limits.DefaultPage))
+	all := &statusv1.ListTasksResponse{Reports: map[string]*statusv1.TaskReport{}}
 	for {
-		response, err := status.ListTasks(ctx, r)
+		part, err := status.ListTasks(ctx, r)
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
-		found = append(found, response.GetTasks()...)
+		all.Tasks = append(all.GetTasks(), part.GetTasks()...)
+		maps.Copy(all.GetReports(), part.GetReports())
 		if r.GetCount() {
-			total = response.GetTotal()
+			all.Total = part.GetTotal()
 		}
-		if response.GetNextPageToken() == "" || len(found) >= wanted {
-			return found, total, nil
+		if part.GetNextPageToken() == "" || len(all.GetTasks()) >= wanted {
+			return all, nil
 		}
-		r.PageToken, r.Offset, r.Count, r.PageSize = response.GetNextPageToken(), 0, false, int32(wanted-len(found))
+		r.PageToken, r.Offset, r.Count, r.PageSize = part.GetNextPageToken(), 0, false, int32(wanted-len(all.GetTasks()))
 	}
 }
 
@@ -143,6 +161,8 @@ func (s *tasks) selection(r *pulpv3.ListTasksRequest) (native *statusv1.ListTask
 		Resources:     split(r.GetReservedResources_In()),
 		Count:         true,
 	}
+	shows := chosen(r.GetFields(), r.GetExcludeFields(), r.GetMinimal())
+	native.IncludeReports = shows == nil || slices.ContainsFunc(reportFields, shows)
 	if r.GetReservedResources() != "" {
 		native.Resources = append(native.Resources, r.GetReservedResources())
 	}
@@ -195,8 +215,7 @@ func (s *tasks) read(ctx context.Context, id string) (*pulpv3.Task, error) {
 	if err != nil {
 		return nil, notFoundAs(err, noTask())
 	}
-	t := response.GetTask()
-	return s.hrefs.task(t, response.GetChildIds(), s.roster.incarnation(ctx, t.GetExecutor())), nil
+	return s.hrefs.task(response, s.roster.incarnation(ctx, response.GetTask().GetExecutor())), nil
 }
 
 // CancelTask asks a task to stop. The wish is checked before the task is looked for, as in Pulp.

@@ -8,9 +8,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-tasks/sluice/gateway"
 	"github.com/sluice-tasks/sluice/pkg/errs"
@@ -36,7 +39,8 @@ const golden = `{"pulp_href":"/pulp/api/v3/tasks/019412ab-0000-7000-8000-0000000
 	`"child_tasks":["/pulp/api/v3/tasks/019412ab-0000-7000-8000-000000000002/"],` +
 	`"task_group":"/pulp/api/v3/task-groups/019412ab-0000-7000-8000-0000000000aa/",` +
 	`"progress_reports":[],"created_resources":[],"created_resource_prns":[],` +
-	`"reserved_resources_record":["a","shared:b","shared:prn:core.domain:1"],"result":null,"pulp_api_version":"v3"}`
+	`"reserved_resources_record":["a","shared:b","shared:prn:core.domain:1"],"result":null,"pulp_api_version":"v3",` +
+	`"timeout":null,"retry":null,"retry_at":null,"attempt":1,"attempts":[],"profile_options":[],"files":[]}`
 
 func TestTaskHasAllFieldsOfPulp(t *testing.T) {
 	f := newFace(t, &native{}, gateway.Config{})
@@ -48,12 +52,14 @@ func TestTaskWithoutAnythingOptional(t *testing.T) {
 		return &statusv1.GetTaskResponse{Task: &taskv1.Task{Id: taskID, State: taskv1.State_STATE_WAITING, CreatedAt: at(0)}}, nil
 	}}
 	got := object(t, newFace(t, n, gateway.Config{}).do(t, "GET", taskPath, ""))
-	for _, field := range []string{"unblocked_at", "started_at", "finished_at", "error", "worker", "parent_task", "task_group", "result", "created_by"} {
+	for _, field := range []string{"unblocked_at", "started_at", "finished_at", "error", "worker", "parent_task", "task_group", "result", "created_by", "timeout", "retry", "retry_at"} {
 		if value, there := got[field]; !there || value != nil {
 			t.Errorf("%s = %v, want null", field, value)
 		}
 	}
-	for _, field := range []string{"child_tasks", "progress_reports", "created_resources", "created_resource_prns", "reserved_resources_record"} {
+	for _, field := range []string{
+		"child_tasks", "progress_reports", "created_resources", "created_resource_prns", "reserved_resources_record", "attempts", "profile_options", "files",
+	} {
 		if list, ok := got[field].([]any); !ok || len(list) != 0 {
 			t.Errorf("%s = %v, want []", field, got[field])
 		}
@@ -69,6 +75,75 @@ func TestTaskResultKeepsEveryDigit(t *testing.T) {
 	want(t, w, 200, `{"result":`+result+`}`)
 }
 
+// told is what the running task has told of its work.
+func told() *statusv1.TaskReport {
+	return &statusv1.TaskReport{
+		Progress: []*taskv1.Progress{
+			{Code: "sync.downloading", Message: "Downloading <&>", State: taskv1.State_STATE_RUNNING, Total: proto.Int64(50), Done: 12, Suffix: "files"},
+			{Code: "sync.parsing", State: taskv1.State_STATE_COMPLETED},
+		},
+		Created: []*taskv1.CreatedResource{
+			{Resource: "/pulp/api/v3/repositories/1/"},
+			{Resource: "/pulp/api/v3/publications/2/", Incomplete: true},
+			{Resource: "prn:core.publication:3"},
+			{Resource: "prn:core.publication:4", Incomplete: true},
+		},
+	}
+}
+
+const toldJSON = `"progress_reports":[{"message":"Downloading <&>","code":"sync.downloading","state":"running","total":50,"done":12,"suffix":"files"},` +
+	`{"message":"","code":"sync.parsing","state":"completed","total":null,"done":0,"suffix":null}],` +
+	`"created_resources":["/pulp/api/v3/repositories/1/","<unavailable>","prn:core.publication:3","<unavailable>"],` +
+	`"created_resource_prns":["prn:core.publication:3"]`
+
+func TestTaskTellsOfItsWorkAndItsAttempts(t *testing.T) {
+	n := &native{getTask: func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
+		stored := runningTask()
+		stored.Attempt, stored.Timeout, stored.RetryAt = 2, durationpb.New(1500*time.Millisecond), at(9)
+		stored.Retry = &taskv1.RetryPolicy{MaxAttempts: 3, Backoff: durationpb.New(0), MaxBackoff: durationpb.New(time.Hour), On: []string{"TIMEOUT"}}
+		stored.ProfileOptions, stored.FileIds = []string{"memory"}, []string{otherID}
+		return &statusv1.GetTaskResponse{Task: stored, Report: told(), Attempts: []*statusv1.Attempt{
+			{Attempt: 1, Claim: 1, Executor: "executor-0", StartedAt: at(1), EndedAt: at(2), Error: &taskv1.TaskError{Reason: "Timed out after 1.5s.", Code: "TIMEOUT"}},
+		}}, nil
+	}}
+	w := newFace(t, n, gateway.Config{}).do(t, "GET", taskPath+"?exclude_fields=pulp_href,prn,pulp_created,pulp_last_updated,state,name,logging_cid,created_by,"+
+		"unblocked_at,started_at,finished_at,error,worker,parent_task,child_tasks,task_group,reserved_resources_record,result,pulp_api_version", "")
+	want(t, w, 200, `{`+toldJSON+`,"timeout":1.5,"retry":{"max_attempts":3,"backoff":0,"max_backoff":3600,"on":["TIMEOUT"]},`+
+		`"retry_at":"2026-11-22T10:15:09.120000Z","attempt":2,"attempts":[{"attempt":1,"executor":"executor-0",`+
+		`"started_at":"2026-11-22T10:15:01.120000Z","finished_at":"2026-11-22T10:15:02.120000Z",`+
+		`"error":{"reason":"Timed out after 1.5s.","description":"Timed out after 1.5s.","error_code":"TIMEOUT"}}],`+
+		`"profile_options":["memory"],"files":["`+otherID+`"]}`)
+}
+
+func TestListTellsOfTheWorkOfEachTask(t *testing.T) {
+	parts := 0
+	f := newFace(t, &native{list: func(context.Context, *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
+		// In two parts, as when reports are large.
+		parts++
+		silent := runningTask()
+		silent.Id = otherID
+		if parts == 1 {
+			return &statusv1.ListTasksResponse{Tasks: []*taskv1.Task{silent}, Total: 2, NextPageToken: "x"}, nil
+		}
+		return &statusv1.ListTasksResponse{Tasks: []*taskv1.Task{runningTask()}, Reports: map[string]*statusv1.TaskReport{taskID: told()}}, nil
+	}}, gateway.Config{})
+	want(t, f.do(t, "GET", tasksPath+"?fields=progress_reports,created_resources,created_resource_prns", ""), 200,
+		`{"count":2,"next":null,"previous":null,"results":[{"progress_reports":[],"created_resources":[],"created_resource_prns":[]},{`+toldJSON+`}]}`)
+}
+
+func TestListAsksForReportsOnlyToShowThem(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	for query, asked := range map[string]bool{
+		"": true, "?fields=&exclude_fields=": true, "?fields=state,progress_reports": true, "?exclude_fields=progress_reports": true,
+		"?exclude_fields=state": true, "?minimal=false": true, "?minimal=nonsense": true,
+		"?fields=state": false, "?minimal=true": false, "?exclude_fields=progress_reports,created_resources,created_resource_prns": false,
+	} {
+		if w := f.do(t, "GET", tasksPath+query, ""); w.Code != http.StatusOK || f.listed.GetIncludeReports() != asked {
+			t.Errorf("%s: %d, asked %v", query, w.Code, f.listed.GetIncludeReports())
+		}
+	}
+}
+
 func TestTaskErrorAlwaysHasADescription(t *testing.T) {
 	for name, c := range map[string]struct {
 		state taskv1.State
@@ -77,6 +152,8 @@ func TestTaskErrorAlwaysHasADescription(t *testing.T) {
 	}{
 		"handler's error":          {taskv1.State_STATE_FAILED, &taskv1.TaskError{Description: "boom <&>", Traceback: "at 1"}, `{"description":"boom <&>","traceback":"at 1"}`},
 		"handler without a trace":  {taskv1.State_STATE_FAILED, &taskv1.TaskError{Description: "boom"}, `{"description":"boom","traceback":""}`},
+		"with a code":              {taskv1.State_STATE_FAILED, &taskv1.TaskError{Description: "boom", Code: "E_404"}, `{"description":"boom","traceback":"","error_code":"E_404"}`},
+		"took too long":            {taskv1.State_STATE_FAILED, &taskv1.TaskError{Reason: "Timed out after 30s.", Code: "TIMEOUT"}, `{"reason":"Timed out after 30s.","description":"Timed out after 30s.","error_code":"TIMEOUT"}`},
 		"lost worker":              {taskv1.State_STATE_FAILED, &taskv1.TaskError{Reason: "Worker has gone missing."}, `{"reason":"Worker has gone missing.","description":"Worker has gone missing."}`},
 		"failed without a word":    {taskv1.State_STATE_FAILED, nil, `{"description":"The task failed without saying why."}`},
 		"canceled without a word":  {taskv1.State_STATE_CANCELED, nil, `{"reason":"Canceled on request.","description":"Canceled on request."}`},
@@ -117,8 +194,9 @@ func TestCreatePassesEverythingOn(t *testing.T) {
 		"args": [1.00, 12345678901234567890], "kwargs": {"a": {"b": null}},
 		"exclusive_resources": ["x", "y"], "shared_resources": ["z"],
 		"immediate": true, "deferred": false, "versions": {"core": "3.1"},
-		"task_group": "/pulp/api/v3/task-groups/`+groupID+`/"
-	}`, "Correlation-ID", cid,
+		"task_group": "/pulp/api/v3/task-groups/`+groupID+`/",
+		"timeout": 2.5, "profile_options": ["memory"], "files": ["`+otherID+`"]
+	}`, "Correlation-ID", cid, "X-Task-Diagnostics", "the body counts",
 		"traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate", "a=b")
 	if w.Code != 202 {
 		t.Fatalf("%d %s", w.Code, w.Body)
@@ -128,6 +206,7 @@ func TestCreatePassesEverythingOn(t *testing.T) {
 		Name: "test.echo", ArgsJson: `[1.00, 12345678901234567890]`, KwargsJson: `{"a": {"b": null}}`,
 		ExclusiveResources: []string{"x", "y"}, SharedResources: []string{"z"}, Immediate: true, Deferred: &deferred,
 		Versions: map[string]string{"core": "3.1"}, GroupId: groupID, CorrelationId: cid,
+		Timeout: durationpb.New(2500 * time.Millisecond), ProfileOptions: []string{"memory"}, FileIds: []string{otherID},
 	}, f.dispatched[0], protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}
@@ -144,13 +223,58 @@ func TestCreatePassesEverythingOn(t *testing.T) {
 
 func TestCreateTakesNullForTheDefaultWherePulpDoes(t *testing.T) {
 	f := newFace(t, &native{}, gateway.Config{})
-	w := f.do(t, "POST", tasksPath, `{"name":"n","args":null,"kwargs":null,"exclusive_resources":null,"shared_resources":null,"task_group":null,"versions":null}`)
+	w := f.do(t, "POST", tasksPath, `{"name":"n","args":null,"kwargs":null,"exclusive_resources":null,"shared_resources":null,"task_group":null,"versions":null,"timeout":null,"retry":null,"profile_options":null,"files":null}`)
 	if w.Code != 202 {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 	spec := f.dispatched[0]
 	if spec.GetArgsJson() != "" || spec.GetKwargsJson() != "" || spec.Deferred != nil || spec.GetGroupId() != "" {
 		t.Errorf("dispatched %v", spec)
+	}
+}
+
+func TestCreateTakesARetryPolicy(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	for body, want := range map[string]*taskv1.RetryPolicy{
+		`{"max_attempts":3}`: {MaxAttempts: 3},
+		`{"max_attempts":1,"backoff":null,"max_backoff":null,"on":[]}`: {MaxAttempts: 1},
+		`{"max_attempts": 100 ,"backoff":0,"max_backoff":86400,"on":["TIMEOUT","E_404"]}`: {
+			MaxAttempts: 100, Backoff: durationpb.New(0), MaxBackoff: durationpb.New(24 * time.Hour), On: []string{"TIMEOUT", "E_404"},
+		},
+		`{"backoff":0.25,"max_attempts":2,"max_backoff":1e0}`: {MaxAttempts: 2, Backoff: durationpb.New(250 * time.Millisecond), MaxBackoff: durationpb.New(time.Second)},
+		`null`: nil,
+	} {
+		if w := f.do(t, "POST", tasksPath, `{"name":"n","retry":`+body+`}`); w.Code != http.StatusAccepted {
+			t.Errorf("%s: %d %s", body, w.Code, w.Body)
+			continue
+		}
+		if diff := cmp.Diff(want, f.dispatched[len(f.dispatched)-1].GetRetry(), protocmp.Transform()); diff != "" {
+			t.Errorf("%s: %s", body, diff)
+		}
+	}
+}
+
+func TestDiagnosticsCanBeAskedForByPulpsHeader(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	for header, want := range map[string][]string{"": nil, "memory": {"memory"}, "memory,logs,": {"memory", "logs"}, ",": nil, "a, b": {"a", " b"}, "\xff": nil} {
+		if w := f.do(t, "POST", tasksPath, `{"name":"n"}`, "X-Task-Diagnostics", header); w.Code != http.StatusAccepted {
+			t.Errorf("%q: %d %s", header, w.Code, w.Body)
+			continue
+		}
+		if got := f.dispatched[len(f.dispatched)-1].GetProfileOptions(); !slices.Equal(got, want) {
+			t.Errorf("%q: %q, want %q", header, got, want)
+		}
+	}
+	want(t, f.do(t, "POST", tasksPath, `{"name":"n"}`, "X-Task-Diagnostics", "memory,"+strings.Repeat("x", 65)), 400,
+		`{"profile_options":{"1":["Must be at most 64 bytes, has 65."]}}`)
+}
+
+// What a client reads of a task it may send to dispatch it again.
+func TestWhatIsShownOfOptionsIsTaken(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	shown := f.do(t, "GET", taskPath+"?fields=name,timeout,retry,profile_options,files", "")
+	if w := f.do(t, "POST", tasksPath, shown.Body.String()); w.Code != http.StatusAccepted {
+		t.Errorf("%s: %d %s", shown.Body, w.Code, w.Body)
 	}
 }
 
@@ -202,6 +326,18 @@ func TestBadBodies(t *testing.T) {
 		"several at once":           {`{"args":1,"deferred":"no","foo":0}`, `{"args":["Expected a list of items but got type \"int\"."],"deferred":["Must be a valid boolean."],"foo":["Unexpected field"],"name":["This field is required."]}`},
 		"group that is no href":     {`{"name":"n","task_group":"mine"}`, `{"task_group":["Must be the href or the UUID of a task group."]}`},
 		"group of another kind":     {`{"name":"n","task_group":"` + taskPath + `"}`, `{"task_group":["Must be the href or the UUID of a task group."]}`},
+		"text for a time limit":     {`{"name":"n","timeout":"30s"}`, `{"timeout":["A valid number is required."]}`},
+		"object for a time limit":   {`{"name":"n","timeout":{}}`, `{"timeout":["A valid number is required."]}`},
+		"too great for any number":  {`{"name":"n","timeout":1e999}`, `{"timeout":["A valid number is required."]}`},
+		"number for retries":        {`{"name":"n","retry":3}`, `{"retry":["Expected a dictionary of items but got type \"int\"."]}`},
+		"list for retries":          {`{"name":"n","retry":[]}`, `{"retry":["Expected a dictionary of items but got type \"list\"."]}`},
+		"no attempts":               {`{"name":"n","retry":{}}`, `{"retry":{"max_attempts":["This field is required."]}}`},
+		"null for attempts":         {`{"name":"n","retry":{"max_attempts":null}}`, `{"retry":{"max_attempts":["This field may not be null."]}}`},
+		"part of an attempt":        {`{"name":"n","retry":{"max_attempts":1.5}}`, `{"retry":{"max_attempts":["A valid integer is required."]}}`},
+		"text for attempts":         {`{"name":"n","retry":{"max_attempts":"3"}}`, `{"retry":{"max_attempts":["A valid integer is required."]}}`},
+		"several in retries":        {`{"name":"n","retry":{"backoff":"1","on":[1],"times":3}}`, `{"retry":{"backoff":["A valid number is required."],"max_attempts":["This field is required."],"on":{"0":["Not a valid string."]},"times":["Unexpected field"]}}`},
+		"text for files":            {`{"name":"n","files":"x"}`, `{"files":["Expected a list of items but got type \"str\"."]}`},
+		"number for a diagnostic":   {`{"name":"n","profile_options":[1]}`, `{"profile_options":{"0":["Not a valid string."]}}`},
 		"duplicate key, last wrong": {`{"name":"n","name":2}`, `{"name":["Not a valid string."]}`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -222,6 +358,14 @@ func TestNativeViolationsAreNamedAsInREST(t *testing.T) {
 		"several resources":              {`{"name":"n","exclusive_resources":["ok",""],"shared_resources":["shared:x"]}`, `{"exclusive_resources":{"1":["Must not be empty or blank."]},"shared_resources":{"0":["Must not begin with \"shared:\": list it under shared_resources without the prefix."]}}`},
 		"control character":              {`{"name":"n\u0000"}`, `{"name":["Must not contain control characters, has U+0000 at byte 1."]}`},
 		"deep arguments":                 {`{"name":"n","args":` + deep + `}`, `{"args":["Must be nested at most 100 deep."]}`},
+		"no time at all":                 {`{"name":"n","timeout":0}`, `{"timeout":["Must be between 1ms and 720h0m0s, is 0s."]}`},
+		"more time than there is":        {`{"name":"n","timeout":1e300}`, `{"timeout":["Must be between 1ms and 720h0m0s, is 277777h46m40s."]}`},
+		"negative time":                  {`{"name":"n","timeout":-1}`, `{"timeout":["Must be between 1ms and 720h0m0s, is -1s."]}`},
+		"too many attempts":              {`{"name":"n","retry":{"max_attempts":99999999999,"backoff":86401}}`, `{"retry":{"backoff":["Must be between 0s and 24h0m0s, is 24h0m1s."],"max_attempts":["Must be between 1 and 100, is 2147483647."]}}`},
+		"code in small letters":          {`{"name":"n","retry":{"max_attempts":2,"on":["OK","timeout"]}}`, `{"retry":{"on":{"1":["Must be 1 to 64 capital letters, digits and underscores."]}}}`},
+		"retry while the client waits":   {`{"name":"n","immediate":true,"retry":{"max_attempts":2}}`, `{"retry":["Must not be set for an immediate task, whose client waits."]}`},
+		"file that is no id":             {`{"name":"n","files":["` + otherID + `","x"]}`, `{"files":{"1":["Must be a UUID in lower case, like 01234567-89ab-7def-8123-456789abcdef."]}}`},
+		"blank diagnostic":               {`{"name":"n","profile_options":[""]}`, `{"profile_options":{"0":["Must not be empty or blank."]}}`},
 		"versions":                       {`{"name":"n","versions":{"core":""}}`, `{"versions":{"core":["Must not be empty or blank."]}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -327,7 +471,7 @@ func TestListPassesFiltersOn(t *testing.T) {
 	}
 	if diff := cmp.Diff(&statusv1.ListTasksRequest{
 		States: []taskv1.State{taskv1.State_STATE_WAITING, taskv1.State_STATE_RUNNING}, Name: "n", CorrelationId: "c",
-		GroupId: groupID, ParentId: parentID, Resources: []string{"b", "c", "a"}, PageSize: 5, Offset: 10, Count: true,
+		GroupId: groupID, ParentId: parentID, Resources: []string{"b", "c", "a"}, PageSize: 5, Offset: 10, Count: true, IncludeReports: true,
 	}, f.listed, protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}
@@ -460,7 +604,7 @@ func TestFieldsAreChosen(t *testing.T) {
 			want(t, f.do(t, "GET", target, ""), 200, answer)
 		})
 	}
-	if got := object(t, f.do(t, "GET", taskPath+"?exclude_fields=state,name", "")); len(got) != 20 {
-		t.Errorf("without two of 22 fields: %d", len(got))
+	if got := object(t, f.do(t, "GET", taskPath+"?exclude_fields=state,name", "")); len(got) != 27 {
+		t.Errorf("without two of 29 fields: %d", len(got))
 	}
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	pulpv3 "github.com/sluice-tasks/sluice/pkg/pb/pulp/v3"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/wire"
@@ -12,7 +13,8 @@ import (
 const apiVersion = "v3"
 
 // task shows a task as Pulp does. worker is the incarnation of its executor, empty if none is known.
-func (h hrefs) task(t *taskv1.Task, children []string, worker string) *pulpv3.Task {
+func (h hrefs) task(all *statusv1.GetTaskResponse, worker string) *pulpv3.Task {
+	t := all.GetTask()
 	shown := &pulpv3.Task{
 		PulpHref:                h.of(collectionTasks, t.GetId()),
 		Prn:                     prn(modelTask, t.GetId()),
@@ -24,14 +26,27 @@ func (h hrefs) task(t *taskv1.Task, children []string, worker string) *pulpv3.Ta
 		UnblockedAt:             t.GetUnblockedAt(),
 		StartedAt:               t.GetStartedAt(),
 		FinishedAt:              t.GetFinishedAt(),
-		Error:                   shownError(t),
+		Error:                   shownError(t.GetState(), t.GetError()),
 		Worker:                  h.optional(collectionWorkers, worker),
 		ParentTask:              h.optional(collectionTasks, t.GetParentId()),
 		TaskGroup:               h.optional(collectionGroups, t.GetGroupId()),
 		ReservedResourcesRecord: task.Reservation{Exclusive: t.GetExclusiveResources(), Shared: t.GetSharedResources()}.Record(),
 		PulpApiVersion:          apiVersion,
+		Timeout:                 seconds(t.GetTimeout()),
+		Retry:                   shownRetry(t.GetRetry()),
+		RetryAt:                 t.GetRetryAt(),
+		Attempt:                 t.GetAttempt(),
+		Attempts:                shownAttempts(all.GetAttempts()),
+		ProfileOptions:          t.GetProfileOptions(),
+		Files:                   t.GetFileIds(),
 	}
-	for _, child := range children {
+	for _, p := range all.GetReport().GetProgress() {
+		shown.ProgressReports = append(shown.ProgressReports, shownProgress(p))
+	}
+	for _, made := range all.GetReport().GetCreated() {
+		addCreated(shown, made)
+	}
+	for _, child := range all.GetChildIds() {
 		shown.ChildTasks = append(shown.ChildTasks, h.of(collectionTasks, child))
 	}
 	if result := t.GetResultJson(); result != "" {
@@ -42,7 +57,7 @@ func (h hrefs) task(t *taskv1.Task, children []string, worker string) *pulpv3.Ta
 
 // minimal shows a task as a member of a group.
 func (h hrefs) minimal(t *taskv1.Task, worker string) *pulpv3.MinimalTask {
-	full := h.task(t, nil, worker)
+	full := h.task(&statusv1.GetTaskResponse{Task: t}, worker)
 	return &pulpv3.MinimalTask{
 		PulpHref: full.GetPulpHref(), Prn: full.GetPrn(), PulpCreated: full.GetPulpCreated(),
 		PulpLastUpdated: full.GetPulpLastUpdated(), PulpApiVersion: full.GetPulpApiVersion(), Name: full.GetName(),
@@ -53,8 +68,8 @@ func (h hrefs) minimal(t *taskv1.Task, worker string) *pulpv3.MinimalTask {
 
 // shownError is the error of a task. Pulp's command line stops with a traceback of its own when a failed or canceled task
 // has none, and one web client only reads the description: so both states always have an object with a description.
-func shownError(t *taskv1.Task) *pulpv3.Json {
-	state := wire.FromState(t.GetState())
+func shownError(at taskv1.State, cause *taskv1.TaskError) *pulpv3.Json {
+	state := wire.FromState(at)
 	if state != task.Failed && state != task.Canceled {
 		return nil
 	}
@@ -62,11 +77,12 @@ func shownError(t *taskv1.Task) *pulpv3.Json {
 		Reason      string  `json:"reason,omitempty"`
 		Description string  `json:"description"`
 		Traceback   *string `json:"traceback,omitempty"`
+		ErrorCode   string  `json:"error_code,omitempty"`
 	}
-	shown.Reason, shown.Description = t.GetError().GetReason(), t.GetError().GetDescription()
+	shown.Reason, shown.Description, shown.ErrorCode = cause.GetReason(), cause.GetDescription(), cause.GetCode()
 	switch {
 	case shown.Description != "":
-		traceback := t.GetError().GetTraceback()
+		traceback := cause.GetTraceback()
 		shown.Traceback = &traceback
 	case shown.Reason != "":
 		shown.Description = shown.Reason

@@ -23,6 +23,7 @@ type command struct {
 	args []string
 	env  map[string]string // in addition to, or instead of, what cleanEnv leaves
 	user *account          // nil: whoever runs the tests
+	path string            // empty: the program under test
 }
 
 // process is a started process of the program under test. It writes to files, not pipes: a pipe would keep Wait waiting for
@@ -47,7 +48,11 @@ func launch(t testing.TB, dir string, c command) *process {
 	stdout, stderr := p.create(t, "stdout"), p.create(t, "stderr")
 	defer stdout.Close()
 	defer stderr.Close()
-	p.cmd = exec.Command(program(t), c.args...)
+	path := c.path
+	if path == "" {
+		path = program(t)
+	}
+	p.cmd = exec.Command(path, c.args...)
 	p.cmd.Stdout, p.cmd.Stderr = stdout, stderr
 	p.cmd.Env = cleanEnv(c.env)
 	p.cmd.SysProcAttr = attributes(c.user)

@@ -160,9 +160,11 @@ func (c *BenchCmd) measure(ctx context.Context, s *system, load *bench.Bench, di
 		TTL: benchTTL, CancelGrace: benchGrace, ShutdownGrace: benchGrace, ImmediateTimeout: benchImmediateTimeout, Versions: have,
 	}
 	peers := executorPeers{scheduler: toExecutor, dispatcher: toExecutor, heartbeat: toExecutor, status: toExecutor}
-	if err := s.addExecutorOf(mux, cfg, peers); err != nil {
+	service, err := s.newExecutorOf(mux, cfg, peers)
+	if err != nil {
 		return result, err
 	}
+	s.addExecutor(cfg, service)
 	var server *meter.Meter
 	if url != "" {
 		if server, err = meter.Open(ctx, url); err != nil {

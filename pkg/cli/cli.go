@@ -26,6 +26,8 @@ type Environment struct {
 	LookupEnv func(string) (string, bool)
 	// Now is the clock for ages; its location is the one that times are shown in. nil means time.Now.
 	Now func() time.Time
+	// look is how often something is asked for that nobody tells by himself; 0 means each second.
+	look time.Duration
 }
 
 // grammar is the whole command line. The order is that of `sluice --help`.
@@ -36,6 +38,7 @@ type grammar struct {
 
 	Dispatch DispatchCmd `cmd:"" group:"tasks" help:"Hand in a task."`
 	Task     TaskCmd     `cmd:"" group:"tasks" help:"Look after tasks: list, show, wait, watch, explain, logs, cancel, delete."`
+	File     FileCmd     `cmd:"" group:"tasks" help:"Store, fetch and delete temporary files, which tasks can be given."`
 
 	Status   StatusCmd   `cmd:"" group:"system" help:"Say how the whole is doing. With --grpc-addr: run the status service."`
 	Worker   WorkerCmd   `cmd:"" group:"system" help:"Look at the executors."`
@@ -126,6 +129,9 @@ func (e *Environment) setDefaults() {
 	}
 	if e.Now == nil {
 		e.Now = time.Now
+	}
+	if e.look == 0 {
+		e.look = time.Second
 	}
 	if e.Stdin == nil {
 		e.Stdin = strings.NewReader("")

@@ -93,11 +93,15 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 			WorkDir: workDir, TTL: devTTL, CancelGrace: devCancelGrace, ShutdownGrace: devShutdownGrace,
 			Versions: withOwnVersion(nil),
 		}
-		c.apply(&cfg)
-		peers := executorPeers{scheduler: self, dispatcher: self, heartbeat: self, status: self}
-		if err := s.addExecutor(cfg, peers, builtin.Options{TestTasks: true, AllowCommands: []string{"*"}}); err != nil {
+		if err := c.apply(&cfg); err != nil {
 			return err
 		}
+		peers := executorPeers{scheduler: self, dispatcher: self, heartbeat: self, status: self}
+		service, err := s.newExecutor(cfg, peers, builtin.Options{TestTasks: true, AllowCommands: []string{"*"}})
+		if err != nil {
+			return err
+		}
+		s.addExecutor(cfg, service)
 	}
 	rest, err := s.addGateway(ctx, gateway.Config{Version: Version(), TTL: devTTL, Metrics: s.metricsHandler()},
 		gateway.Services{Dispatcher: self, Status: self, Heartbeat: self}, c.RESTAddr)

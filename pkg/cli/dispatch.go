@@ -32,7 +32,16 @@ type DispatchCmd struct {
 	Need          []string      `sep:"none" placeholder:"COMPONENT=VERSION" help:"Run only where the component has at least this version. Give the flag again for another."`
 	CorrelationID string        `placeholder:"TEXT" help:"Ties the tasks and log lines of one request together."`
 	Wait          bool          `short:"w" help:"Wait until the task has ended and print its result."`
-	Timeout       time.Duration `placeholder:"DURATION" help:"With --wait: stop waiting after this long, for example 90s or 5m. The task goes on."`
+	WaitTimeout   time.Duration `placeholder:"DURATION" help:"With --wait: stop waiting after this long, for example 90s or 5m. The task goes on."`
+
+	// Not in the environment: what limits the time of "task wait" there must not limit that of tasks.
+	Timeout         *time.Duration `placeholder:"DURATION" env:"-" help:"Let the task fail when one attempt takes longer, for example 90s or 5m."`
+	Retry           *int32         `placeholder:"N" help:"When it fails, start it again, up to N times in all."`
+	RetryBackoff    *time.Duration `placeholder:"DURATION" help:"With --retry: pause before the second attempt (1s), doubled before each one after it."`
+	RetryMaxBackoff *time.Duration `placeholder:"DURATION" help:"With --retry: the longest pause (1m)."`
+	RetryOn         []string       `sep:"none" placeholder:"CODE" help:"With --retry: only failures with this code, for example TIMEOUT. Give the flag again for another."`
+	Profile         []string       `sep:"none" placeholder:"NAME" help:"Diagnostics to be made while it runs, as the task knows them. Give the flag again for another."`
+	FileID          []string       `name:"file-id" sep:"none" placeholder:"ID" help:"A temporary file that the task is to have. Give the flag again for another."`
 
 	Connection
 }
@@ -44,7 +53,8 @@ func (*DispatchCmd) Help() string {
 Resource names are text of your own choice, 1 to 1,024 bytes, taken as they are. A task waits for every task that was dispatched before it and that names a resource of it, unless both only share it.
 
     sluice dispatch command.run --kwargs '{"argv": ["ls", "-l", "/"]}' --wait
-    sluice dispatch command.run --kwargs @job.json --exclusive reports/2026 --shared settings`
+    sluice dispatch command.run --kwargs @job.json --exclusive reports/2026 --shared settings
+    sluice dispatch command.run --kwargs @job.json --timeout 10m --retry 3 --retry-backoff 30s`
 }
 
 // Run hands the task in.
@@ -76,7 +86,7 @@ func (c *DispatchCmd) Run(ctx context.Context, env *Environment) error {
 
 // wait returns the task when it is final. Whatever ends the wait before, the person learns which task it was.
 func (c *DispatchCmd) wait(ctx context.Context, s *session, line *progress, t client.Task) (client.Task, error) {
-	waiting, cancel := within(ctx, c.Timeout)
+	waiting, cancel := within(ctx, c.WaitTimeout)
 	defer cancel()
 	ended, err := s.Follow(waiting, line.interval(), func(now []client.Task) { line.say(oneLine(now[0])) }, t.ID)
 	if err == nil {
@@ -95,7 +105,7 @@ func (c *DispatchCmd) wait(ctx context.Context, s *session, line *progress, t cl
 	case ctx.Err() != nil:
 		return t, refuse("interrupted; task %s is %s and goes on: `sluice task wait %s` waits for it", t.ID, t.State, t.ID)
 	case expired(waiting, err):
-		return t, refuse("task %s is still %s after %s: `sluice task wait %s` goes on waiting for it", t.ID, t.State, c.Timeout, t.ID)
+		return t, refuse("task %s is still %s after %s: `sluice task wait %s` goes on waiting for it", t.ID, t.State, c.WaitTimeout, t.ID)
 	}
 	s.report(refuse("task %s was dispatched, but its end is not known", t.ID))
 	return t, err
@@ -127,16 +137,28 @@ func (c *DispatchCmd) spec(env *Environment) (client.Spec, error) {
 		NoDefer:       c.NoDefer,
 		GroupID:       c.Group,
 		CorrelationID: c.CorrelationID,
+
+		ProfileOptions: c.Profile,
+		Files:          c.FileID,
 	}
 	switch {
 	case c.NoDefer && !c.Immediate:
 		return spec, usage("--no-defer: needs --immediate, because a task that neither runs at once nor waits can never run")
-	case c.Timeout != 0 && !c.Wait:
-		return spec, usage("--timeout: needs --wait")
-	case c.Timeout < 0:
-		return spec, usage("--timeout: must not be negative, is %s", c.Timeout)
+	case c.WaitTimeout != 0 && !c.Wait:
+		return spec, usage("--wait-timeout: needs --wait")
+	case c.WaitTimeout < 0:
+		return spec, usage("--wait-timeout: must not be negative, is %s", c.WaitTimeout)
+	case c.Timeout != nil && *c.Timeout <= 0:
+		return spec, usage("--timeout: must be more than 0s, is %s", *c.Timeout)
 	case c.Args == "@-" && c.Kwargs == "@-":
 		return spec, usage("--kwargs: --args already reads standard input")
+	}
+	if c.Timeout != nil {
+		spec.Timeout = *c.Timeout
+	}
+	var err error
+	if spec.Retry, err = c.retry(); err != nil {
+		return spec, err
 	}
 	args, err := jsonFlag(env, "args", c.Args, '[', "an array")
 	if err != nil {
@@ -154,6 +176,38 @@ func (c *DispatchCmd) spec(env *Environment) (client.Spec, error) {
 	}
 	spec.Versions, err = versions("--need", c.Need)
 	return spec, err
+}
+
+// retry is nil unless failures are retried.
+func (c *DispatchCmd) retry() (*client.Retry, error) {
+	if c.Retry == nil {
+		switch {
+		case c.RetryBackoff != nil:
+			return nil, usage("--retry-backoff: needs --retry")
+		case c.RetryMaxBackoff != nil:
+			return nil, usage("--retry-max-backoff: needs --retry")
+		case len(c.RetryOn) > 0:
+			return nil, usage("--retry-on: needs --retry")
+		}
+		return nil, nil //nolint:nilnil // none was asked for
+	}
+	policy := &client.Retry{MaxAttempts: int(*c.Retry), On: c.RetryOn}
+	for _, pause := range []struct {
+		flag  string
+		given *time.Duration
+		into  *time.Duration
+	}{{"--retry-backoff", c.RetryBackoff, &policy.Backoff}, {"--retry-max-backoff", c.RetryMaxBackoff, &policy.MaxBackoff}} {
+		switch {
+		case pause.given == nil:
+		case *pause.given < 0:
+			return nil, usage("%s: must not be negative, is %s", pause.flag, *pause.given)
+		case *pause.given == 0:
+			*pause.into = -1 // in a Retry, 0 asks for the default
+		default:
+			*pause.into = *pause.given
+		}
+	}
+	return policy, nil
 }
 
 // jsonFlag reads what a flag gives or points to. nil means that it was not given.

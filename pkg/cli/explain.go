@@ -11,6 +11,9 @@ func (s *session) printExplanation(e client.Explanation) {
 	if !e.Live {
 		return
 	}
+	if e.RetryAt != nil {
+		s.printf("next attempt at %s\n", s.moment(*e.RetryAt))
+	}
 	for _, w := range e.Waits {
 		s.printf("\nwants %s %s\n", mode(w.Exclusive), printable(w.Resource))
 		if len(w.Holders) > 0 {

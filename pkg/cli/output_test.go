@@ -1,14 +1,19 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-tasks/sluice/pkg/client/clienttest"
+	"github.com/sluice-tasks/sluice/pkg/errs"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
@@ -23,6 +28,7 @@ var (
 	canceledID  = clienttest.ID(3)
 	runningID   = clienttest.ID(4)
 	waitingID   = clienttest.ID(5)
+	retryingID  = clienttest.ID(6) // of retrying
 )
 
 // busy is a server with a task in each interesting state, and something to say to every question.
@@ -102,6 +108,53 @@ func busy(t *testing.T) *clienttest.Server {
 	}
 	server.Log = &statusv1.GetTaskLogResponse{Text: "line 1\n\x1b[1mline 2\x1b[0m\n", Truncated: true}
 	return server
+}
+
+// retrying is busy with a task more, whose second attempt failed.
+func retrying(t *testing.T) *clienttest.Server {
+	t.Helper()
+	server := busy(t)
+	server.Explanation.RetryAt = timestamppb.New(now().Add(1500 * time.Millisecond))
+	server.Put(&taskv1.Task{
+		Name: "mirror.update", Deferred: true, ExclusiveResources: []string{"mirror"}, Attempt: 2, Claim: 3,
+		Timeout: durationpb.New(90 * time.Second), RetryAt: timestamppb.New(now().Add(1500 * time.Millisecond)),
+		Retry:          &taskv1.RetryPolicy{MaxAttempts: 3, Backoff: durationpb.New(time.Second), MaxBackoff: durationpb.New(0), On: []string{"TIMEOUT", "E_404"}},
+		ProfileOptions: []string{"memory"}, FileIds: []string{clienttest.ID(700), clienttest.ID(701)},
+	})
+	at := func(second float64) *timestamppb.Timestamp {
+		return timestamppb.New(clienttest.Epoch.Add(time.Duration(second * float64(time.Second))))
+	}
+	server.Tell(retryingID, &statusv1.TaskReport{
+		Progress: []*taskv1.Progress{
+			{Code: "sync.downloading", Message: "Downloading \x1b[1m", State: taskv1.State_STATE_FAILED, Total: proto.Int64(50), Done: 12, Suffix: "files"},
+			{Code: "sync.parsing", State: taskv1.State_STATE_COMPLETED, Done: 7},
+			{Code: "sync.index", Message: "Index", State: taskv1.State_STATE_SKIPPED},
+		},
+		Created: []*taskv1.CreatedResource{{Resource: "/pulp/api/v3/repositories/1/"}, {Resource: "prn:core.publication:2", Incomplete: true}},
+	}, &statusv1.Attempt{
+		Attempt: 1, Claim: 1, Executor: "worker-1", StartedAt: at(10), EndedAt: at(100.5), Error: &taskv1.TaskError{Reason: "Timed out after 1m30s.", Code: "TIMEOUT"},
+	}, &statusv1.Attempt{
+		Attempt: 2, Claim: 3, Executor: "worker-2", StartedAt: at(101), EndedAt: at(102), Error: &taskv1.TaskError{Description: "gone\x1b\nand more", Traceback: "t", Code: "E_404"},
+	})
+	return server
+}
+
+func TestOutputOfATaskThatIsRetried(t *testing.T) {
+	for name, args := range map[string][]string{
+		"show-retrying": {"task", "show", retryingID}, "wait-retrying": {"task", "wait", retryingID, "--timeout", "10ms"},
+		"explain-retrying": {"task", "explain", retryingID},
+		"dispatch-options": {"dispatch", "x", "--timeout", "30s", "--retry", "2", "--profile", "memory"},
+	} {
+		for _, form := range []string{"text", "json"} {
+			t.Run(name+"/"+form, func(t *testing.T) {
+				got := ask(t, retrying(t), append(args, "--output", form)...)
+				if form == "json" {
+					isJSON(t, got.stdout)
+				}
+				golden(t, form+"/"+name, got.String())
+			})
+		}
+	}
 }
 
 // Each command in both forms. The golden files hold both outputs and the exit code.
@@ -230,6 +283,43 @@ func TestWatchPrintsALineForEachChange(t *testing.T) {
 		if form == "text" {
 			golden(t, "text/watch", got.String())
 		}
+	}
+}
+
+func TestWatchPrintsTheWorkAsItGoesOn(t *testing.T) {
+	for _, form := range []string{"text", "json"} {
+		server := clienttest.New(t)
+		id := server.Put(&taskv1.Task{Name: "a"}).GetId()
+		server.Change(id, clienttest.Run)
+		tell := func(state taskv1.State, done int64, created ...*taskv1.CreatedResource) {
+			server.Tell(id, &statusv1.TaskReport{
+				Progress: []*taskv1.Progress{{Code: "sync", Message: "Syncing", State: state, Total: proto.Int64(50), Done: done, Suffix: "files"}, {Code: "other", State: state}},
+				Created:  created,
+			})
+		}
+		var looks atomic.Int32
+		server.Fail = func(method string) error {
+			if method != statusv1.StatusService_GetTask_FullMethodName {
+				return nil
+			}
+			switch looks.Add(1) {
+			case 2, 3: // the same twice is one line
+				tell(taskv1.State_STATE_RUNNING, 12)
+			case 4:
+				return errs.Away(errs.DatabaseAway, nil, "the database can't be reached")
+			case 9: // the client repeats the call that failed, so there may have been more than one
+				tell(taskv1.State_STATE_RUNNING, 40, &taskv1.CreatedResource{Resource: "/a\x1b/", Incomplete: true})
+			case 10:
+				tell(taskv1.State_STATE_COMPLETED, 50, &taskv1.CreatedResource{Resource: "/a\x1b/"})
+				server.Change(id, clienttest.Complete("1"))
+			}
+			return nil
+		}
+		var stdout, stderr bytes.Buffer
+		code := Main(t.Context(), []string{"task", "watch", id, "-o", form, "--addr", server.Addr}, Environment{
+			Stdout: &stdout, Stderr: &stderr, LookupEnv: lookup(nil), Now: now, look: time.Millisecond,
+		})
+		golden(t, form+"/watch-work", outcome{code: code, stdout: stdout.String(), stderr: stderr.String()}.String())
 	}
 }
 

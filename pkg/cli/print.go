@@ -123,6 +123,8 @@ func (e *Environment) remark(t client.Task) string {
 	switch {
 	case why != "":
 		return printable(why)
+	case t.RetryAt != nil:
+		return fmt.Sprintf("attempt %d of %d failed, next at %s", t.Attempt, t.MaxAttempts(), e.clock(*t.RetryAt))
 	case t.State == task.Completed && t.StartedAt != nil:
 		return "after " + e.ran(t)
 	case t.Executor != "":

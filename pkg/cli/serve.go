@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"google.golang.org/grpc"
@@ -17,9 +16,7 @@ import (
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/rpc"
-	"github.com/sluice-tasks/sluice/pkg/worker/builtin"
 	"github.com/sluice-tasks/sluice/services/dispatcher"
-	"github.com/sluice-tasks/sluice/services/executor"
 	"github.com/sluice-tasks/sluice/services/scheduler"
 )
 
@@ -32,6 +29,11 @@ type DatabaseFlag struct {
 func serveRole(ctx context.Context, env *Environment, flags LogFlags, name, addr string, build func(context.Context, *system) error) error {
 	ctx, stop := untilStopped(ctx)
 	defer stop()
+	return serveUntil(ctx, env, flags, name, addr, build)
+}
+
+// serveUntil is serveRole for who sees to signals himself.
+func serveUntil(ctx context.Context, env *Environment, flags LogFlags, name, addr string, build func(context.Context, *system) error) error {
 	log := flags.logger(env.Stderr)
 	s := newSystem(log)
 	defer s.close()
@@ -63,12 +65,17 @@ func at(addr string) string {
 type DispatcherCmd struct {
 	GRPCAddr      string `name:"grpc-addr" default:"127.0.0.1:24821" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
 	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are (${default}). The one that leads is found among them."`
+	FileFlags
 	DatabaseFlag
 	LogFlags
 }
 
 // Run runs it until it is stopped.
 func (c *DispatcherCmd) Run(ctx context.Context, env *Environment) error {
+	cfg := dispatcher.Defaults()
+	if err := c.FileFlags.apply(&cfg); err != nil {
+		return err
+	}
 	return serveRole(ctx, env, c.LogFlags, "dispatcher", c.GRPCAddr, func(ctx context.Context, s *system) error {
 		toScheduler, err := s.dialLeader(ctx, c.SchedulerAddr, rpc.Dial)
 		if err != nil {
@@ -78,7 +85,7 @@ func (c *DispatcherCmd) Run(ctx context.Context, env *Environment) error {
 		if err != nil {
 			return err
 		}
-		s.addDispatcher(pool, toScheduler, dispatcher.Defaults())
+		s.addDispatcher(pool, toScheduler, cfg)
 		return nil
 	})
 }
@@ -151,89 +158,6 @@ func (c *StatusRole) Serve(ctx context.Context, env *Environment) error {
 		s.addStatus(pool, toScheduler)
 		return nil
 	})
-}
-
-// ExecutorFlags are what an executor can be told, on its own and in `sluice dev`.
-type ExecutorFlags struct {
-	Slots            int           `default:"-1" placeholder:"N" group:"executor" help:"How many tasks run at once. Default: one for each processor, at least 2."`
-	ImmediateSlots   int           `name:"immediate-slots" default:"4" placeholder:"N" group:"executor" help:"How many immediate tasks run at once, beside the others (${default})."`
-	ImmediateTimeout time.Duration `name:"immediate-timeout" default:"5s" placeholder:"DURATION" group:"executor" help:"How long an immediate task may run (${default})."`
-}
-
-func (f ExecutorFlags) apply(cfg *executor.Config) {
-	cfg.Slots, cfg.ImmediateSlots, cfg.ImmediateTimeout = f.Slots, f.ImmediateSlots, f.ImmediateTimeout
-	if cfg.Slots < 0 {
-		cfg.Slots = defaultSlots()
-	}
-}
-
-// ExecutorCmd runs an executor.
-type ExecutorCmd struct {
-	Addr              string        `default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"gRPC address of the Sluice to join (${default})."`
-	SchedulerAddr     string        `name:"scheduler-addr" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are, if not at --addr. The one that leads is found among them."`
-	DispatcherAddr    string        `name:"dispatcher-addr" placeholder:"HOST:PORT" group:"service" help:"Where the dispatcher is, if not at --addr."`
-	HeartbeatAddr     string        `name:"heartbeat-addr" placeholder:"HOST:PORT" group:"service" help:"Where the heartbeat service is, if not at --addr."`
-	StatusAddr        string        `name:"status-addr" placeholder:"HOST:PORT" group:"service" help:"Where the status service is, if not at --addr."`
-	GRPCAddr          string        `name:"grpc-addr" placeholder:"HOST:PORT" group:"service" help:"Answer ListRunning and Drain here. Default: nowhere."`
-	Name              string        `placeholder:"NAME" group:"executor" help:"Unique among the living. Default: <process id>@<host>."`
-	WorkDir           string        `name:"work-dir" placeholder:"DIR" group:"executor" help:"Where tasks get their empty working directories. Default: a folder for Sluice below the temporary directory."`
-	Allow             []string      `sep:"none" placeholder:"COMMAND" group:"executor" help:"A command that command.run may run: a name or an absolute path; '*' allows all. Repeat for more. Default: none."`
-	TestTasks         bool          `name:"test-tasks" group:"executor" help:"Also run the test.* tasks."`
-	Versions          []string      `name:"have" sep:"none" placeholder:"COMPONENT=VERSION" group:"executor" help:"A component that this executor has. Repeat for more."`
-	WorkerTTL         time.Duration `name:"worker-ttl" default:"30s" placeholder:"DURATION" group:"executor" help:"How long it may be silent before its tasks are declared lost (${default})."`
-	CancelGrace       time.Duration `name:"cancel-grace" default:"30s" placeholder:"DURATION" group:"executor" help:"How long a canceled task has to stop before it is killed (${default})."`
-	TaskGraceInterval time.Duration `name:"task-grace-interval" default:"600s" placeholder:"DURATION" group:"executor" help:"How long running tasks have when the executor is stopped (${default})."`
-	ExecutorFlags
-	LogFlags
-}
-
-// Run runs it until it is stopped.
-func (c *ExecutorCmd) Run(ctx context.Context, env *Environment) error {
-	have, err := versions("--have", c.Versions)
-	if err != nil {
-		return err
-	}
-	return serveRole(ctx, env, c.LogFlags, "executor", c.GRPCAddr, func(ctx context.Context, s *system) error {
-		var peers executorPeers
-		for conn, own := range map[*grpc.ClientConnInterface]string{
-			&peers.dispatcher: c.DispatcherAddr, &peers.heartbeat: c.HeartbeatAddr, &peers.status: c.StatusAddr,
-		} {
-			opened, err := s.dial(cmp.Or(own, c.Addr))
-			if err != nil {
-				return err
-			}
-			*conn = opened
-		}
-		if c.SchedulerAddr != "" {
-			peers.scheduler, err = s.dialLeader(ctx, c.SchedulerAddr, rpc.Dial)
-		} else {
-			peers.scheduler, err = s.dial(c.Addr) // a gateway, which finds the leader itself
-		}
-		if err != nil {
-			return err
-		}
-		workDir := c.WorkDir
-		if workDir == "" {
-			workDir = filepath.Join(os.TempDir(), fmt.Sprintf("sluice-work-%d", os.Getuid()))
-		}
-		cfg := executor.Config{
-			Name: c.Name, WorkDir: workDir, TTL: c.WorkerTTL, CancelGrace: c.CancelGrace, ShutdownGrace: c.TaskGraceInterval,
-			Versions: withOwnVersion(have),
-		}
-		c.apply(&cfg)
-		return s.addExecutor(cfg, peers, builtin.Options{TestTasks: c.TestTasks, AllowCommands: c.Allow})
-	})
-}
-
-// withOwnVersion adds what every executor has: the core component, in the version that the REST face speaks for.
-func withOwnVersion(versions map[string]string) map[string]string {
-	if versions == nil {
-		versions = map[string]string{}
-	}
-	if _, given := versions["core"]; !given {
-		versions["core"] = gateway.CoreVersion
-	}
-	return versions
 }
 
 // GatewayCmd runs the gateway.

@@ -284,19 +284,20 @@ func (s *system) addDispatcher(pool *postgres.Pool, toScheduler grpc.ClientConnI
 // executorPeers are the connections of an executor; they may all be the same.
 type executorPeers struct{ scheduler, dispatcher, heartbeat, status grpc.ClientConnInterface }
 
-func (s *system) addExecutor(cfg executor.Config, peers executorPeers, handlers builtin.Options) error {
+// newExecutor makes an executor of the tasks that Sluice brings.
+func (s *system) newExecutor(cfg executor.Config, peers executorPeers, handlers builtin.Options) (*executor.Service, error) {
 	environment, err := childEnvironment(handlers)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cfg.ChildEnv = append(cfg.ChildEnv, environment)
 	mux := worker.NewMux()
 	builtin.Register(mux, handlers)
-	return s.addExecutorOf(mux, cfg, peers)
+	return s.newExecutorOf(mux, cfg, peers)
 }
 
-// addExecutorOf adds an executor that runs what is in mux.
-func (s *system) addExecutorOf(mux *worker.Mux, cfg executor.Config, peers executorPeers) error {
+// newExecutorOf makes an executor that runs what is in mux.
+func (s *system) newExecutorOf(mux *worker.Mux, cfg executor.Config, peers executorPeers) (*executor.Service, error) {
 	service, err := executor.New(cfg, executor.Peers{
 		Scheduler:  schedulerv1.NewSchedulerServiceClient(peers.scheduler),
 		Dispatcher: dispatcherv1.NewDispatcherServiceClient(peers.dispatcher),
@@ -304,11 +305,15 @@ func (s *system) addExecutorOf(mux *worker.Mux, cfg executor.Config, peers execu
 		Status:     statusv1.NewStatusServiceClient(peers.status),
 	}, mux, s.part("executor"))
 	if err != nil {
-		return usage("%s", err)
+		return nil, usage("%s", err)
 	}
+	return service, nil
+}
+
+// addExecutor adds an executor that stops when the system does.
+func (s *system) addExecutor(cfg executor.Config, service *executor.Service) {
 	// After the graces it reports and says goodbye, which can take three times its report timeout of 5 s.
 	s.add("executor", cfg.ShutdownGrace+cfg.CancelGrace+2*stopGrace, service)
-	return nil
 }
 
 func (s *system) addGateway(ctx context.Context, cfg gateway.Config, services gateway.Services, addr string) (net.Addr, error) {

@@ -3,12 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-
-	"github.com/sluice-tasks/sluice/pkg/client"
 )
 
 // TaskCmd holds what can be done with tasks that were dispatched.
@@ -154,43 +151,6 @@ func (c *TaskLogsCmd) Run(ctx context.Context, env *Environment) error {
 		s.printf("%s", text)
 		return nil
 	})
-}
-
-// TaskWatchCmd follows a task.
-type TaskWatchCmd struct {
-	ID string `arg:"" help:"Id of the task."`
-	Connection
-}
-
-// Help is the longer explanation.
-func (*TaskWatchCmd) Help() string {
-	return `Prints the task as it is now, then a line for each change of its state, and ends with the task. The exit code says whether the watching went well, not the task. With --output json, each line is one task as in "sluice task show".
-
-    sluice task watch 0192f0c1-7a52-7c3e-9d3f-2f5c3a1b4e60`
-}
-
-// Run prints a line for each state.
-func (c *TaskWatchCmd) Run(ctx context.Context, env *Environment) error {
-	return c.with(ctx, env, func(ctx context.Context, s *session) error {
-		for t, err := range s.Watch(ctx, c.ID) {
-			if err != nil {
-				return err
-			}
-			if err := s.printChange(t); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-func (s *session) printChange(t client.Task) error {
-	if s.json {
-		return printLine(s.Environment, viewTask(t))
-	}
-	line := fmt.Sprintf("%s  %-9s  %s", s.clock(t.UpdatedAt), t.State, s.remark(t))
-	s.printf("%s\n", strings.TrimRight(line, " "))
-	return nil
 }
 
 // TaskExplainCmd says why a task waits.

@@ -7,9 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-tasks/sluice/pkg/client/clienttest"
 	"github.com/sluice-tasks/sluice/pkg/errs"
@@ -83,7 +85,28 @@ func TestBadInputIsNamedAndNothingIsDispatched(t *testing.T) {
 		"need of no component":    {[]string{"dispatch", "x", "--need", "=1"}, `--need[0]: must have the form COMPONENT=VERSION, is "=1"`},
 		"need twice":              {[]string{"dispatch", "x", "--need", "a=1", "--need", "a=2"}, `--need[1]: names a again`},
 		"blank need":              {[]string{"dispatch", "x", "--need", "a= "}, `need["a"]: must not be empty or blank`},
-		"timeout without waiting": {[]string{"dispatch", "x", "--timeout", "1s"}, `--timeout: needs --wait`},
+		"waiting without end":     {[]string{"dispatch", "x", "--wait-timeout", "1s"}, `--wait-timeout: needs --wait`},
+		"negative wait":           {[]string{"dispatch", "x", "--wait", "--wait-timeout=-1s"}, `--wait-timeout: must not be negative, is -1s`},
+		"no time":                 {[]string{"dispatch", "x", "--timeout", "0s"}, `--timeout: must be more than 0s, is 0s`},
+		"negative time":           {[]string{"dispatch", "x", "--timeout=-1s"}, `--timeout: must be more than 0s, is -1s`},
+		"too little time":         {[]string{"dispatch", "x", "--timeout", "1us"}, `timeout: must be between 1ms and 720h0m0s, is 1µs`},
+		"too much time":           {[]string{"dispatch", "x", "--timeout", "721h"}, `timeout: must be between 1ms and 720h0m0s, is 721h0m0s`},
+		"time without a unit":     {[]string{"dispatch", "x", "--timeout", "30"}, `--timeout: expected duration but got "30"`},
+		"no attempts":             {[]string{"dispatch", "x", "--retry", "0"}, `retry: must be between 1 and 100, is 0`},
+		"too many attempts":       {[]string{"dispatch", "x", "--retry", "101"}, `retry: must be between 1 and 100, is 101`},
+		"attempts beyond numbers": {[]string{"dispatch", "x", "--retry", "4294967299"}, `--retry: expected a valid 32 bit int but got "4294967299"`},
+		"attempts in words":       {[]string{"dispatch", "x", "--retry", "often"}, `--retry: expected a valid 32 bit int but got "often"`},
+		"pause without retries":   {[]string{"dispatch", "x", "--retry-backoff", "1s"}, `--retry-backoff: needs --retry`},
+		"limit without retries":   {[]string{"dispatch", "x", "--retry-max-backoff", "0s"}, `--retry-max-backoff: needs --retry`},
+		"code without retries":    {[]string{"dispatch", "x", "--retry-on", "TIMEOUT"}, `--retry-on: needs --retry`},
+		"negative pause":          {[]string{"dispatch", "x", "--retry", "2", "--retry-backoff=-1s"}, `--retry-backoff: must not be negative, is -1s`},
+		"negative limit":          {[]string{"dispatch", "x", "--retry", "2", "--retry-max-backoff=-1s"}, `--retry-max-backoff: must not be negative, is -1s`},
+		"long pause":              {[]string{"dispatch", "x", "--retry", "2", "--retry-backoff", "25h"}, `retry-backoff: must be between 0s and 24h0m0s, is 25h0m0s`},
+		"long limit":              {[]string{"dispatch", "x", "--retry", "2", "--retry-max-backoff", "25h"}, `retry-max-backoff: must be between 0s and 24h0m0s, is 25h0m0s`},
+		"code in small letters":   {[]string{"dispatch", "x", "--retry", "2", "--retry-on", "A", "--retry-on", "timeout"}, `retry-on[1]: must be 1 to 64 capital letters, digits and underscores`},
+		"retry while I wait":      {[]string{"dispatch", "x", "--retry", "2", "--immediate"}, `retry: must not be set for an immediate task, whose client waits`},
+		"blank diagnostics":       {[]string{"dispatch", "x", "--profile", " "}, `profile[0]: must not be empty or blank`},
+		"file":                    {[]string{"dispatch", "x", "--file-id", clienttest.ID(1), "--file-id", "a.txt"}, `file-id[1]: ` + uuidForm},
 		"id to show":              {[]string{"task", "show", "7"}, `id: ` + uuidForm},
 		"id to wait for":          {[]string{"task", "wait", clienttest.ID(1), "7"}, `id[1]: ` + uuidForm},
 		"id to watch":             {[]string{"task", "watch", "7"}, `id: ` + uuidForm},
@@ -186,6 +209,50 @@ func TestArgumentsReachTheServerAsTheyWereGiven(t *testing.T) {
 	}
 }
 
+func TestOptionsOfADispatchReachTheServer(t *testing.T) {
+	second, minute := durationpb.New(time.Second), durationpb.New(time.Minute)
+	for line, want := range map[string]*taskv1.TaskSpec{
+		"--timeout 90s":          {Timeout: durationpb.New(90 * time.Second)},
+		"--timeout 1s --wait -w": {Timeout: second},
+		"--retry 1":              {Retry: &taskv1.RetryPolicy{MaxAttempts: 1}},
+		"--retry 3 --retry-backoff 1s --retry-max-backoff 1m --retry-on TIMEOUT --retry-on A,B": nil, // a comma is no letter
+		"--retry 3 --retry-backoff 1s --retry-max-backoff 1m --retry-on TIMEOUT --retry-on E_404": {
+			Retry: &taskv1.RetryPolicy{MaxAttempts: 3, Backoff: second, MaxBackoff: minute, On: []string{"TIMEOUT", "E_404"}},
+		},
+		"--retry 2 --retry-backoff 0s --retry-max-backoff 0s": {
+			Retry: &taskv1.RetryPolicy{MaxAttempts: 2, Backoff: durationpb.New(0), MaxBackoff: durationpb.New(0)},
+		},
+		"--profile memory --profile a,b":        {ProfileOptions: []string{"memory", "a,b"}},
+		"--file-id " + clienttest.ID(900) + " ": {FileIds: []string{clienttest.ID(900)}},
+	} {
+		t.Run(line, func(t *testing.T) {
+			server := clienttest.New(t)
+			server.OnDispatch = clienttest.Complete("1")
+			got := ask(t, server, append([]string{"dispatch", "x"}, strings.Fields(line)...)...)
+			if want == nil {
+				if got.code != exitUsage || len(server.Specs()) > 0 {
+					t.Errorf("exit code %d, %v", got.code, server.Specs())
+				}
+				return
+			}
+			deferred := true
+			want.Name, want.Deferred = "x", &deferred
+			if diff := cmp.Diff([]*taskv1.TaskSpec{want}, server.Specs(), protocmp.Transform()); diff != "" || got.code != exitOK {
+				t.Errorf("exit code %d, %s%s", got.code, got.stderr, diff)
+			}
+		})
+	}
+}
+
+// What limits the time of `task wait` must not make tasks fail.
+func TestTheTimeoutOfTasksIsNotTakenFromTheEnvironment(t *testing.T) {
+	server := clienttest.New(t)
+	got := sluice(t, map[string]string{"SLUICE_ADDR": server.Addr, "SLUICE_TIMEOUT": "1s"}, "dispatch", "x")
+	if got.code != exitOK || server.Specs()[0].GetTimeout() != nil {
+		t.Errorf("exit code %d: %s%v", got.code, got.stderr, server.Specs())
+	}
+}
+
 func TestBothListsMayNameTheSameResource(t *testing.T) {
 	server := clienttest.New(t)
 	if got := ask(t, server, "dispatch", "x", "--exclusive", "a", "--shared", "a"); got.code != exitOK {
@@ -260,6 +327,9 @@ func TestAnAddressWhereNobodyAnswersSaysWhatToDo(t *testing.T) {
 		{"task", "logs", id},
 		{"task", "cancel", id},
 		{"task", "delete", id},
+		{"file", "put", "-"},
+		{"file", "get", id},
+		{"file", "delete", id},
 		{"worker", "list"},
 		{"resource", "list"},
 		{"resource", "show", "r"},

@@ -52,6 +52,19 @@ type taskView struct {
 	Claim              int64             `json:"claim"`
 	Result             json.RawMessage   `json:"result"`
 	Error              *errorView        `json:"error"`
+	TimeoutSeconds     *float64          `json:"timeout_seconds"`
+	Retry              *retryView        `json:"retry"`
+	RetryAt            *stamp            `json:"retry_at"`
+	ProfileOptions     []string          `json:"profile_options"`
+	FileIDs            []string          `json:"file_ids"`
+}
+
+// retryView says which failures are retried; an empty `on` means all.
+type retryView struct {
+	MaxAttempts       int      `json:"max_attempts"`
+	BackoffSeconds    float64  `json:"backoff_seconds"`
+	MaxBackoffSeconds float64  `json:"max_backoff_seconds"`
+	On                []string `json:"on"`
 }
 
 // errorView says why a task did not complete.
@@ -59,12 +72,41 @@ type errorView struct {
 	Description *string `json:"description"`
 	Traceback   *string `json:"traceback"`
 	Reason      *string `json:"reason"`
+	Code        *string `json:"code"`
 }
 
-// shownTaskView is what `task show` prints.
+// shownTaskView is what `task show` and `task watch` print.
 type shownTaskView struct {
 	taskView
-	ChildIDs []string `json:"child_ids"`
+	ChildIDs         []string       `json:"child_ids"`
+	Progress         []progressView `json:"progress"`
+	CreatedResources []createdView  `json:"created_resources"`
+	Attempts         []attemptView  `json:"attempts"`
+}
+
+// progressView is how far one part of a task's work is.
+type progressView struct {
+	Code    string     `json:"code"`
+	Message *string    `json:"message"`
+	State   task.State `json:"state"`
+	Total   *int64     `json:"total"`
+	Done    int64      `json:"done"`
+	Suffix  *string    `json:"suffix"`
+}
+
+type createdView struct {
+	Resource   string `json:"resource"`
+	Incomplete bool   `json:"incomplete"`
+}
+
+// attemptView is one that failed and was retried.
+type attemptView struct {
+	Attempt   int        `json:"attempt"`
+	Claim     int64      `json:"claim"`
+	Executor  string     `json:"executor"`
+	StartedAt stamp      `json:"started_at"`
+	EndedAt   stamp      `json:"ended_at"`
+	Error     *errorView `json:"error"`
 }
 
 func viewTask(t client.Task) taskView {
@@ -91,17 +133,48 @@ func viewTask(t client.Task) taskView {
 		Attempt:            t.Attempt,
 		Claim:              t.Claim,
 		Result:             t.Result,
+		Error:              viewError(t.Error),
+		RetryAt:            stampOf(t.RetryAt),
+		ProfileOptions:     list(t.ProfileOptions),
+		FileIDs:            list(t.Files),
 	}
-	if e := t.Error; e != nil {
-		view.Error = &errorView{Description: text(e.Description), Traceback: text(e.Traceback), Reason: text(e.Reason)}
+	if t.Timeout > 0 {
+		limit := t.Timeout.Seconds()
+		view.TimeoutSeconds = &limit
+	}
+	if r := t.Retry; r != nil {
+		view.Retry = &retryView{
+			MaxAttempts: r.MaxAttempts, BackoffSeconds: max(0, r.Backoff).Seconds(), MaxBackoffSeconds: max(0, r.MaxBackoff).Seconds(), On: list(r.On),
+		}
 	}
 	return view
+}
+
+func viewError(e *task.Error) *errorView {
+	if e == nil {
+		return nil
+	}
+	return &errorView{Description: text(e.Description), Traceback: text(e.Traceback), Reason: text(e.Reason), Code: text(e.Code)}
 }
 
 func viewTasks(tasks []client.Task) []taskView { return views(tasks, viewTask) }
 
 func viewTaskWithChildren(t client.Task, children []string) shownTaskView {
-	return shownTaskView{taskView: viewTask(t), ChildIDs: list(children)}
+	return shownTaskView{
+		taskView: viewTask(t),
+		ChildIDs: list(children),
+		Progress: views(t.Progress, func(p client.Progress) progressView {
+			return progressView{Code: p.Code, Message: text(p.Message), State: p.State, Total: p.Total, Done: p.Done, Suffix: text(p.Suffix)}
+		}),
+		CreatedResources: views(t.Created, func(c client.Created) createdView {
+			return createdView{Resource: c.Resource, Incomplete: c.Incomplete}
+		}),
+		Attempts: views(t.Attempts, func(a client.Attempt) attemptView {
+			return attemptView{
+				Attempt: a.Number, Claim: a.Claim, Executor: a.Executor, StartedAt: stamp(a.StartedAt), EndedAt: stamp(a.EndedAt), Error: viewError(a.Error),
+			}
+		}),
+	}
 }
 
 // deletedView is one element of what `task delete` prints.
@@ -127,6 +200,7 @@ type explanationView struct {
 	ExecutorsWithName     int                `json:"executors_with_name"`
 	ExecutorsWithVersions int                `json:"executors_with_versions"`
 	FreeSlots             int                `json:"free_slots"`
+	RetryAt               *stamp             `json:"retry_at"`
 }
 
 type resourceWaitView struct {
@@ -160,6 +234,7 @@ func viewExplanation(id string, e client.Explanation) explanationView {
 		ExecutorsWithName:     e.ExecutorsWithName,
 		ExecutorsWithVersions: e.ExecutorsWithVersions,
 		FreeSlots:             e.FreeSlots,
+		RetryAt:               stampOf(e.RetryAt),
 	}
 }
 

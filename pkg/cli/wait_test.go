@@ -59,8 +59,8 @@ func TestDispatchAndWaitGivesUpAfterItsTimeout(t *testing.T) {
 	server := clienttest.New(t)
 	id := clienttest.ID(1)
 	check(t, outcome{code: exitNo, stderr: "sluice: task " + id + " is still waiting after 20ms: `sluice task wait " + id + "` goes on waiting for it\n"},
-		ask(t, server, "dispatch", "print", "--wait", "--timeout", "20ms"))
-	got := ask(t, server, "dispatch", "print", "--wait", "--timeout", "20ms", "-o", "json")
+		ask(t, server, "dispatch", "print", "--wait", "--wait-timeout", "20ms"))
+	got := ask(t, server, "dispatch", "print", "--wait", "--wait-timeout", "20ms", "-o", "json")
 	isJSON(t, got.stdout)
 	if got.code != exitNo || !strings.Contains(got.stdout, `"state": "waiting"`) {
 		t.Errorf("exit code %d: %s", got.code, got.stdout)

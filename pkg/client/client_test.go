@@ -11,7 +11,10 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-tasks/sluice/pkg/client"
 	"github.com/sluice-tasks/sluice/pkg/client/clienttest"
@@ -52,6 +55,10 @@ func TestDispatchSendsEveryFieldOfTheSpec(t *testing.T) {
 		ParentID:      clienttest.ID(1),
 		GroupID:       clienttest.ID(2),
 		CorrelationID: "request 7",
+
+		Timeout:        90 * time.Second,
+		ProfileOptions: []string{"memory"},
+		Files:          []string{clienttest.ID(3)},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -69,9 +76,105 @@ func TestDispatchSendsEveryFieldOfTheSpec(t *testing.T) {
 		ParentId:           clienttest.ID(1),
 		GroupId:            clienttest.ID(2),
 		CorrelationId:      "request 7",
+		Timeout:            durationpb.New(90 * time.Second),
+		ProfileOptions:     []string{"memory"},
+		FileIds:            []string{clienttest.ID(3)},
 	}}
 	if diff := cmp.Diff(want, server.Specs(), protocmp.Transform()); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestRetryLeavesTheDefaultsToTheServer(t *testing.T) {
+	server := clienttest.New(t)
+	c := dial(t, server)
+	for _, step := range []struct {
+		asked *client.Retry
+		sent  *taskv1.RetryPolicy
+		shown *client.Retry
+	}{
+		{nil, nil, nil},
+		{&client.Retry{MaxAttempts: 1}, &taskv1.RetryPolicy{MaxAttempts: 1}, nil},
+		{&client.Retry{MaxAttempts: 3}, &taskv1.RetryPolicy{MaxAttempts: 3}, &client.Retry{MaxAttempts: 3, Backoff: time.Second, MaxBackoff: time.Minute}},
+		{
+			&client.Retry{MaxAttempts: 2, Backoff: -1, On: []string{"TIMEOUT"}},
+			&taskv1.RetryPolicy{MaxAttempts: 2, Backoff: durationpb.New(0), On: []string{"TIMEOUT"}},
+			&client.Retry{MaxAttempts: 2, Backoff: -1, MaxBackoff: time.Minute, On: []string{"TIMEOUT"}},
+		},
+		{
+			&client.Retry{MaxAttempts: 2, Backoff: time.Hour, MaxBackoff: 2 * time.Hour},
+			&taskv1.RetryPolicy{MaxAttempts: 2, Backoff: durationpb.New(time.Hour), MaxBackoff: durationpb.New(2 * time.Hour)},
+			&client.Retry{MaxAttempts: 2, Backoff: time.Hour, MaxBackoff: 2 * time.Hour},
+		},
+	} {
+		got, err := c.Dispatch(t.Context(), client.Spec{Name: "n", Retry: step.asked})
+		if err != nil {
+			t.Fatal(err)
+		}
+		specs := server.Specs()
+		if diff := cmp.Diff(step.sent, specs[len(specs)-1].GetRetry(), protocmp.Transform()); diff != "" {
+			t.Errorf("sent: %s", diff)
+		}
+		if diff := cmp.Diff(step.shown, got.Retry); diff != "" {
+			t.Errorf("shown: %s", diff)
+		}
+		most := 1
+		if step.shown != nil {
+			most = step.shown.MaxAttempts
+		}
+		if got.MaxAttempts() != most {
+			t.Errorf("at most %d attempts, want %d", got.MaxAttempts(), most)
+		}
+	}
+}
+
+func TestWhatATaskHasToldIsShownWhereItWasAskedFor(t *testing.T) {
+	server := clienttest.New(t)
+	silent, id := server.Put(&taskv1.Task{Name: "n"}).GetId(), server.Put(&taskv1.Task{Name: "n"}).GetId()
+	at := timestamppb.New(clienttest.Epoch)
+	server.Change(id, func(t *taskv1.Task) { t.Attempt, t.RetryAt = 2, at })
+	server.Tell(id, &statusv1.TaskReport{
+		Progress: []*taskv1.Progress{
+			{Code: "a", Message: "Doing a", State: taskv1.State_STATE_RUNNING, Total: proto.Int64(0), Suffix: "files"}, {Code: "b", State: taskv1.State_STATE_FAILED, Done: 7},
+		},
+		Created: []*taskv1.CreatedResource{{Resource: "x"}, {Resource: "y", Incomplete: true}},
+	}, &statusv1.Attempt{Attempt: 1, Claim: 1, Executor: "e", StartedAt: at, EndedAt: at, Error: &taskv1.TaskError{Reason: "r", Code: "TIMEOUT"}})
+	want := client.Report{
+		Progress: []client.Progress{
+			{Code: "a", Message: "Doing a", State: task.Running, Total: proto.Int64(0), Suffix: "files"}, {Code: "b", State: task.Failed, Done: 7},
+		},
+		Created: []client.Created{{Resource: "x"}, {Resource: "y", Incomplete: true}},
+	}
+	attempts := []client.Attempt{{
+		Number: 1, Claim: 1, Executor: "e", StartedAt: clienttest.Epoch, EndedAt: clienttest.Epoch, Error: &task.Error{Reason: "r", Code: "TIMEOUT"},
+	}}
+	c := dial(t, server)
+	got, err := c.Get(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got.Report); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff(attempts, got.Attempts); diff != "" {
+		t.Error(diff)
+	}
+	if got.RetryAt == nil || !got.RetryAt.Equal(clienttest.Epoch) {
+		t.Errorf("the next attempt is at %v", got.RetryAt)
+	}
+	for _, asked := range []bool{false, true} {
+		for one, err := range c.List(t.Context(), client.Filter{Reports: asked}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			expected := client.Report{}
+			if asked && one.ID != silent {
+				expected = want
+			}
+			if diff := cmp.Diff(expected, one.Report); diff != "" {
+				t.Errorf("in a list, asked %v: %s", asked, diff)
+			}
+		}
 	}
 }
 

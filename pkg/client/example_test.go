@@ -89,6 +89,41 @@ func ExampleClient_Dispatch_immediate() {
 	}
 }
 
+// A task that may fail for a while: five attempts, none longer than a minute, and a look at how they went. Between attempts it
+// keeps its resources, so nothing overtakes it.
+func ExampleRetry() {
+	ctx := context.Background()
+	sluice, err := client.Dial(client.DefaultAddr)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer sluice.Close()
+
+	mirror, err := sluice.Dispatch(ctx, client.Spec{
+		Name: "mirror.update", Exclusive: []string{"mirror"}, Timeout: time.Minute, Retry: &client.Retry{MaxAttempts: 5, Backoff: 10 * time.Second},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if _, err := sluice.Wait(ctx, mirror.ID); err != nil {
+		fmt.Println(err)
+		return
+	}
+	mirror, err = sluice.Get(ctx, mirror.ID)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, a := range mirror.Attempts {
+		fmt.Println("attempt", a.Number, "failed:", a.Error)
+	}
+	for _, p := range mirror.Progress {
+		fmt.Println(p.Message, p.Done, p.State)
+	}
+}
+
 // Wait with a limit of time, and leave the task to itself when it takes longer.
 func ExampleClient_Wait() {
 	sluice, err := client.Dial(client.DefaultAddr)

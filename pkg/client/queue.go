@@ -5,6 +5,7 @@ import (
 	"time"
 
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	"github.com/sluice-tasks/sluice/pkg/wire"
 )
 
 // Explanation says what stands between a task and its start.
@@ -20,6 +21,8 @@ type Explanation struct {
 	// ExecutorsWithName counts the connected executors that know the task's name, ExecutorsWithVersions those of them whose
 	// component versions suffice, FreeSlots the free slots on those.
 	ExecutorsWithName, ExecutorsWithVersions, FreeSlots int
+	// RetryAt is when its next attempt begins at the earliest; nil unless it waits for that.
+	RetryAt *time.Time
 }
 
 // ResourceWait is one resource that a task lacks.
@@ -62,6 +65,7 @@ func (c *Client) Explain(ctx context.Context, id string) (Explanation, error) {
 		ExecutorsWithName:     int(answer.GetExecutorsWithName()),
 		ExecutorsWithVersions: int(answer.GetExecutorsWithVersions()),
 		FreeSlots:             int(answer.GetFreeSlots()),
+		RetryAt:               wire.FromTime(answer.GetRetryAt()),
 	}
 	for _, w := range answer.GetWaits() {
 		e.Waits = append(e.Waits, ResourceWait{

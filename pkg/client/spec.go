@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/wire"
 )
 
 // Spec says what to run and under which conditions. Only Name is required. The limits of each field stand in
@@ -32,6 +34,14 @@ type Spec struct {
 	ParentID, GroupID string
 	// CorrelationID ties tasks and log lines of one request together. Empty: the server makes one.
 	CorrelationID string
+	// Timeout is how long one attempt may run, then it fails with the code TIMEOUT. 0 means what the handler declared, if anything.
+	Timeout time.Duration
+	// Retry says which failures are retried; nil means none. Not for immediate tasks.
+	Retry *Retry
+	// ProfileOptions are diagnostics to be made while it runs, as the handlers know them.
+	ProfileOptions []string
+	// Files are the ids of temporary files that it is to have.
+	Files []string
 }
 
 func (s Spec) wire() (*taskv1.TaskSpec, error) {
@@ -56,6 +66,10 @@ func (s Spec) wire() (*taskv1.TaskSpec, error) {
 		ParentId:           s.ParentID,
 		GroupId:            s.GroupID,
 		CorrelationId:      s.CorrelationID,
+		Timeout:            wire.Duration(s.Timeout),
+		Retry:              s.Retry.wire(),
+		ProfileOptions:     s.ProfileOptions,
+		FileIds:            s.Files,
 	}, nil
 }
 

@@ -44,6 +44,24 @@ type Task struct {
 	Result json.RawMessage
 	// Error says why it failed or was canceled; nil otherwise.
 	Error *task.Error
+	// Timeout, Retry, ProfileOptions and Files are as it was dispatched, with what the server added to Retry.
+	Timeout               time.Duration
+	Retry                 *Retry
+	ProfileOptions, Files []string
+	// RetryAt is when the next attempt begins at the earliest; nil unless it waits for that.
+	RetryAt *time.Time
+	// Report is what it has told of its work. Only Get, GetWithChildren, and List with Filter.Reports fill it.
+	Report
+	// Attempts are those that failed and were retried, the first one first. Only Get and GetWithChildren fill it.
+	Attempts []Attempt
+}
+
+// MaxAttempts is how many times it is started at most, 1 unless failures are retried.
+func (t Task) MaxAttempts() int {
+	if t.Retry == nil {
+		return 1
+	}
+	return t.Retry.MaxAttempts
 }
 
 // Final reports whether the task never changes again.
@@ -84,6 +102,12 @@ func fromTask(t *taskv1.Task) Task {
 		Attempt:       int(t.GetAttempt()),
 		Claim:         t.GetClaim(),
 		Error:         wire.FromError(t.GetError()),
+
+		Timeout:        t.GetTimeout().AsDuration(),
+		Retry:          fromRetry(t.GetRetry()),
+		ProfileOptions: t.GetProfileOptions(),
+		Files:          t.GetFileIds(),
+		RetryAt:        wire.FromTime(t.GetRetryAt()),
 	}
 	if text := t.GetResultJson(); text != "" {
 		made.Result = json.RawMessage(text)

@@ -103,7 +103,9 @@ func (c *Client) GetWithChildren(ctx context.Context, id string) (Task, []string
 	if err != nil {
 		return Task{}, nil, err
 	}
-	return fromTask(answer.GetTask()), answer.GetChildIds(), nil
+	t := fromTask(answer.GetTask())
+	t.Report, t.Attempts = fromReport(answer.GetReport()), fromAttempts(answer.GetAttempts())
+	return t, answer.GetChildIds(), nil
 }
 
 // Log returns what a task's process wrote, at most the last 256 KiB; truncated says that there was more before it.
@@ -125,6 +127,8 @@ type Filter struct {
 	Resources []string
 	// Limit is how many tasks are wanted at most. 0 means all there are.
 	Limit int
+	// Reports: also what the tasks have told of their work.
+	Reports bool
 }
 
 // List yields the selected tasks, the newest first, asking for further pages as the loop goes on. An error ends it.
@@ -137,6 +141,8 @@ func (c *Client) List(ctx context.Context, filter Filter) iter.Seq2[Task, error]
 			GroupId:       filter.GroupID,
 			ParentId:      filter.ParentID,
 			Resources:     filter.Resources,
+
+			IncludeReports: filter.Reports,
 		}
 		for left := filter.Limit; ; {
 			request.PageSize = limits.MaxPage
@@ -149,7 +155,9 @@ func (c *Client) List(ctx context.Context, filter Filter) iter.Seq2[Task, error]
 				return
 			}
 			for _, t := range page.GetTasks() {
-				if !yield(fromTask(t), nil) {
+				made := fromTask(t)
+				made.Report = fromReport(page.GetReports()[t.GetId()])
+				if !yield(made, nil) {
 					return
 				}
 			}

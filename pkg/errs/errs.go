@@ -38,6 +38,9 @@ type Reason string
 const (
 	InvalidInput    Reason = "INVALID_INPUT"    // InvalidArgument, with field violations
 	TaskNotFound    Reason = "TASK_NOT_FOUND"   // NotFound
+	FileNotFound    Reason = "FILE_NOT_FOUND"   // NotFound
+	FileInUse       Reason = "FILE_IN_USE"      // FailedPrecondition: a task has it that is not final
+	WorkerUnheard   Reason = "WORKER_UNHEARD"   // DeadlineExceeded: a worker did not confirm a task, or did not stop one, in time
 	GroupNotFound   Reason = "GROUP_NOT_FOUND"  // NotFound
 	ResourceUnknown Reason = "RESOURCE_UNKNOWN" // NotFound: nobody holds it or waits for it
 	TaskFinal       Reason = "TASK_FINAL"       // FailedPrecondition: it ended, so it can't be canceled
@@ -126,6 +129,16 @@ func Precondition(reason Reason, format string, args ...any) *Error {
 // Exists says that something is there already.
 func Exists(reason Reason, format string, args ...any) *Error {
 	return &Error{Code: codes.AlreadyExists, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Late says that something did not happen in time.
+func Late(reason Reason, format string, args ...any) *Error {
+	return &Error{Code: codes.DeadlineExceeded, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Oversize says that a message was too large to be read.
+func Oversize(reason Reason, format string, args ...any) *Error {
+	return &Error{Code: codes.ResourceExhausted, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // Away says that the call may succeed later. The cause is for the log.

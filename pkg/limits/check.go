@@ -1,7 +1,10 @@
 package limits
 
 import (
+	"maps"
 	"math"
+	"slices"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -45,6 +48,17 @@ func (c *checks) request(request proto.Message) bool {
 	case *dispatcherv1.CreateTaskGroupRequest:
 		c.text(at("description"), r.GetDescription(), MaxDescription)
 
+	case *dispatcherv1.PutFileRequest:
+		c.fileName(at("name"), r.GetName())
+		c.within(at("data"), int64(len(r.GetData())), 0, MaxFilePart)
+	case *dispatcherv1.GetFileRequest:
+		c.id(at("file_id"), r.GetFileId())
+	case *dispatcherv1.DeleteFileRequest:
+		c.id(at("file_id"), r.GetFileId())
+
+	case *executorv1.WorkRequest:
+		c.work(r)
+
 	case *schedulerv1.OfferRequest:
 		c.ids(at("settle_task_ids"), r.GetSettleTaskIds(), 0)
 		c.offered(r.GetTasks())
@@ -75,6 +89,8 @@ func (c *checks) request(request proto.Message) bool {
 		c.id(at("task_id"), r.GetTaskId())
 		c.within(at("claim"), r.GetClaim(), 1, 1<<62)
 		c.size(at("text"), r.GetText(), MaxLog)
+	case *statusv1.PutTaskReportRequest:
+		c.taskReport(r)
 	case *statusv1.GetStatsRequest:
 		c.text(at("name"), r.GetName(), MaxName)
 		c.span(at("since"), r.GetSince(), MinSince, MaxSince)
@@ -124,6 +140,166 @@ func (c *checks) spec(at path, spec *taskv1.TaskSpec) {
 	c.optionalID(at.dot("parent_id"), spec.GetParentId())
 	c.optionalID(at.dot("group_id"), spec.GetGroupId())
 	c.text(at.dot("correlation_id"), spec.GetCorrelationId(), MaxCorrelationID)
+	c.span(at.dot("timeout"), spec.GetTimeout(), MinTimeout, MaxTimeout)
+	if spec.GetRetry() != nil && spec.GetImmediate() {
+		c.fail(at.dot("retry"), "must not be set for an immediate task, whose client waits")
+	}
+	c.retry(at.dot("retry"), spec.GetRetry())
+	c.within(at.dot("profile_options"), int64(len(spec.GetProfileOptions())), 0, MaxProfiles)
+	for i, option := range spec.GetProfileOptions() {
+		c.label(at.dot("profile_options").item(i), option, MaxProfile)
+	}
+	c.within(at.dot("file_ids"), int64(len(spec.GetFileIds())), 0, MaxFiles)
+	for i, id := range spec.GetFileIds() {
+		c.id(at.dot("file_ids").item(i), id)
+	}
+}
+
+func (c *checks) retry(at path, r *taskv1.RetryPolicy) {
+	if r == nil {
+		return
+	}
+	c.within(at.dot("max_attempts"), int64(r.GetMaxAttempts()), 1, MaxAttempts)
+	c.span(at.dot("backoff"), r.GetBackoff(), 0, MaxBackoff)
+	c.span(at.dot("max_backoff"), r.GetMaxBackoff(), 0, MaxBackoff)
+	c.within(at.dot("on"), int64(len(r.GetOn())), 0, MaxRetryCodes)
+	for i, code := range r.GetOn() {
+		c.code(at.dot("on").item(i), code)
+	}
+}
+
+// code checks the code of an error.
+func (c *checks) code(at path, code string) {
+	if code == "" || len(code) > MaxCode || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") != "" {
+		c.fail(at, "must be 1 to %d capital letters, digits and underscores", MaxCode)
+	}
+}
+
+func (c *checks) fileName(at path, name string) {
+	c.text(at, name, MaxName)
+	if name == "." || name == ".." || strings.Contains(name, "/") {
+		c.fail(at, "must be the name of a file, without a slash")
+	}
+}
+
+// work checks what a worker says. Outcomes and what calls ask for are not looked at, see CheckOutcome and CheckCall: one that
+// breaks a rule fails its task or is answered, and must not end the stream that others share.
+func (c *checks) work(r *executorv1.WorkRequest) {
+	switch m := r.GetMessage().(type) {
+	case *executorv1.WorkRequest_Hello:
+		c.workerHello(m.Hello)
+	case *executorv1.WorkRequest_Started:
+		c.id(at("started.task_id"), m.Started.GetTaskId())
+	case *executorv1.WorkRequest_Ended:
+		c.id(at("ended.task_id"), m.Ended.GetTaskId())
+	case *executorv1.WorkRequest_Progress:
+		c.id(at("progress.task_id"), m.Progress.GetTaskId())
+		c.progress(at("progress.progress"), m.Progress.GetProgress())
+	case *executorv1.WorkRequest_Log:
+		c.id(at("log.task_id"), m.Log.GetTaskId())
+		c.size(at("log.text"), m.Log.GetText(), MaxLogText)
+	case *executorv1.WorkRequest_Created:
+		c.id(at("created.task_id"), m.Created.GetTaskId())
+		c.label(at("created.created.resource"), m.Created.GetCreated().GetResource(), MaxResourceName)
+	case *executorv1.WorkRequest_Call:
+		c.id(at("call.task_id"), m.Call.GetTaskId())
+	case *executorv1.WorkRequest_Discarded:
+		c.id(at("discarded.task_id"), m.Discarded.GetTaskId())
+		c.notDiscarded(at("discarded.failed"), m.Discarded.GetFailed())
+	case *executorv1.WorkRequest_Drain:
+	default:
+		c.fail(at("message"), "is required")
+	}
+}
+
+func (c *checks) workerHello(h *executorv1.WorkerHello) {
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	if len(h.GetName()) > MaxWorkerName || strings.Trim(h.GetName(), letters) != "" {
+		c.fail(at("hello.name"), "must be at most %d letters, digits, hyphens, underscores and dots", MaxWorkerName)
+	}
+	c.within(at("hello.handlers"), int64(len(h.GetHandlers())), 1, MaxTaskNames)
+	known := make(map[string]bool, len(h.GetHandlers()))
+	for i, handler := range h.GetHandlers() {
+		each := at("hello.handlers").item(i)
+		c.label(each.dot("name"), handler.GetName(), MaxName)
+		c.span(each.dot("timeout"), handler.GetTimeout(), 0, MaxTimeout)
+		if known[handler.GetName()] {
+			c.fail(each.dot("name"), "must not be given twice: %.40q", handler.GetName())
+		}
+		known[handler.GetName()] = true
+	}
+	c.within(at("hello.slots"), int64(h.GetSlots()), 0, MaxSlots)
+	c.within(at("hello.immediate_slots"), int64(h.GetImmediateSlots()), 0, MaxSlots)
+	c.versions(at("hello.versions"), h.GetVersions())
+}
+
+// notDiscarded checks reasons by names. They end in a log; what a handler says there may have several lines.
+func (c *checks) notDiscarded(at path, failed map[string]string) {
+	c.within(at, int64(len(failed)), 0, MaxCreated)
+	for _, name := range slices.Sorted(maps.Keys(failed)) {
+		c.label(at.entry(name), name, MaxResourceName)
+		c.size(at.entry(name), failed[name], MaxErrorText)
+	}
+}
+
+// CheckCall returns InvalidArgument when a call asks for something that breaks a rule.
+func CheckCall(call *executorv1.Call) error {
+	c := &checks{}
+	switch r := call.GetRequest().(type) {
+	case *executorv1.Call_Dispatch:
+		c.spec(at("dispatch"), r.Dispatch)
+	case *executorv1.Call_NewGroup:
+		c.text(at("new_group.description"), r.NewGroup.GetDescription(), MaxDescription)
+	case *executorv1.Call_KeepFile:
+		c.label(at("keep_file.path"), r.KeepFile.GetPath(), MaxPath)
+	case *executorv1.Call_FetchFile:
+		c.id(at("fetch_file.file_id"), r.FetchFile.GetFileId())
+	default:
+		c.fail(at("request"), "is required")
+	}
+	return c.err()
+}
+
+func (c *checks) progress(at path, p *taskv1.Progress) {
+	c.label(at.dot("code"), p.GetCode(), MaxName)
+	c.text(at.dot("message"), p.GetMessage(), MaxMessageText)
+	if _, known := taskv1.State_name[int32(p.GetState())]; !known {
+		c.fail(at.dot("state"), "must be a known state, is %d", p.GetState())
+	}
+	c.within(at.dot("total"), p.GetTotal(), 0, math.MaxInt64)
+	c.within(at.dot("done"), p.GetDone(), 0, math.MaxInt64)
+	c.text(at.dot("suffix"), p.GetSuffix(), MaxName)
+}
+
+// CheckProgress returns InvalidArgument when a report of progress breaks a rule.
+func CheckProgress(p *taskv1.Progress) error {
+	c := &checks{}
+	c.progress(at("progress"), p)
+	return c.err()
+}
+
+// CheckCreated returns InvalidArgument when the name of what a task made breaks a rule.
+func CheckCreated(resource string) error {
+	c := &checks{}
+	c.label(at("resource"), resource, MaxResourceName)
+	return c.err()
+}
+
+func (c *checks) taskReport(r *statusv1.PutTaskReportRequest) {
+	c.id(at("task_id"), r.GetTaskId())
+	c.within(at("claim"), r.GetClaim(), 1, 1<<62)
+	c.within(at("progress"), int64(len(r.GetProgress())), 0, MaxParts)
+	for i, p := range r.GetProgress() {
+		c.progress(at("progress").item(i), p)
+	}
+	c.within(at("created"), int64(len(r.GetCreated())), 0, MaxCreated)
+	for i, made := range r.GetCreated() {
+		c.label(at("created").item(i).dot("resource"), made.GetResource(), MaxResourceName)
+	}
+	c.within(at("discarded"), int64(len(r.GetDiscarded())), 0, MaxCreated)
+	for i, name := range r.GetDiscarded() {
+		c.label(at("discarded").item(i), name, MaxResourceName)
+	}
 }
 
 func (c *checks) ids(at path, ids []string, least int64) {
@@ -189,6 +365,7 @@ func (c *checks) offered(tasks []*schedulerv1.OfferedTask) {
 			c.size(each.dot("shared_resources").item(j), name, MaxResourceName)
 		}
 		c.versions(each.dot("versions"), t.GetVersions())
+		c.retry(each.dot("retry"), t.GetRetry())
 	}
 }
 
@@ -216,6 +393,9 @@ func (c *checks) outcome(at path, o *taskv1.Outcome) {
 	c.size(at.dot("error.description"), o.GetError().GetDescription(), MaxErrorText)
 	c.size(at.dot("error.traceback"), o.GetError().GetTraceback(), MaxErrorText)
 	c.size(at.dot("error.reason"), o.GetError().GetReason(), MaxErrorText)
+	if code := o.GetError().GetCode(); code != "" {
+		c.code(at.dot("error.code"), code)
+	}
 }
 
 func (c *checks) list(r *statusv1.ListTasksRequest) {

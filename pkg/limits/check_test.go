@@ -15,6 +15,7 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
+	executorv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/executor/v1"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
@@ -95,6 +96,34 @@ func register(change func(*heartbeatv1.RegisterRequest)) *heartbeatv1.RegisterRe
 	return r
 }
 
+// retry is a dispatch with a policy that is right but for what change does.
+func retry(change func(*taskv1.RetryPolicy)) *dispatcherv1.DispatchRequest {
+	r := &taskv1.RetryPolicy{MaxAttempts: 3}
+	change(r)
+	return spec(func(s *taskv1.TaskSpec) { s.Retry = r })
+}
+
+// taskReport has two parts and two created resources, of which the first are right, and the second but for what change does.
+func taskReport(change func(*taskv1.Progress, *taskv1.CreatedResource)) *statusv1.PutTaskReportRequest {
+	progress, created := &taskv1.Progress{Code: "b"}, &taskv1.CreatedResource{Resource: "b"}
+	change(progress, created)
+	return &statusv1.PutTaskReportRequest{
+		TaskId: id, Claim: 1, Progress: []*taskv1.Progress{{Code: "a"}, progress}, Created: []*taskv1.CreatedResource{{Resource: "a"}, created},
+	}
+}
+
+// workerHello presents a worker with two handlers, of which the first is right, and the second but for what change does.
+func workerHello(change func(*executorv1.WorkerHello, *executorv1.TaskHandler)) *executorv1.WorkRequest {
+	second := &executorv1.TaskHandler{Name: "b"}
+	h := &executorv1.WorkerHello{Handlers: []*executorv1.TaskHandler{{Name: "a"}, second}}
+	change(h, second)
+	return &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Hello{Hello: h}}
+}
+
+func notDiscarded(failed map[string]string) *executorv1.WorkRequest {
+	return &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Discarded{Discarded: &executorv1.RunDiscarded{TaskId: id, Failed: failed}}}
+}
+
 func long(n int) string { return strings.Repeat("x", n) }
 
 func times[T any](n int, item func(int) T) []T {
@@ -164,6 +193,45 @@ func TestEveryLimitHoldsAtItsEdge(t *testing.T) {
 		{name: "depth of named arguments", edge: 100, field: "task.kwargs_json", make: func(n int) proto.Message {
 			return spec(func(s *taskv1.TaskSpec) { s.KwargsJson = `{"a":` + nested(n-1) + `}` })
 		}},
+		{name: "time limit, ns", edge: int(30 * 24 * time.Hour), field: "task.timeout", make: func(n int) proto.Message {
+			return spec(func(s *taskv1.TaskSpec) { s.Timeout = durationpb.New(time.Duration(n)) })
+		}},
+		{name: "time limit, least", edge: int(time.Millisecond), beyond: int(time.Millisecond) - 1, field: "task.timeout", make: func(n int) proto.Message {
+			return spec(func(s *taskv1.TaskSpec) { s.Timeout = durationpb.New(time.Duration(n)) })
+		}},
+		{name: "attempts", edge: 100, field: "task.retry.max_attempts", make: func(n int) proto.Message {
+			return retry(func(r *taskv1.RetryPolicy) { r.MaxAttempts = int32(n) })
+		}},
+		{name: "attempts, least", edge: 1, beyond: -1, field: "task.retry.max_attempts", make: func(n int) proto.Message {
+			return retry(func(r *taskv1.RetryPolicy) { r.MaxAttempts = int32(n) })
+		}},
+		{name: "pause, ns", edge: int(24 * time.Hour), field: "task.retry.backoff", make: func(n int) proto.Message {
+			return retry(func(r *taskv1.RetryPolicy) { r.Backoff = durationpb.New(time.Duration(n)) })
+		}},
+		{name: "pause, least", edge: 0, beyond: -1, field: "task.retry.backoff", make: func(n int) proto.Message {
+			return retry(func(r *taskv1.RetryPolicy) { r.Backoff = durationpb.New(time.Duration(n)) })
+		}},
+		{name: "longest pause, ns", edge: int(24 * time.Hour), field: "task.retry.max_backoff", make: func(n int) proto.Message {
+			return retry(func(r *taskv1.RetryPolicy) { r.MaxBackoff = durationpb.New(time.Duration(n)) })
+		}},
+		{name: "codes to retry", edge: 32, field: "task.retry.on", make: func(n int) proto.Message {
+			return retry(func(r *taskv1.RetryPolicy) { r.On = times(n, numbered("E")) })
+		}},
+		{name: "code to retry", edge: 64, field: "task.retry.on[1]", make: func(n int) proto.Message {
+			return retry(func(r *taskv1.RetryPolicy) { r.On = []string{"A", strings.Repeat("X", n)} })
+		}},
+		{name: "attempts of an offered task", edge: 100, field: "tasks[1].retry.max_attempts", make: func(n int) proto.Message {
+			return offer(func(o *schedulerv1.OfferedTask) { o.Retry = &taskv1.RetryPolicy{MaxAttempts: int32(n)} })
+		}},
+		{name: "diagnostics", edge: 16, field: "task.profile_options", make: func(n int) proto.Message {
+			return spec(func(s *taskv1.TaskSpec) { s.ProfileOptions = times(n, numbered("p")) })
+		}},
+		{name: "diagnostic", edge: 64, field: "task.profile_options[0]", make: text(func(s *taskv1.TaskSpec, v string) { s.ProfileOptions = []string{v} })},
+		{name: "files", edge: 100, field: "task.file_ids", make: func(n int) proto.Message {
+			return spec(func(s *taskv1.TaskSpec) { s.FileIds = times(n, func(int) string { return id }) })
+		}},
+		{name: "name of a file", edge: 255, field: "name", make: func(n int) proto.Message { return &dispatcherv1.PutFileRequest{Name: long(n)} }},
+		{name: "part of a file", edge: 1 << 20, field: "data", make: func(n int) proto.Message { return &dispatcherv1.PutFileRequest{Data: make([]byte, n)} }},
 		{name: "tasks of a batch", edge: 1000, field: "tasks", make: func(n int) proto.Message {
 			return batch(times(n, func(int) *taskv1.TaskSpec { return newSpec("n") })...)
 		}},
@@ -250,6 +318,60 @@ func TestEveryLimitHoldsAtItsEdge(t *testing.T) {
 		{name: "reason", edge: 64 << 10, field: "report.finished[1].outcome.error.reason", make: func(n int) proto.Message {
 			return failed(&taskv1.TaskError{Reason: long(n)})
 		}},
+		{name: "code of an error", edge: 64, field: "report.finished[1].outcome.error.code", make: func(n int) proto.Message {
+			return failed(&taskv1.TaskError{Code: strings.Repeat("X", n)})
+		}},
+
+		{name: "worker's name", edge: 64, field: "hello.name", make: func(n int) proto.Message {
+			return workerHello(func(h *executorv1.WorkerHello, _ *executorv1.TaskHandler) { h.Name = long(n) })
+		}},
+		{name: "handlers", edge: 10000, field: "hello.handlers", make: func(n int) proto.Message {
+			return workerHello(func(h *executorv1.WorkerHello, _ *executorv1.TaskHandler) {
+				h.Handlers = times(n, func(i int) *executorv1.TaskHandler { return &executorv1.TaskHandler{Name: fmt.Sprint("t", i)} })
+			})
+		}},
+		{name: "handlers, least", edge: 1, beyond: -1, field: "hello.handlers", make: func(n int) proto.Message {
+			return workerHello(func(h *executorv1.WorkerHello, _ *executorv1.TaskHandler) { h.Handlers = h.GetHandlers()[:max(0, n)] })
+		}},
+		{name: "handler's name", edge: 255, field: "hello.handlers[1].name", make: func(n int) proto.Message {
+			return workerHello(func(_ *executorv1.WorkerHello, h *executorv1.TaskHandler) { h.Name = long(n) })
+		}},
+		{name: "handler's time limit, ns", edge: int(30 * 24 * time.Hour), field: "hello.handlers[1].timeout", make: func(n int) proto.Message {
+			return workerHello(func(_ *executorv1.WorkerHello, h *executorv1.TaskHandler) {
+				h.Timeout = durationpb.New(time.Duration(n))
+			})
+		}},
+		{name: "worker's slots", edge: 10000, field: "hello.slots", make: func(n int) proto.Message {
+			return workerHello(func(h *executorv1.WorkerHello, _ *executorv1.TaskHandler) { h.Slots = int32(n) })
+		}},
+		{name: "worker's immediate slots", edge: 10000, field: "hello.immediate_slots", make: func(n int) proto.Message {
+			return workerHello(func(h *executorv1.WorkerHello, _ *executorv1.TaskHandler) { h.ImmediateSlots = int32(n) })
+		}},
+		{name: "worker's components", edge: 64, field: "hello.versions", make: func(n int) proto.Message {
+			return workerHello(func(h *executorv1.WorkerHello, _ *executorv1.TaskHandler) { h.Versions = component(n) })
+		}},
+		{name: "worker's log", edge: 64 << 10, field: "log.text", make: func(n int) proto.Message {
+			return &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Log{Log: &executorv1.RunLog{TaskId: id, Text: long(n)}}}
+		}},
+		{name: "worker's progress", edge: 1024, field: "progress.progress.message", make: func(n int) proto.Message {
+			return &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Progress{
+				Progress: &executorv1.RunProgress{TaskId: id, Progress: &taskv1.Progress{Code: "a", Message: long(n)}},
+			}}
+		}},
+		{name: "what a worker created", edge: 1024, field: "created.created.resource", make: func(n int) proto.Message {
+			return &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Created{
+				Created: &executorv1.RunCreated{TaskId: id, Created: &taskv1.CreatedResource{Resource: long(n)}},
+			}}
+		}},
+		{name: "what a worker could not delete", edge: 1000, field: "discarded.failed", make: func(n int) proto.Message {
+			return notDiscarded(component(n))
+		}},
+		{name: "name of it", edge: 1024, field: `discarded.failed["` + long(40) + `"]`, make: func(n int) proto.Message {
+			return notDiscarded(map[string]string{long(n): "why"})
+		}},
+		{name: "and why", edge: 64 << 10, field: `discarded.failed["a"]`, make: func(n int) proto.Message {
+			return notDiscarded(map[string]string{"a": long(n)})
+		}},
 		{name: "page of resources", edge: 1000, field: "page_size", make: func(n int) proto.Message { return &schedulerv1.ListResourcesRequest{PageSize: int32(n)} }},
 		{name: "resource asked for", edge: 1024, field: "name", make: func(n int) proto.Message { return &schedulerv1.GetResourceRequest{Name: long(n)} }},
 		{name: "page of a queue", edge: 1000, field: "page_size", make: func(n int) proto.Message {
@@ -282,6 +404,42 @@ func TestEveryLimitHoldsAtItsEdge(t *testing.T) {
 		}},
 		{name: "log's claim, least", edge: 1, beyond: -1, field: "claim", make: func(n int) proto.Message {
 			return &statusv1.PutTaskLogRequest{TaskId: id, Claim: int64(n)}
+		}},
+		{name: "report's claim, least", edge: 1, beyond: -1, field: "claim", make: func(n int) proto.Message {
+			return &statusv1.PutTaskReportRequest{TaskId: id, Claim: int64(n)}
+		}},
+		{name: "parts", edge: 100, field: "progress", make: func(n int) proto.Message {
+			return &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, Progress: times(n, func(int) *taskv1.Progress { return &taskv1.Progress{Code: "a"} })}
+		}},
+		{name: "code of a part", edge: 255, field: "progress[1].code", make: func(n int) proto.Message {
+			return taskReport(func(p *taskv1.Progress, _ *taskv1.CreatedResource) { p.Code = long(n) })
+		}},
+		{name: "message of a part", edge: 1024, field: "progress[1].message", make: func(n int) proto.Message {
+			return taskReport(func(p *taskv1.Progress, _ *taskv1.CreatedResource) { p.Message = long(n) })
+		}},
+		{name: "suffix of a part", edge: 255, field: "progress[1].suffix", make: func(n int) proto.Message {
+			return taskReport(func(p *taskv1.Progress, _ *taskv1.CreatedResource) { p.Suffix = long(n) })
+		}},
+		{name: "total of a part, least", edge: 0, beyond: -1, field: "progress[1].total", make: func(n int) proto.Message {
+			return taskReport(func(p *taskv1.Progress, _ *taskv1.CreatedResource) { p.Total = proto.Int64(int64(n)) })
+		}},
+		{name: "done of a part, least", edge: 0, beyond: -1, field: "progress[1].done", make: func(n int) proto.Message {
+			return taskReport(func(p *taskv1.Progress, _ *taskv1.CreatedResource) { p.Done = int64(n) })
+		}},
+		{name: "state of a part", edge: 7, field: "progress[1].state", make: func(n int) proto.Message {
+			return taskReport(func(p *taskv1.Progress, _ *taskv1.CreatedResource) { p.State = taskv1.State(n) })
+		}},
+		{name: "created", edge: 1000, field: "created", make: func(n int) proto.Message {
+			return &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, Created: times(n, func(int) *taskv1.CreatedResource { return &taskv1.CreatedResource{Resource: "a"} })}
+		}},
+		{name: "created resource", edge: 1024, field: "created[1].resource", make: func(n int) proto.Message {
+			return taskReport(func(_ *taskv1.Progress, made *taskv1.CreatedResource) { made.Resource = long(n) })
+		}},
+		{name: "discarded", edge: 1000, field: "discarded", make: func(n int) proto.Message {
+			return &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, Discarded: times(n, numbered("r"))}
+		}},
+		{name: "discarded resource", edge: 1024, field: "discarded[0]", make: func(n int) proto.Message {
+			return &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, Discarded: []string{long(n)}}
 		}},
 		{name: "statistics of a name", edge: 255, field: "name", make: func(n int) proto.Message { return &statusv1.GetStatsRequest{Name: long(n)} }},
 		{name: "statistics, ns back", edge: int(30 * 24 * time.Hour), field: "since", make: func(n int) proto.Message {
@@ -385,6 +543,38 @@ func TestBadInputNamesTheFieldAndTheRule(t *testing.T) {
 		{"result is no JSON", finish(&taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "yes"}), "report.finished[1].outcome.result_json", "must be valid JSON"},
 		{"resource without name", &schedulerv1.GetResourceRequest{}, "name", "must not be empty"},
 
+		{"retry of an immediate task", spec(func(s *taskv1.TaskSpec) { s.Immediate, s.Retry = true, &taskv1.RetryPolicy{MaxAttempts: 2} }), "task.retry", "must not be set for an immediate task"},
+		{"policy without attempts", retry(func(r *taskv1.RetryPolicy) { r.MaxAttempts = 0 }), "task.retry.max_attempts", "between 1 and 100, is 0"},
+		{"code in small letters", retry(func(r *taskv1.RetryPolicy) { r.On = []string{"TIMEOUT", "error"} }), "task.retry.on[1]", "capital letters"},
+		{"empty code", retry(func(r *taskv1.RetryPolicy) { r.On = []string{""} }), "task.retry.on[0]", "must be 1 to 64 capital letters"},
+		{"code of an error", failed(&taskv1.TaskError{Code: "A B"}), "report.finished[1].outcome.error.code", "capital letters"},
+		{"blank diagnostic", spec(func(s *taskv1.TaskSpec) { s.ProfileOptions = []string{"a", " "} }), "task.profile_options[1]", "must not be empty"},
+		{"file that is no id", spec(func(s *taskv1.TaskSpec) { s.FileIds = []string{id, "x"} }), "task.file_ids[1]", "must be a UUID"},
+		{"file with a path", &dispatcherv1.PutFileRequest{Name: "a/b"}, "name", "without a slash"},
+		{"file of the folder", &dispatcherv1.PutFileRequest{Name: ".."}, "name", "must be the name of a file"},
+		{"control in a file's name", &dispatcherv1.PutFileRequest{Name: "a\n"}, "name", "U+000A"},
+		{"no time limit that could be kept", spec(func(s *taskv1.TaskSpec) { s.Timeout = &durationpb.Duration{} }), "task.timeout", "between 1ms and 720h0m0s, is 0s"},
+
+		{"worker that says nothing", &executorv1.WorkRequest{}, "message", "is required"},
+		{"worker without handlers", &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Hello{}}, "hello.handlers", "between 1 and"},
+		{"name with a slash", workerHello(func(h *executorv1.WorkerHello, _ *executorv1.TaskHandler) { h.Name = "a/b" }), "hello.name", "letters, digits"},
+		{"handler given twice", workerHello(func(_ *executorv1.WorkerHello, h *executorv1.TaskHandler) { h.Name = "a" }), "hello.handlers[1].name", "must not be given twice: \"a\""},
+		{"handler without name", workerHello(func(_ *executorv1.WorkerHello, h *executorv1.TaskHandler) { h.Name = "" }), "hello.handlers[1].name", "must not be empty"},
+		{"start of nothing", &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Started{}}, "started.task_id", "is required"},
+		{"end of nothing", &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Ended{}}, "ended.task_id", "is required"},
+		{"progress of nothing", &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Progress{}}, "progress.task_id", "is required"},
+		{"log of nothing", &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Log{}}, "log.task_id", "is required"},
+		{"call of nothing", &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Call{}}, "call.task_id", "is required"},
+		{"created by nothing", &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Created{}}, "created.task_id", "is required"},
+		{"discarded of nothing", &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Discarded{}}, "discarded.task_id", "is required"},
+		{"discarded without name", notDiscarded(map[string]string{"": "why"}), `discarded.failed[""]`, "must not be empty"},
+
+		{"part without code", taskReport(func(p *taskv1.Progress, _ *taskv1.CreatedResource) { p.Code = "" }), "progress[1].code", "must not be empty"},
+		{"control in a message", taskReport(func(p *taskv1.Progress, _ *taskv1.CreatedResource) { p.Message = "a\r" }), "progress[1].message", "U+000D"},
+		{"created without name", taskReport(func(_ *taskv1.Progress, made *taskv1.CreatedResource) { made.Resource = " " }), "created[1].resource", "must not be empty"},
+		{"zero in what was created", taskReport(func(_ *taskv1.Progress, made *taskv1.CreatedResource) { made.Resource = "a\x00" }), "created[1].resource", "U+0000"},
+		{"discarded without a name", &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, Discarded: []string{""}}, "discarded[0]", "must not be empty"},
+
 		{"unknown state", &statusv1.ListTasksRequest{States: []taskv1.State{taskv1.State_STATE_RUNNING, 77}}, "states[1]", "is 77"},
 		{"unset state", &statusv1.ListTasksRequest{States: []taskv1.State{0}}, "states[0]", "must be a known state"},
 		{"offset with token", &statusv1.ListTasksRequest{Offset: 1, PageToken: "a"}, "offset", "not be given together"},
@@ -428,6 +618,17 @@ func TestGoodInputPasses(t *testing.T) {
 		"unset timeout":         &statusv1.WaitTasksRequest{TaskIds: []string{id}},
 		"log with controls":     &statusv1.PutTaskLogRequest{TaskId: id, Claim: 1, Text: "a\x00\x1b[0m\n"},
 		"any kind":              &heartbeatv1.ListAppsRequest{},
+		"no time limit":         spec(func(s *taskv1.TaskSpec) { s.Timeout = nil }),
+		"retry at once":         retry(func(r *taskv1.RetryPolicy) { r.Backoff, r.MaxBackoff = durationpb.New(0), durationpb.New(0) }),
+		"retry what a user has": retry(func(r *taskv1.RetryPolicy) { r.On = []string{"E_404", "TIMEOUT"} }),
+		"part of a file":        &dispatcherv1.PutFileRequest{Data: []byte{0, 255}},
+		"hidden file":           &dispatcherv1.PutFileRequest{Name: ".profile.."},
+		"empty report of work":  &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1},
+		"part without a state":  taskReport(func(*taskv1.Progress, *taskv1.CreatedResource) {}),
+		"worker with a name":    workerHello(func(h *executorv1.WorkerHello, _ *executorv1.TaskHandler) { h.Name = "py-1_a.B" }),
+		"worker that drains":    &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Drain{}},
+		"nothing left over":     notDiscarded(nil),
+		"why, in lines":         notDiscarded(map[string]string{"/a/": "no\nway\x00"}),
 	} {
 		if got := violations(t, request); got != nil {
 			t.Errorf("%s: %v", name, got)
@@ -521,6 +722,65 @@ func TestCheckOfAnOutcomeAgreesWithThatOfItsReport(t *testing.T) {
 	}
 }
 
+func TestCallsAreCheckedBeforeAnybodyIsAskedForThem(t *testing.T) {
+	dispatch := func(s *taskv1.TaskSpec) *executorv1.Call {
+		return &executorv1.Call{Request: &executorv1.Call_Dispatch{Dispatch: s}}
+	}
+	group := func(text string) *executorv1.Call {
+		return &executorv1.Call{Request: &executorv1.Call_NewGroup{NewGroup: &executorv1.NewGroup{Description: text}}}
+	}
+	keep := func(path string) *executorv1.Call {
+		return &executorv1.Call{Request: &executorv1.Call_KeepFile{KeepFile: &executorv1.KeepFile{Path: path}}}
+	}
+	fetch := func(file string) *executorv1.Call {
+		return &executorv1.Call{Request: &executorv1.Call_FetchFile{FetchFile: &executorv1.FetchFile{FileId: file}}}
+	}
+	for _, c := range []struct {
+		call  *executorv1.Call
+		field string // "" for one that is right
+	}{
+		{dispatch(newSpec("n")), ""},
+		{dispatch(newSpec("")), "dispatch.name"},
+		{dispatch(nil), "dispatch"},
+		{group(""), ""},
+		{group(long(1024)), ""},
+		{group(long(1025)), "new_group.description"},
+		{keep("a/b"), ""},
+		{keep(long(4096)), ""},
+		{keep(long(4097)), "keep_file.path"},
+		{keep(""), "keep_file.path"},
+		{fetch(id), ""},
+		{fetch("x"), "fetch_file.file_id"},
+		{&executorv1.Call{}, "request"},
+		{nil, "request"},
+	} {
+		var e *errs.Error
+		got := ""
+		if errors.As(limits.CheckCall(c.call), &e) {
+			got = strings.Join(fields(e.Violations), " ")
+		}
+		if got != c.field {
+			t.Errorf("%.60s: %q, want %q", c.call, got, c.field)
+		}
+	}
+}
+
+// The SDK asks before it sends: what it lets pass must not be refused.
+func TestWhatAHandlerMayTellAgreesWithTheReportOfIt(t *testing.T) {
+	for _, p := range []*taskv1.Progress{nil, {}, {Code: "a"}, {Code: "a", Done: -1}, {Code: "a", Message: "\n"}, {Code: "a", State: 9}} {
+		request := &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, Progress: []*taskv1.Progress{p}}
+		if own, sent := limits.CheckProgress(p) != nil, limits.Check(request) != nil; own != sent {
+			t.Errorf("%v is refused: %v, its report: %v", p, own, sent)
+		}
+	}
+	for _, name := range []string{"", " ", "/a/", long(1024), long(1025), "a\x00", "\xff"} {
+		request := &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, Created: []*taskv1.CreatedResource{{Resource: name}}}
+		if own, sent := limits.CheckCreated(name) != nil, limits.Check(request) != nil; own != sent {
+			t.Errorf("%.20q is refused: %v, its report: %v", name, own, sent)
+		}
+	}
+}
+
 // A thousand broken resources, or names that are megabytes long, must not make an answer that no client can take.
 func TestAnswersStaySmallHoweverMuchIsBroken(t *testing.T) {
 	versions := map[string]string{}
@@ -533,11 +793,13 @@ func TestAnswersStaySmallHoweverMuchIsBroken(t *testing.T) {
 		"batch": batch(times(1000, func(int) *taskv1.TaskSpec {
 			return &taskv1.TaskSpec{Name: "n", Versions: map[string]string{long(1 << 10): ""}}
 		})...),
-		"report":     report(&schedulerv1.Report{Finished: make([]*schedulerv1.Finish, 10_000)}),
-		"offer":      &schedulerv1.OfferRequest{Tasks: make([]*schedulerv1.OfferedTask, 2000)},
-		"task names": hello(func(h *schedulerv1.Hello) { h.TaskNames = make([]string, 10_000) }),
-		"held":       hello(func(h *schedulerv1.Hello) { h.Held = make([]*schedulerv1.Claim, 100_000) }),
-		"states":     &statusv1.ListTasksRequest{States: make([]taskv1.State, 100_000)},
+		"report":         report(&schedulerv1.Report{Finished: make([]*schedulerv1.Finish, 10_000)}),
+		"offer":          &schedulerv1.OfferRequest{Tasks: make([]*schedulerv1.OfferedTask, 2000)},
+		"task names":     hello(func(h *schedulerv1.Hello) { h.TaskNames = make([]string, 10_000) }),
+		"held":           hello(func(h *schedulerv1.Hello) { h.Held = make([]*schedulerv1.Claim, 100_000) }),
+		"report of work": &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, Progress: make([]*taskv1.Progress, 100), Created: make([]*taskv1.CreatedResource, 1000)},
+		"not deleted":    notDiscarded(versions),
+		"states":         &statusv1.ListTasksRequest{States: make([]taskv1.State, 100_000)},
 	} {
 		var e *errs.Error
 		if !errors.As(limits.Check(request), &e) || len(e.Violations) != limits.MaxViolations {

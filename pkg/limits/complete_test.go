@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -14,6 +15,8 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/sluice-tasks/sluice/pkg/limits"
+	executorv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/executor/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 )
 
 // eachRequest calls do with an empty request of every method of every service of ours.
@@ -131,6 +134,28 @@ func places(message protoreflect.MessageType, path string, with func(protoreflec
 	return found
 }
 
+// later are the parts of a worker's messages at which Check does not look, because a mistake there is the mistake of one run:
+// it must not end the stream. Each has a check of its own, for which the same rules hold.
+var later = map[string]func(*executorv1.WorkRequest) error{
+	"WorkRequest.ended.outcome.":   func(r *executorv1.WorkRequest) error { return limits.CheckOutcome(r.GetEnded().GetOutcome()) },
+	"WorkRequest.call.dispatch.":   checkCall,
+	"WorkRequest.call.new_group.":  checkCall,
+	"WorkRequest.call.keep_file.":  checkCall,
+	"WorkRequest.call.fetch_file.": checkCall,
+}
+
+func checkCall(r *executorv1.WorkRequest) error { return limits.CheckCall(r.GetCall()) }
+
+// check finds the check that is responsible for a place.
+func (p place) check() func(proto.Message) error {
+	for prefix, own := range later {
+		if strings.HasPrefix(p.name, prefix) {
+			return func(request proto.Message) error { return own(request.(*executorv1.WorkRequest)) }
+		}
+	}
+	return limits.Check
+}
+
 // No text of a client is stored or compared without a bound on its length.
 func TestEveryStringOfEveryRequestIsBounded(t *testing.T) {
 	huge := strings.Repeat("1", 2<<20)
@@ -139,7 +164,8 @@ func TestEveryStringOfEveryRequestIsBounded(t *testing.T) {
 		whole := func(m protoreflect.Message) proto.Message { return m.Interface() }
 		for _, p := range places(empty.ProtoReflect().Type(), string(empty.ProtoReflect().Descriptor().Name()), whole) {
 			seen++
-			small, big := fmt.Sprint(limits.Check(p.put("1"))), fmt.Sprint(limits.Check(p.put(huge)))
+			check := p.check()
+			small, big := fmt.Sprint(check(p.put("1"))), fmt.Sprint(check(p.put(huge)))
 			// A UUID is refused in any length but one; everything else must be refused for the length alone.
 			if small == big && !strings.Contains(big, "must be a UUID") {
 				t.Errorf("%s takes 2 MiB as it takes one byte: %.200s", p.name, big)
@@ -148,6 +174,21 @@ func TestEveryStringOfEveryRequestIsBounded(t *testing.T) {
 	})
 	if seen < 40 {
 		t.Errorf("only %d strings found: the walk is broken", seen)
+	}
+}
+
+func TestMistakesOfOneRunDoNotEndTheStreamOfItsWorker(t *testing.T) {
+	ended := &executorv1.RunEnded{TaskId: id, Claim: 1, Outcome: &taskv1.Outcome{State: taskv1.State_STATE_RUNNING, ResultJson: "no JSON"}}
+	call := &executorv1.Call{TaskId: id, Request: &executorv1.Call_Dispatch{Dispatch: &taskv1.TaskSpec{Name: " ", ArgsJson: strings.Repeat("[", 2<<20)}}}
+	for _, request := range []*executorv1.WorkRequest{
+		{Message: &executorv1.WorkRequest_Ended{Ended: ended}}, {Message: &executorv1.WorkRequest_Call{Call: call}},
+	} {
+		if err := limits.Check(request); err != nil {
+			t.Errorf("%.60s: %v", request, err)
+		}
+	}
+	if limits.CheckOutcome(ended.GetOutcome()) == nil || limits.CheckCall(call) == nil {
+		t.Error("and nobody refuses them")
 	}
 }
 
@@ -200,6 +241,8 @@ func TestProtoCommentsStateTheLimits(t *testing.T) {
 		return fmt.Sprintf("%d KiB", n>>10)
 	}
 	bytes := func(n int) string { return number(n) + " bytes" }
+	hours := func(d time.Duration) string { return fmt.Sprintf("0 to %d hours", int(d.Hours())) }
+	days := func(d time.Duration) string { return fmt.Sprintf("%d days", int(d.Hours()/24)) }
 	text := comments(t)
 	for field, phrases := range map[string][]string{
 		"TaskSpec.name":                      {bytes(limits.MaxName)},
@@ -212,6 +255,33 @@ func TestProtoCommentsStateTheLimits(t *testing.T) {
 		"TaskError.traceback":                {size(limits.MaxErrorText)},
 		"Task.result_json":                   {size(limits.MaxJSON)},
 		"Outcome.result_json":                {size(limits.MaxJSON)},
+		"TaskSpec.timeout":                   {"1 millisecond to " + days(limits.MaxTimeout)},
+		"TaskSpec.profile_options":           {number(limits.MaxProfiles), bytes(limits.MaxProfile)},
+		"TaskSpec.file_ids":                  {number(limits.MaxFiles)},
+		"TaskError.code":                     {number(limits.MaxCode) + " capital letters"},
+		"RetryPolicy.max_attempts":           {"1 to " + number(limits.MaxAttempts)},
+		"RetryPolicy.backoff":                {hours(limits.MaxBackoff), "1 second"},
+		"RetryPolicy.max_backoff":            {hours(limits.MaxBackoff), "1 minute"},
+		"RetryPolicy.on":                     {number(limits.MaxRetryCodes)},
+		"Progress.code":                      {bytes(limits.MaxName)},
+		"Progress.message":                   {bytes(limits.MaxMessageText)},
+		"Progress.suffix":                    {bytes(limits.MaxName)},
+		"CreatedResource.resource":           {bytes(limits.MaxResourceName)},
+		"PutTaskReportRequest.progress":      {number(limits.MaxParts)},
+		"PutTaskReportRequest.created":       {number(limits.MaxCreated)},
+		"PutTaskReportRequest.discarded":     {number(limits.MaxCreated)},
+		"PutFileRequest.name":                {bytes(limits.MaxName)},
+		"PutFileRequest.data":                {size(limits.MaxFilePart)},
+		"GetFileResponse.data":               {size(limits.MaxFilePart)},
+		"WorkerHello.name":                   {"1 to " + number(limits.MaxWorkerName)},
+		"WorkerHello.handlers":               {number(limits.MaxTaskNames)},
+		"WorkerHello.slots":                  {number(limits.MaxSlots)},
+		"WorkerHello.immediate_slots":        {"0 to " + number(limits.MaxSlots)},
+		"WorkerHello.versions":               {number(limits.MaxVersions), bytes(limits.MaxName)},
+		"TaskHandler.name":                   {bytes(limits.MaxName)},
+		"TaskHandler.timeout":                {days(limits.MaxTimeout)},
+		"RunLog.text":                        {size(limits.MaxLogText)},
+		"NewGroup.description":               {bytes(limits.MaxDescription)},
 		"CreateTaskGroupRequest.description": {bytes(limits.MaxDescription)},
 		"OfferRequest.settle_task_ids":       {number(limits.MaxPage)},
 		"OfferRequest.tasks":                 {number(limits.MaxOffered)},

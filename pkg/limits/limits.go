@@ -45,6 +45,20 @@ const (
 	MaxOffered       = 2000
 	MaxSlots         = 10_000
 	MaxTaskNames     = 10_000
+	MaxAttempts      = 100
+	MaxRetryCodes    = 32
+	MaxCode          = 64
+	MaxProfiles      = 16
+	MaxProfile       = 64
+	MaxFiles         = 100     // of one task
+	MaxFilePart      = 1 << 20 // of one message
+	MaxFile          = 1 << 30
+	MaxParts         = 100  // parts of a task's work with progress of their own
+	MaxCreated       = 1000 // resources that one task made
+	MaxMessageText   = 1024 // of progress, for people
+	MaxLogText       = 64 << 10
+	MaxWorkerName    = 64
+	MaxPath          = 4096 // as Linux has it
 	MaxWait          = 5 * time.Minute
 	DefaultWait      = time.Minute
 	MaxSince         = 30 * 24 * time.Hour
@@ -52,6 +66,9 @@ const (
 	MinTTL           = time.Second
 	MinSince         = time.Second
 	MaxTTL           = time.Hour
+	MinTimeout       = time.Millisecond
+	MaxTimeout       = 30 * 24 * time.Hour
+	MaxBackoff       = 24 * time.Hour
 	// MaxMessage is the largest gRPC message that a server takes: a full assignment with room to spare.
 	MaxMessage = 8 << 20
 )

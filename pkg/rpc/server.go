@@ -2,10 +2,14 @@ package rpc
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -102,9 +106,12 @@ func (s *Server) Stop(grace time.Duration) {
 	}
 }
 
-// Listen opens a TCP address. As long as there are no credentials to configure, it refuses anything but loopback: who can
+// Listen opens a TCP address, or, for unix:PATH, a socket that only this user can connect to. As long as there are no credentials to configure, it refuses anything but loopback: who can
 // connect can run commands.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
+	if path, local := strings.CutPrefix(addr, "unix:"); local {
+		return listenUnix(ctx, path)
+	}
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen address %q must have the form host:port: %w", addr, err)
@@ -117,6 +124,30 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	listener, err := config.Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", addr, err)
+	}
+	return listener, nil
+}
+
+// listenUnix opens a socket in the file system. One that a dead process left there is replaced; one that somebody listens on is
+// an error.
+func listenUnix(ctx context.Context, path string) (net.Listener, error) {
+	var dialer net.Dialer
+	if conn, err := dialer.DialContext(ctx, "unix", path); err == nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("listen on %s: another process does", path)
+	}
+	if info, err := os.Lstat(path); err == nil && info.Mode().Type() == fs.ModeSocket {
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("replace the socket %s: %w", path, err)
+		}
+	}
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("keep others from %s: %w", path, err), listener.Close())
 	}
 	return listener, nil
 }

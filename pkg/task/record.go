@@ -26,4 +26,7 @@ type Task struct {
 	Claim         int64
 	Result        string // JSON, "" unless completed
 	Error         *Error
+	Options       Options
+	// RetryAt is when the next attempt begins at the earliest, while the task waits for that.
+	RetryAt *time.Time
 }

@@ -91,6 +91,21 @@ const (
 	ReasonExitedFormat    = "Task process died unexpectedly with exitcode %d."
 	DescriptionImmediate  = "Immediate tasks must be async functions."
 	DescriptionTimeFormat = "Immediate task %s (type: %s) timed out after %s seconds."
+
+	// Pulp has no such thing.
+	ReasonTimeoutFormat = "Timed out after %s."
+)
+
+// Codes of failures. A handler may have others.
+const (
+	CodeError        = "ERROR"          // a handler's error that has no code of its own
+	CodePanic        = "PANIC"          // a handler panicked
+	CodeTimeout      = "TIMEOUT"        // it took longer than it may
+	CodeProcessDied  = "PROCESS_DIED"   // its process was killed, or exited
+	CodeDisconnected = "DISCONNECTED"   // its worker's stream ended
+	CodeShutdown     = "SHUTDOWN"       // its executor stopped
+	CodeMissing      = "WORKER_MISSING" // its executor is gone
+	CodePermanent    = "PERMANENT"      // a handler's error that another attempt would only repeat
 )
 
 // Error says why a task did not complete. A handler's own failure has a description, an end decided from outside a reason.
@@ -98,6 +113,8 @@ type Error struct {
 	Description string `json:"description,omitempty"`
 	Traceback   string `json:"traceback,omitempty"`
 	Reason      string `json:"reason,omitempty"`
+	// Code is what kind of failure it is, for retries; "" for a cancel.
+	Code string `json:"code,omitempty"`
 }
 
 // String is the one line that a person wants to see.

@@ -69,7 +69,7 @@ func Error(e *task.Error) *taskv1.TaskError {
 	if e == nil {
 		return nil
 	}
-	return &taskv1.TaskError{Description: e.Description, Traceback: e.Traceback, Reason: e.Reason}
+	return &taskv1.TaskError{Description: e.Description, Traceback: e.Traceback, Reason: e.Reason, Code: e.Code}
 }
 
 // FromError is the inverse of Error.
@@ -77,7 +77,7 @@ func FromError(e *taskv1.TaskError) *task.Error {
 	if e == nil {
 		return nil
 	}
-	return &task.Error{Description: e.GetDescription(), Traceback: e.GetTraceback(), Reason: e.GetReason()}
+	return &task.Error{Description: e.GetDescription(), Traceback: e.GetTraceback(), Reason: e.GetReason(), Code: e.GetCode()}
 }
 
 // Time puts a time on the wire; one that has not come yet stays unset.
@@ -123,5 +123,10 @@ func Task(t *task.Task) *taskv1.Task {
 		Claim:              t.Claim,
 		ResultJson:         t.Result,
 		Error:              Error(t.Error),
+		Timeout:            Duration(t.Options.Timeout),
+		Retry:              Retry(t.Options.Retry),
+		RetryAt:            Time(t.RetryAt),
+		ProfileOptions:     t.Options.Profile,
+		FileIds:            t.Options.Files,
 	}
 }

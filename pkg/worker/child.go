@@ -23,7 +23,7 @@ import (
 var errExecutorGone = errors.New("the executor is gone")
 
 // ServeChild runs tasks from mux, one at a time, as the executor at the other end of conn hands them over. The messages
-// are ToWorker and FromWorker of sluice.executor.v1, each preceded by its length as a varint. Around a task it changes the
+// are WorkResponse and WorkRequest of sluice.executor.v1, each preceded by its length as a varint. Around a task it changes the
 // process's current directory.
 //
 // It returns nil as soon as the executor has closed the line, without waiting for a handler that still runs (its context
@@ -44,10 +44,17 @@ type child struct {
 	writing sync.Mutex // one message at a time
 
 	mu       sync.Mutex
-	running  int64 // claim of the task that runs, 0 if none
-	stop     context.CancelFunc
+	current  *job // nil while it waits for a task
 	lastCall int64
 	open     map[int64]chan *executorv1.CallReply
+}
+
+// job is what a child does at the moment: a run of a task, or the deletion of what a run left.
+type job struct {
+	child *child
+	task  string
+	claim int64
+	stop  context.CancelFunc
 }
 
 func newChild(mux *Mux, conn io.ReadWriteCloser) *child {
@@ -67,13 +74,13 @@ func (c *child) serve(ctx context.Context) error {
 	unhook := context.AfterFunc(ctx, func() { _ = c.conn.Close() })
 	defer unhook()
 
-	ready := &executorv1.Ready{Pid: int32(os.Getpid())}
-	if err := c.send(&executorv1.FromWorker{Message: &executorv1.FromWorker_Ready{Ready: ready}}); err != nil {
+	hello := &executorv1.WorkerHello{Pid: int32(os.Getpid())}
+	if err := c.send(&executorv1.WorkRequest{Message: &executorv1.WorkRequest_Hello{Hello: hello}}); err != nil {
 		return fmt.Errorf("say that the worker is ready: %w", err)
 	}
 	reader := bufio.NewReader(c.conn)
 	for {
-		message := &executorv1.ToWorker{}
+		message := &executorv1.WorkResponse{}
 		err := protodelim.UnmarshalOptions{MaxSize: limits.MaxMessage}.UnmarshalFrom(reader, message)
 		switch {
 		case errors.Is(err, io.EOF):
@@ -87,47 +94,59 @@ func (c *child) serve(ctx context.Context) error {
 	}
 }
 
-func (c *child) receive(ctx context.Context, message *executorv1.ToWorker) error {
+func (c *child) receive(ctx context.Context, message *executorv1.WorkResponse) error {
 	switch m := message.GetMessage().(type) {
-	case *executorv1.ToWorker_Run:
-		return c.start(ctx, m.Run)
-	case *executorv1.ToWorker_Stop:
-		c.stopRun(m.Stop.GetClaim())
-	case *executorv1.ToWorker_Reply:
+	case *executorv1.WorkResponse_Run:
+		return c.start(ctx, m.Run.GetAssignment(), func(ctx context.Context, j *job) *executorv1.WorkRequest {
+			return &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Ended{
+				Ended: &executorv1.RunEnded{TaskId: j.task, Claim: j.claim, Outcome: j.perform(ctx, m.Run)},
+			}}
+		})
+	case *executorv1.WorkResponse_Discard:
+		return c.start(ctx, m.Discard.GetAssignment(), func(ctx context.Context, j *job) *executorv1.WorkRequest {
+			return &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Discarded{
+				Discarded: &executorv1.RunDiscarded{TaskId: j.task, Claim: j.claim, Failed: j.discard(ctx, m.Discard)},
+			}}
+		})
+	case *executorv1.WorkResponse_Stop:
+		c.stopRun(m.Stop.GetTaskId(), m.Stop.GetClaim())
+	case *executorv1.WorkResponse_Reply:
 		c.answer(m.Reply)
+	case *executorv1.WorkResponse_Refusal:
+		c.log.WarnContext(ctx, "the executor refused what was said about a run", slog.String("task_id", m.Refusal.GetTaskId()),
+			slog.Int64("claim", m.Refusal.GetClaim()), slog.String("reason", m.Refusal.GetReason()))
 	default:
 		// A newer executor may say more than we know. What it must not do is depend on it.
 	}
 	return nil
 }
 
-// start runs a task beside the reading of messages: a stop must find its way to it.
-func (c *child) start(ctx context.Context, run *executorv1.RunTask) error {
+// start does a job beside the reading of messages, for a stop must find its way to it, and sends what came of it.
+func (c *child) start(ctx context.Context, a *taskv1.Assignment, do func(context.Context, *job) *executorv1.WorkRequest) error {
 	ctx, stop := context.WithCancel(ctx)
-	claim := run.GetAssignment().GetClaim()
+	j := &job{child: c, task: a.GetTaskId(), claim: a.GetClaim(), stop: stop}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.running != 0 {
+	if c.current != nil {
 		stop()
-		return fmt.Errorf("start claim %d: claim %d still runs, a worker takes one task at a time", claim, c.running)
+		return fmt.Errorf("start claim %d: claim %d still runs, a worker takes one task at a time", j.claim, c.current.claim)
 	}
-	c.running, c.stop = claim, stop
+	c.current = j
 	go func() {
 		defer stop()
-		outcome := c.perform(ctx, run)
+		report := do(ctx, j)
 		// Free before the report is out: the next task may follow it at once.
 		c.mu.Lock()
-		c.running, c.stop = 0, nil
+		c.current = nil
 		c.mu.Unlock()
 		// An executor that can't be told is gone, and serve finds that out too.
-		_ = c.send(&executorv1.FromWorker{Message: &executorv1.FromWorker_Ended{
-			Ended: &executorv1.TaskEnded{Claim: claim, Outcome: outcome},
-		}})
+		_ = c.send(report)
 	}()
 	return nil
 }
 
-func (c *child) perform(ctx context.Context, run *executorv1.RunTask) *taskv1.Outcome {
+// perform runs a task in its directory.
+func (j *job) perform(ctx context.Context, run *executorv1.RunTask) *taskv1.Outcome {
 	home, err := os.Getwd()
 	if err != nil {
 		home = "/"
@@ -136,20 +155,28 @@ func (c *child) perform(ctx context.Context, run *executorv1.RunTask) *taskv1.Ou
 		return Failed(fmt.Sprintf("enter the task's working directory: %v", err), "")
 	}
 	defer func() {
-		c.settle()
+		j.child.settle()
 		// The directory is about to be removed; a process that stays in it would pin it.
 		_ = os.Chdir(home)
 	}()
-	dir := func() (string, error) { return run.GetWorkingDir(), nil }
-	return c.mux.Run(ctx, Run{Assignment: run.GetAssignment(), WorkingDir: dir, Log: c.log, Calls: c})
+	return j.child.mux.Run(ctx, Run{
+		Assignment: run.GetAssignment(), Timeout: run.GetTimeout().AsDuration(), Log: j.child.log, Calls: j,
+		WorkingDir: func() (string, error) { return run.GetWorkingDir(), nil },
+	})
+}
+
+// discard deletes what a run left.
+func (j *job) discard(ctx context.Context, what *executorv1.DiscardRun) map[string]string {
+	defer j.child.settle()
+	return j.child.mux.Discard(ctx, Run{Assignment: what.GetAssignment(), Log: j.child.log}, what.GetResources())
 }
 
 // stopRun cancels the handler's context if it still is the claim's; a stop can cross the report of the end on the way.
-func (c *child) stopRun(claim int64) {
+func (c *child) stopRun(task string, claim int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stop != nil && c.running == claim {
-		c.stop()
+	if j := c.current; j != nil && j.task == task && j.claim == claim {
+		j.stop()
 	}
 }
 
@@ -157,46 +184,75 @@ func (c *child) stopRun(claim int64) {
 func (c *child) stopAny() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stop != nil {
-		c.stop()
+	if c.current != nil {
+		c.current.stop()
 	}
 }
 
 // Dispatch asks the executor to store a child task.
-func (c *child) Dispatch(ctx context.Context, spec *taskv1.TaskSpec) (string, error) {
-	return c.call(ctx, &executorv1.Call{Request: &executorv1.Call_Dispatch{Dispatch: spec}})
+func (j *job) Dispatch(ctx context.Context, spec *taskv1.TaskSpec) (string, error) {
+	reply, err := j.call(ctx, &executorv1.Call{Request: &executorv1.Call_Dispatch{Dispatch: spec}})
+	return reply.GetMadeId(), err
 }
 
 // NewGroup asks the executor to make a task group.
-func (c *child) NewGroup(ctx context.Context, description string) (string, error) {
-	return c.call(ctx, &executorv1.Call{Request: &executorv1.Call_NewGroup{NewGroup: &executorv1.NewGroup{Description: description}}})
+func (j *job) NewGroup(ctx context.Context, description string) (string, error) {
+	reply, err := j.call(ctx, &executorv1.Call{Request: &executorv1.Call_NewGroup{NewGroup: &executorv1.NewGroup{Description: description}}})
+	return reply.GetMadeId(), err
+}
+
+// KeepFile asks the executor to store a file.
+func (j *job) KeepFile(ctx context.Context, path string) (string, error) {
+	reply, err := j.call(ctx, &executorv1.Call{Request: &executorv1.Call_KeepFile{KeepFile: &executorv1.KeepFile{Path: path}}})
+	return reply.GetMadeId(), err
+}
+
+// FetchFile asks the executor for a file.
+func (j *job) FetchFile(ctx context.Context, id string) (string, error) {
+	reply, err := j.call(ctx, &executorv1.Call{Request: &executorv1.Call_FetchFile{FetchFile: &executorv1.FetchFile{FileId: id}}})
+	return reply.GetPath(), err
+}
+
+// Progress tells the executor how far a part of the task is. Like Created it returns at once, as an executor reads all the time:
+// if it is gone, writing fails, which serve finds out too.
+func (j *job) Progress(p *taskv1.Progress) {
+	_ = j.child.send(&executorv1.WorkRequest{Message: &executorv1.WorkRequest_Progress{
+		Progress: &executorv1.RunProgress{TaskId: j.task, Claim: j.claim, Progress: p},
+	}})
+}
+
+// Created tells the executor what the task made. It is on its way when this returns, and so before the end of the run.
+func (j *job) Created(made *taskv1.CreatedResource) {
+	_ = j.child.send(&executorv1.WorkRequest{Message: &executorv1.WorkRequest_Created{
+		Created: &executorv1.RunCreated{TaskId: j.task, Claim: j.claim, Created: made},
+	}})
 }
 
 // call sends a request and waits for its answer.
-func (c *child) call(ctx context.Context, call *executorv1.Call) (string, error) {
+func (j *job) call(ctx context.Context, call *executorv1.Call) (*executorv1.CallReply, error) {
+	c := j.child
 	answer := make(chan *executorv1.CallReply, 1)
 	c.mu.Lock()
 	c.lastCall++
-	id := c.lastCall
-	call.Id = id
-	c.open[id] = answer
+	call.Id, call.TaskId = c.lastCall, j.task
+	c.open[call.GetId()] = answer
 	c.mu.Unlock()
 	defer func() {
 		c.mu.Lock()
-		delete(c.open, id)
+		delete(c.open, call.GetId())
 		c.mu.Unlock()
 	}()
-	if err := c.send(&executorv1.FromWorker{Message: &executorv1.FromWorker_Call{Call: call}}); err != nil {
-		return "", fmt.Errorf("%w: %w", errExecutorGone, err)
+	if err := c.send(&executorv1.WorkRequest{Message: &executorv1.WorkRequest_Call{Call: call}}); err != nil {
+		return nil, err
 	}
 	select {
 	case reply := <-answer:
 		if reply.GetError() != "" {
-			return "", errors.New(reply.GetError())
+			return nil, errors.New(reply.GetError())
 		}
-		return reply.GetMadeId(), nil
+		return reply, nil
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return nil, ctx.Err()
 	}
 }
 
@@ -216,10 +272,14 @@ func (c *child) send(message proto.Message) error {
 	if _, err := protodelim.MarshalTo(&b, message); err != nil {
 		return fmt.Errorf("encode a message to the executor: %w", err)
 	}
+	if b.Len() > limits.MaxMessage {
+		// The executor would take it for garbage and kill us.
+		return fmt.Errorf("a message to the executor has %d bytes, more than the limit of %d", b.Len(), limits.MaxMessage)
+	}
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if _, err := c.conn.Write(b.Bytes()); err != nil {
-		return fmt.Errorf("write to the executor: %w", err)
+		return fmt.Errorf("%w: %w", errExecutorGone, err)
 	}
 	return nil
 }

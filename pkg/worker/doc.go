@@ -11,18 +11,31 @@
 // The current directory (in a shared process: [WorkingDir]) is empty, belongs to the task and vanishes after it.
 // What the handler writes to standard output and standard error is the task's log.
 //
-// From its context a handler learns about the task ([Current]), logs ([Logger]), dispatches further tasks ([Dispatch]) and
-// makes task groups ([NewGroup]).
+// A program of one's own, with handlers of one's own, is a complete executor: where above it hands its Mux to ChildMain, it
+// hands it to os.Exit(cli.ExecutorMain(mux)) of package pkg/cli, which takes both parts, that of the executor and that of the
+// child that it starts the program as. That is all there is to a main function.
+//
+// From its context a handler learns about the task ([Current], [RawArguments]), logs ([Logger]), dispatches further tasks
+// ([Dispatch]), makes task groups ([NewGroup]), says how far it is ([NewProgress]) and what it makes ([Creating], [Created]),
+// and exchanges files that outlive the task ([KeepFile], [FetchFile]). The context ends when the task is to stop, or its time
+// is up, which [context.Context.Deadline] shows beforehand.
+//
+// What a handler is, it is declared to be with options: where it may run ([InProcess], [Immediate]), how long ([Timeout]),
+// what it is part of ([Component]), how what it left incomplete is deleted ([Discards]).
+//
+// What it returns as an error fails the task. The error says more about itself if it is wrapped: its text may be shown to
+// whoever sees the task ([Safe], [Safef]), it is of a kind that retries can name ([Coded]), or no retry can help ([Permanent]).
 //
 // # Owns
 //
 // The names a process can run and how arguments meet handlers ([Mux]); the making of an outcome from whatever a handler
-// does; the worker's side of the line to the executor ([ServeChild], [ChildMain]). It knows nothing of databases,
-// schedulers or other tasks.
+// does; the worker's side of the line to the executor ([ServeChild], [ChildMain]); how often progress is sent. It knows
+// nothing of databases, schedulers or other tasks. What an error's text is replaced by, if it is not safe, is the executor's
+// to say.
 //
 // # States
 //
-//	child:   starting --> ready --> running --> ready ...
+//	child:   starting --> ready --> running, or discarding --> ready ...
 //	                                   |
 //	                                   +--> stopping (the handler's context is canceled)
 //
@@ -31,7 +44,7 @@
 // # Failure
 //
 // Whatever a handler does becomes an outcome: an error, a panic, a runtime.Goexit, a result that is not JSON or too large
-// all fail the task with one clear line. A handler that ends its process fails it too, in the executor's words. A child
-// whose executor is gone kills its whole process group, at once: nobody could stop it any more, and the task may soon run
-// elsewhere.
+// all fail the task with one clear line. A handler that ends its process fails it too, in the executor's words. What was
+// reported before, counts in all these cases. A child whose executor is gone kills all its descendants, its process group and
+// itself, at once: nobody could stop them any more, and the task may soon run elsewhere.
 package worker

@@ -1,9 +1,21 @@
 package worker_test
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/sluice-tasks/sluice/pkg/worker"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// This program is also what its own tests start: a worker, and an executor that does nothing but own one.
+func TestMain(m *testing.M) {
+	switch {
+	case worker.IsChild():
+		os.Exit(worker.ChildMain(familyMux()))
+	case os.Getenv(ownerEnv) != "":
+		os.Exit(own())
+	}
+	goleak.VerifyTestMain(m)
+}

@@ -4,11 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -16,6 +19,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/worker"
 )
 
@@ -85,6 +89,9 @@ func TestArgumentsMeetParameters(t *testing.T) {
 			if description := outcome.GetError().GetDescription(); description != c.wantError {
 				t.Fatalf("error %q, want %q", description, c.wantError)
 			}
+			if c.wantError != "" && (!outcome.GetSafe() || outcome.GetError().GetCode() != task.CodePermanent) {
+				t.Errorf("safe %v, code %s", outcome.GetSafe(), outcome.GetError().GetCode())
+			}
 			if diff := cmp.Diff(c.want, got, cmp.AllowUnexported(everything{})); diff != "" {
 				t.Errorf("arguments (-want +got):\n%s", diff)
 			}
@@ -110,6 +117,7 @@ func TestWhateverAHandlerDoesBecomesAnOutcome(t *testing.T) {
 	}
 	circle := &loop{}
 	circle.Next = circle
+	safe := regexp.MustCompile(`^(the result (is|must)|the handler ended) `) // texts of ours, with nothing of the handler's in them
 	for name, c := range map[string]struct {
 		handler handler
 		result  string
@@ -132,6 +140,10 @@ func TestWhateverAHandlerDoesBecomesAnOutcome(t *testing.T) {
 		"an empty error":      {returns(nil, silent{}), "", "the handler returned a worker_test.silent without a text"},
 		"a bad text":          {returns(nil, errors.New("a\xff\x00b")), "", "a\uFFFD\uFFFDb"},
 		"a panic":             {func(context.Context, struct{}) (any, error) { panic("ouch\nand more") }, "", "panic: ouch"},
+		"a blank panic":       {func(context.Context, struct{}) (any, error) { panic("\n \t\r\n") }, "", "panic: a string without a text"},
+		"a late line":         {func(context.Context, struct{}) (any, error) { panic("\n\n  ouch\x1b[31m\xff\x00!\r\nmore") }, "", "panic: ouch [31m\uFFFD !"},
+		"a long panic":        {func(context.Context, struct{}) (any, error) { panic(strings.Repeat("€", 100_000)) }, "", "panic: " + strings.Repeat("€", 341)},
+		"a safe panic":        {func(context.Context, struct{}) (any, error) { panic(worker.Safef("ouch")) }, "", "panic: ouch"},
 		"a nil panic":         {func(context.Context, struct{}) (any, error) { panic(nil) }, "", "panic: panic called with nil argument"},
 		"a panic in JSON":     {returns(explosive{}, nil), "", "panic: boom"},
 		"Goexit":              {func(context.Context, struct{}) (any, error) { runtime.Goexit(); return nil, nil }, "", "the handler ended its goroutine without returning"},
@@ -150,8 +162,16 @@ func TestWhateverAHandlerDoesBecomesAnOutcome(t *testing.T) {
 			if (c.failure == "") != (outcome.GetState() == taskv1.State_STATE_COMPLETED) || !strings.HasPrefix(description, c.failure) {
 				t.Errorf("%s: %q, want %q", outcome.GetState(), description, c.failure)
 			}
-			if trace := outcome.GetError().GetTraceback(); strings.HasPrefix(description, "panic: ") != (trace != "") {
+			panicked := strings.HasPrefix(description, "panic: ")
+			if trace := outcome.GetError().GetTraceback(); panicked != (trace != "") {
 				t.Errorf("traceback %q", trace)
+			}
+			code := map[bool]string{panicked: task.CodePanic, c.failure == "": "", !panicked && c.failure != "": task.CodeError}[true]
+			if got := outcome.GetError().GetCode(); got != code {
+				t.Errorf("code %q, want %q", got, code)
+			}
+			if ours := safe.MatchString(description); outcome.GetSafe() != ours {
+				t.Errorf("declared safe: %v, want %v", outcome.GetSafe(), ours)
 			}
 		})
 	}
@@ -204,13 +224,16 @@ func TestMuxKnowsNamesAndTraits(t *testing.T) {
 	mux := worker.NewMux()
 	plain := func(context.Context, struct{}) (worker.None, error) { return worker.None{}, nil }
 	raw := func(context.Context, worker.Arguments) (json.RawMessage, error) { return nil, nil }
+	discard := func(context.Context, string) error { return nil }
 	worker.Handle(mux, "c", plain)
-	worker.Handle(mux, "a", plain, worker.InProcess())
-	worker.HandleRaw(mux, "b", raw, worker.Immediate())
+	worker.Handle(mux, "a", plain, worker.InProcess(), worker.Timeout(time.Minute))
+	worker.HandleRaw(mux, "b", raw, worker.Immediate(), worker.Discards(discard))
 	if diff := cmp.Diff([]string{"a", "b", "c"}, mux.Names()); diff != "" {
 		t.Errorf("names (-want +got):\n%s", diff)
 	}
-	for name, want := range map[string]worker.Traits{"a": {InProcess: true}, "b": {InProcess: true, Immediate: true}, "c": {}} {
+	for name, want := range map[string]worker.Traits{
+		"a": {InProcess: true, Timeout: time.Minute}, "b": {InProcess: true, Immediate: true, Discards: true}, "c": {},
+	} {
 		if got, known := mux.Traits(name); got != want || !known {
 			t.Errorf("%s: %+v, %v", name, got, known)
 		}
@@ -219,9 +242,35 @@ func TestMuxKnowsNamesAndTraits(t *testing.T) {
 		t.Error("knows what nobody added")
 	}
 	outcome := mux.Run(t.Context(), worker.Run{Assignment: &taskv1.Assignment{Name: "d"}})
-	if got := outcome.GetError().GetDescription(); got != `this worker has no handler for the task "d"` {
-		t.Errorf("unknown task: %q", got)
+	if diff := cmp.Diff(failed("ERROR", true, `this worker has no handler for the task "d"`), outcome, protocmp.Transform()); diff != "" {
+		t.Errorf("unknown task (-want +got):\n%s", diff)
 	}
+}
+
+func TestMuxKnowsVersions(t *testing.T) {
+	mux := worker.NewMux()
+	if got := mux.Versions(); len(got) != 0 {
+		t.Errorf("without components: %v", got)
+	}
+	plain := func(context.Context, struct{}) (worker.None, error) { return worker.None{}, nil }
+	worker.Handle(mux, "a", plain, worker.Component("core", "1.2"))
+	worker.Handle(mux, "b", plain, worker.Component("core", "1.2"), worker.Component("rpm", "3"))
+	want := map[string]string{"core": "1.2", "rpm": "3"}
+	got := mux.Versions()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("versions (-want +got):\n%s", diff)
+	}
+	got["core"] = "9"
+	if diff := cmp.Diff(want, mux.Versions()); diff != "" {
+		t.Errorf("versions after someone else changed the ones given out (-want +got):\n%s", diff)
+	}
+}
+
+// failed is the outcome of a handler's error.
+func failed(code string, safe bool, description string) *taskv1.Outcome {
+	outcome := worker.Failed(description, "")
+	outcome.Error.Code, outcome.Safe = code, safe
+	return outcome
 }
 
 func TestMistakesOfTheProgramPanic(t *testing.T) {
@@ -232,7 +281,10 @@ func TestMistakesOfTheProgramPanic(t *testing.T) {
 	}
 	mux := worker.NewMux()
 	plain := func(context.Context, struct{}) (worker.None, error) { return worker.None{}, nil }
-	worker.Handle(mux, "there", plain)
+	worker.Handle(mux, "there", plain, worker.Component("core", "1"))
+	for i := range limits.MaxVersions - 1 {
+		worker.Handle(mux, fmt.Sprintf("part %d", i), plain, worker.Component(fmt.Sprint("part ", i), "1"))
+	}
 	for name, mistake := range map[string]func(){
 		"twice":             func() { worker.Handle(mux, "there", plain) },
 		"no name":           func() { worker.Handle(mux, "", plain) },
@@ -241,11 +293,28 @@ func TestMistakesOfTheProgramPanic(t *testing.T) {
 		"pointer to struct": func() { worker.Handle(mux, "b", func(context.Context, *point) (int, error) { return 0, nil }) },
 		"embedded pointer":  func() { worker.Handle(mux, "c", func(context.Context, embedded) (int, error) { return 0, nil }) },
 		"one name twice":    func() { worker.Handle(mux, "d", func(context.Context, twice) (int, error) { return 0, nil }) },
+		"blank name":        func() { worker.Handle(mux, " ", plain) },
+		"name with newline": func() { worker.Handle(mux, "a\nb", plain) },
+		"negative timeout":  func() { worker.Handle(mux, "e", plain, worker.Timeout(-1)) },
+		"endless timeout":   func() { worker.Handle(mux, "f", plain, worker.Timeout(limits.MaxTimeout+1)) },
+		"another version":   func() { worker.Handle(mux, "g", plain, worker.Component("core", "2")) },
+		"two versions": func() {
+			worker.Handle(mux, "h", plain, worker.Component("part 1", "1"), worker.Component("part 1", "2"))
+		},
+		"no version":   func() { worker.Handle(mux, "i", plain, worker.Component("part 1", "")) },
+		"no component": func() { worker.Handle(mux, "j", plain, worker.Component("", "1")) },
+		"a version too many": func() {
+			worker.Handle(mux, "k", plain, worker.Component("the last one", "1"))
+		},
+		"nothing to discard by": func() { worker.Handle(mux, "l", plain, worker.Discards(nil)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			defer func() {
 				if recover() == nil {
 					t.Error("went unnoticed")
+				}
+				if got := len(mux.Names()); got != limits.MaxVersions || len(mux.Versions()) != limits.MaxVersions {
+					t.Errorf("%d handlers, %d versions", got, len(mux.Versions()))
 				}
 			}()
 			mistake()
@@ -255,8 +324,11 @@ func TestMistakesOfTheProgramPanic(t *testing.T) {
 
 func TestOutsideOfATaskThereIsNothing(t *testing.T) {
 	ctx := t.Context()
-	if got := worker.Current(ctx); got != (worker.Task{}) {
-		t.Errorf("current task: %+v", got)
+	if diff := cmp.Diff(worker.Task{}, worker.Current(ctx)); diff != "" {
+		t.Errorf("current task (-want +got):\n%s", diff)
+	}
+	if got := worker.RawArguments(ctx); got.Args != nil || got.Kwargs != nil {
+		t.Errorf("arguments: %+v", got)
 	}
 	worker.Logger(ctx).Info("into the void")
 	if _, err := worker.Dispatch(ctx, worker.Spec{Name: "x"}); err == nil {

@@ -9,102 +9,147 @@ import (
 	"log/slog"
 	"runtime"
 	"strings"
+	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
 )
 
 // Run is one run of a handler, as whoever runs it sees it.
 type Run struct {
-	// Assignment is the task.
+	// Assignment is the task. It must not change any more.
 	Assignment *taskv1.Assignment
+	// Timeout ends the handler's context when it is over, and what the handler makes of that is a failure with the code
+	// TIMEOUT. 0: there is no limit here.
+	Timeout time.Duration
 	// WorkingDir makes the task's own, empty directory, the first time that it is called, and returns its path. nil: there is
 	// none.
 	WorkingDir func() (string, error)
 	// Log gets the handler's lines; the task's ids are added. nil discards them.
 	Log *slog.Logger
-	// Calls serves what the handler asks for. nil: it can ask for nothing.
+	// Calls serves what the handler asks for. nil: it can ask for nothing, and its progress goes unheard.
 	Calls Calls
 }
 
 // Run runs the handler of a task and returns how it ended, completed or failed; it never returns nil and never panics. It
-// returns when the handler does: a handler that ignores its context can't be interrupted here. The outcome keeps all
-// limits, so it can be reported as it is.
+// returns when the handler does: a handler that ignores its context can't be interrupted here. All that the handler reported
+// has been handed to run.Calls by then, and nothing is afterwards. The outcome keeps all limits, so it can be reported as it
+// is.
 func (m *Mux) Run(ctx context.Context, run Run) *taskv1.Outcome { return <-m.Start(ctx, run) }
 
 // Start is Run without waiting: the outcome comes through the channel.
 func (m *Mux) Start(ctx context.Context, run Run) <-chan *taskv1.Outcome {
 	ended := make(chan *taskv1.Outcome, 1)
-	a := run.Assignment
-	h, known := m.handlers[a.GetName()]
+	name := run.Assignment.GetName()
+	h, known := m.handlers[name]
 	if !known {
-		ended <- Failed(fmt.Sprintf("this worker has no handler for the task %q", a.GetName()), "")
+		ended <- failure(Safef("this worker has no handler for the task %q", name))
 		return ended
 	}
-	ctx = context.WithValue(ctx, contextKey{}, scope{log: run.Log, calls: run.Calls, workingDir: run.WorkingDir, task: Task{
-		ID:            a.GetTaskId(),
-		Name:          a.GetName(),
-		Claim:         a.GetClaim(),
-		Attempt:       int(a.GetAttempt()),
-		Domain:        a.GetDomain(),
-		CorrelationID: a.GetCorrelationId(),
-		GroupID:       a.GetGroupId(),
-		Traceparent:   a.GetTraceparent(),
-		Immediate:     a.GetImmediate(),
-	}})
-	arguments := Arguments{Args: orEmpty(a.GetArgsJson(), "[]"), Kwargs: orEmpty(a.GetKwargsJson(), "{}")}
+	s := scopeFor(run)
+	s.calls, s.workingDir, s.report = run.Calls, run.WorkingDir, newReport(run.Calls)
+	ctx, release := deadline(context.WithValue(ctx, contextKey{}, s), run.Timeout)
 
 	// A goroutine of its own, so that a handler that ends it (runtime.Goexit, as test helpers do) ends nothing of ours.
-	go h.run(ctx, arguments, ended)
+	go func() {
+		defer release() // what the handler left running hears that it is over
+		h.run(ctx, s, ended)
+	}()
 	return ended
 }
 
-func orEmpty(text, empty string) json.RawMessage {
-	if text == "" {
-		return json.RawMessage(empty)
+// deadline is a context that ends after the limit, if there is one. The executor watches the time as well, and its word
+// counts. But a context whose Deadline is only for show would break a promise on which the standard library builds: to a
+// derived context with a later deadline it sets no timer of its own. And a handler whose executor is late stops in time.
+func deadline(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	if limit <= 0 {
+		return context.WithCancel(ctx)
 	}
-	return json.RawMessage(text)
+	return context.WithTimeoutCause(ctx, limit, lateError{limit})
 }
 
 // run calls the handler and sends exactly one outcome, whatever the handler does.
-func (h handler) run(ctx context.Context, arguments Arguments, ended chan<- *taskv1.Outcome) {
-	outcome := Failed("the handler ended its goroutine without returning", "")
-	defer func() { ended <- outcome }()
+func (h handler) run(ctx context.Context, s scope, ended chan<- *taskv1.Outcome) {
+	outcome := failure(Safef("the handler ended its goroutine without returning"))
+	defer func() {
+		s.report.close() // before the end is known: afterwards nobody listens
+		ended <- outcome
+	}()
 	defer func() {
 		if p := recover(); p != nil {
-			outcome = Failed("panic: "+oneLine(p), userFrames())
+			outcome = panicked(p)
 		}
 	}()
-	result, err := h.call(ctx, arguments)
-	if err != nil {
-		outcome = Failed(describe(err), "")
-		return
+	result, err := h.call(ctx, s.arguments)
+	var late lateError
+	switch {
+	case err != nil && errors.As(context.Cause(ctx), &late):
+		outcome = late.outcome()
+	case err != nil:
+		outcome = failure(err)
+	default:
+		// Inside the reach of recover: a MarshalJSON of the handler's can panic too.
+		outcome = completed(result)
 	}
-	// Inside the reach of recover: a MarshalJSON of the handler's can panic too.
-	outcome = completed(result)
 }
 
-// Failed makes the outcome of a task that failed, with texts cut to their limits and cleaned of what can't be stored.
+// Failed makes the outcome of a task that failed, with texts cut to their limits and cleaned of what can't be stored. Its code
+// is ERROR, and its text is not declared safe.
 func Failed(description, traceback string) *taskv1.Outcome {
 	return &taskv1.Outcome{
 		State: taskv1.State_STATE_FAILED,
-		Error: &taskv1.TaskError{Description: clean(description), Traceback: clean(traceback)},
+		Error: &taskv1.TaskError{Description: clean(description), Traceback: clean(traceback), Code: task.CodeError},
+	}
+}
+
+// failure is the outcome of a handler that returned an error.
+func failure(err error) *taskv1.Outcome {
+	text, safe := textOf(err)
+	outcome := Failed(text, "")
+	outcome.Safe = safe
+	outcome.Error.Code = codeOf(err)
+	return outcome
+}
+
+// panicked is the outcome of a handler that panicked. It must be called by the function that recovered, for the stack.
+func panicked(thrown any) *taskv1.Outcome {
+	outcome := Failed("panic: "+oneLine(thrown), userFrames())
+	outcome.Error.Code = task.CodePanic
+	return outcome
+}
+
+// lateError is why the context of a run ended that took longer than it may.
+type lateError struct{ limit time.Duration }
+
+func (e lateError) Error() string { return "timed out after " + e.limit.String() }
+
+// Is makes it what handlers look for, who know nothing of us.
+func (e lateError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// outcome is the same as the executor's, which may come first or second: nobody shall see a difference.
+func (e lateError) outcome() *taskv1.Outcome {
+	return &taskv1.Outcome{
+		State: taskv1.State_STATE_FAILED, Safe: true,
+		Error: &taskv1.TaskError{Reason: fmt.Sprintf(task.ReasonTimeoutFormat, e.limit), Code: task.CodeTimeout},
 	}
 }
 
 func completed(result any) *taskv1.Outcome {
 	text, err := marshal(result)
 	if err != nil {
+		// Not safe: it may be the words of a MarshalJSON.
 		return Failed("the result can't be written as JSON: "+strings.TrimPrefix(err.Error(), "json: "), "")
 	}
 	if len(text) > limits.MaxJSON {
-		return Failed(fmt.Sprintf("the result is %d bytes, more than the limit of %d", len(text), limits.MaxJSON), "")
+		return failure(Safef("the result is %d bytes, more than the limit of %d", len(text), limits.MaxJSON))
 	}
 	outcome := &taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: text}
 	if err := Check(outcome); err != nil {
-		return Failed("the result "+err.Error(), "")
+		return failure(Safef("the result %w", err))
 	}
 	return outcome
 }
@@ -112,7 +157,11 @@ func completed(result any) *taskv1.Outcome {
 // Check says whether an outcome would be refused when it is reported: one bad outcome must not cost the line on which all
 // others travel. The error names the first rule that is broken.
 func Check(outcome *taskv1.Outcome) error {
-	err := limits.CheckOutcome(outcome)
+	return firstRule(limits.CheckOutcome(outcome))
+}
+
+// firstRule is the first of the rules that something breaks, nil if there is none.
+func firstRule(err error) error {
 	var invalid *errs.Error
 	if errors.As(err, &invalid) && len(invalid.Violations) > 0 {
 		return errors.New(invalid.Violations[0].Rule)
@@ -137,18 +186,24 @@ func marshal(v any) (string, error) {
 	return strings.TrimSuffix(b.String(), "\n"), nil
 }
 
-// describe never returns "": an error that says nothing would look like none.
-func describe(err error) string {
-	if text := err.Error(); text != "" {
-		return text
+// oneLine is the first line of what was thrown that says something, without what would spoil a terminal. A String or Error
+// method that panics itself is not our problem: fmt says so.
+func oneLine(thrown any) string {
+	text := cut(fmt.Sprint(thrown), limits.MaxErrorText) // looking for a line must end, too
+	for line := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == '\n' || r == '\r' }) {
+		line = strings.TrimSpace(strings.Map(printable, line))
+		if line != "" {
+			return cut(line, limits.MaxMessageText)
+		}
 	}
-	return fmt.Sprintf("the handler returned a %T without a text", err)
+	return fmt.Sprintf("a %T without a text", thrown)
 }
 
-// oneLine is the first line of what was thrown. A String or Error method that panics itself is not our problem: fmt says so.
-func oneLine(thrown any) string {
-	line, _, _ := strings.Cut(fmt.Sprint(thrown), "\n")
-	return line
+func printable(r rune) rune {
+	if unicode.IsControl(r) {
+		return ' '
+	}
+	return r
 }
 
 // userFrames is the stack of the panic that is being recovered, from where it was raised to where the handler was called:

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -18,19 +20,23 @@ import (
 // inherited file descriptor (a connected unix stream socket) that leads to the executor.
 const ChildEnv = "SLUICE_CHILD_FD"
 
+// maxLooks is how often killAll looks whether a process is being started that it can't prevent, before it gives up on that.
+const maxLooks = 100
+
 // IsChild reports whether this process was started to be a worker. A program whose executor starts it again for each
 // worker (the default) asks this first, before it opens, locks or prints anything.
 func IsChild() bool { return os.Getenv(ChildEnv) != "" }
 
 // ChildMain makes this process a worker until its executor ends it; it only returns if that could not even begin, with the
-// exit code for main. When the executor is gone, the whole process group dies at once by SIGKILL, this process included.
+// exit code for main. When the executor is gone, all that descends from this process dies at once by SIGKILL, together with
+// its process group and itself.
 func ChildMain(mux *Mux) int {
 	conn, err := executorLine()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "sluice worker: %v\n", err)
 		return 1
 	}
-	// Orphans of the task come to us instead of to process 1, so that killLeftovers finds all of them.
+	// Orphans of the task come to us instead of to process 1, so that killLeftovers and killAll find all of them.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		fmt.Fprintf(os.Stderr, "sluice worker: become the reaper of the task's processes: %v\n", err)
 		return 1
@@ -42,7 +48,7 @@ func ChildMain(mux *Mux) int {
 	if err := c.serve(context.Background()); err != nil { //nolint:forbidigo // the process is this function: it has no caller
 		fmt.Fprintf(os.Stderr, "sluice worker: %v\n", err)
 	}
-	killGroup()
+	killAll()
 	return 1
 }
 
@@ -67,7 +73,7 @@ func executorLine() (net.Conn, error) {
 }
 
 // watchSignals turns SIGTERM into a stop of what runs, for handlers whose own processes got it too, and into the death of
-// the group when it announces the executor's: SIGTERM is what the kernel was told to send us then. SIGKILL would be
+// everything when it announces the executor's: SIGTERM is what the kernel was told to send us then. SIGKILL would be
 // surer for this process, and leave the task's other processes behind: it gives no time to kill them, and it comes before
 // the end of the line is seen.
 //
@@ -77,11 +83,11 @@ func (c *child) watchSignals(executor int) {
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, unix.SIGTERM, unix.SIGPIPE)
 	if os.Getppid() != executor {
-		killGroup() // it died before we listened
+		killAll() // it died before we listened
 	}
 	for s := range signals {
 		if os.Getppid() != executor {
-			killGroup()
+			killAll()
 		}
 		if s == unix.SIGTERM {
 			c.stopAny()
@@ -89,8 +95,25 @@ func (c *child) watchSignals(executor int) {
 	}
 }
 
-// killGroup kills the process group, and this process with it. The executor made us its leader.
-func killGroup() {
+// killAll kills all descendants of this process, then its process group (the executor made us the leader) and itself with
+// it. The descendants come first: one that had left the group (setsid, as daemons do) would live on without an owner, and
+// might still write to what the task's successor on another executor writes to.
+func killAll() {
+	killed := map[int]bool{}
+	held := false
+	for look := 1; ; look++ {
+		// Whatever starts processes in Go takes this lock: the handler shall start none after the last look.
+		held = held || syscall.ForkLock.TryLock()
+		// Who has been sent SIGKILL starts no process any more, so once nobody is new all are dead or about to be.
+		strangers := slices.DeleteFunc(procs.Descendants(os.Getpid()), func(p procs.Process) bool { return p.Over || killed[p.PID] })
+		for _, p := range strangers {
+			_ = unix.Kill(p.PID, unix.SIGKILL)
+			killed[p.PID] = true
+		}
+		if len(strangers) == 0 && (held || look >= maxLooks) {
+			break
+		}
+	}
 	_ = unix.Kill(0, unix.SIGKILL)
 }
 

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/wire"
 )
 
 // Task is what a handler may know of the task it runs.
@@ -23,19 +26,26 @@ type Task struct {
 	Claim int64
 	// Attempt is 1 on the first start.
 	Attempt int
+	// MaxAttempts is how many attempts there may be, 1 unless the dispatch asked for retries.
+	MaxAttempts int
 	// Domain is the tenant that the task and all its children belong to.
 	Domain string
 	// CorrelationID ties together all tasks and log lines of one request.
 	CorrelationID string
 	// GroupID is the UUID of the task's group, "" if it has none.
 	GroupID string
-	// Traceparent is the W3C trace context of the dispatch, "" if it had none.
-	Traceparent string
+	// Traceparent and Tracestate are the W3C trace context of the dispatch, "" if it had none.
+	Traceparent, Tracestate string
+	// ProfileOptions name diagnostics that the dispatch asked for. Not to be changed.
+	ProfileOptions []string
+	// FileIDs are the UUIDs of the temporary files that the task was given, for [FetchFile]. Not to be changed.
+	FileIDs []string
 	// Immediate: a client waits for the end, and there is a time limit.
 	Immediate bool
 }
 
-// Spec describes a task to dispatch. Domain, correlation id and parent are those of the running task.
+// Spec describes a task to dispatch. Domain, correlation id, profile options and trace are those of the running task, which
+// is recorded as its parent.
 type Spec struct {
 	// Name is what to run. Required.
 	Name string
@@ -53,14 +63,39 @@ type Spec struct {
 	NoDefer bool
 	// Versions are component names with the lowest version that an executor must have.
 	Versions map[string]string
+	// Timeout is how long one attempt may run, 1 ms to 30 days. 0: as long as its handler declares.
+	Timeout time.Duration
+	// Retry says which failures are retried; nil: none. Not for immediate tasks.
+	Retry *Retry
+	// FileIDs are the UUIDs of temporary files that it is given, at most 100 ([KeepFile] makes such).
+	FileIDs []string
 }
 
-// Calls is what a running task can ask its executor for.
+// Retry says which failures of a task are worth another attempt.
+type Retry struct {
+	// Attempts is how many there are at most, the first one included. 1 to 100.
+	Attempts int
+	// Backoff is the pause before the second attempt, doubled for each one after it, but at most MaxBackoff. 0 means the
+	// defaults: 1 second, and 1 minute. At most 24 hours.
+	Backoff, MaxBackoff time.Duration
+	// On are the codes of the errors that are retried, see [Coded]. Empty means all but PERMANENT, which never is.
+	On []string
+}
+
+// Calls is what a running task can ask its executor for. Its methods are safe for concurrent use.
 type Calls interface {
 	// Dispatch stores a child task and returns its UUID. The executor fills in whose child it is.
 	Dispatch(ctx context.Context, spec *taskv1.TaskSpec) (string, error)
 	// NewGroup makes a task group and returns its UUID.
 	NewGroup(ctx context.Context, description string) (string, error)
+	// KeepFile stores a file below the task's directory as a temporary file and returns its UUID.
+	KeepFile(ctx context.Context, path string) (id string, err error)
+	// FetchFile brings a temporary file and returns its path. It is removed when the task has ended.
+	FetchFile(ctx context.Context, id string) (path string, err error)
+	// Progress says how far a part of the work is. It returns at once, and may keep only the latest of each part.
+	Progress(p *taskv1.Progress)
+	// Created says what the task made. It returns at once, and what it was given is not lost before the run has ended.
+	Created(c *taskv1.CreatedResource)
 }
 
 // errOutside is what one gets who asks without being a task.
@@ -71,9 +106,42 @@ type contextKey struct{}
 // scope is what a handler's context carries.
 type scope struct {
 	task       Task
+	arguments  Arguments
 	log        *slog.Logger
 	calls      Calls
+	report     *report
 	workingDir func() (string, error)
+}
+
+// scopeFor is the scope of a run that can ask for nothing yet.
+func scopeFor(run Run) scope {
+	a := run.Assignment
+	return scope{
+		log:       run.Log,
+		arguments: Arguments{Args: orEmpty(a.GetArgsJson(), "[]"), Kwargs: orEmpty(a.GetKwargsJson(), "{}")},
+		task: Task{
+			ID:             a.GetTaskId(),
+			Name:           a.GetName(),
+			Claim:          a.GetClaim(),
+			Attempt:        int(a.GetAttempt()),
+			MaxAttempts:    max(1, int(a.GetMaxAttempts())),
+			Domain:         a.GetDomain(),
+			CorrelationID:  a.GetCorrelationId(),
+			GroupID:        a.GetGroupId(),
+			Traceparent:    a.GetTraceparent(),
+			Tracestate:     a.GetTracestate(),
+			ProfileOptions: a.GetProfileOptions(),
+			FileIDs:        a.GetFileIds(),
+			Immediate:      a.GetImmediate(),
+		},
+	}
+}
+
+func orEmpty(text, empty string) json.RawMessage {
+	if text == "" {
+		return json.RawMessage(empty)
+	}
+	return json.RawMessage(text)
 }
 
 func scopeOf(ctx context.Context) (scope, bool) {
@@ -85,6 +153,13 @@ func scopeOf(ctx context.Context) (scope, bool) {
 func Current(ctx context.Context) Task {
 	s, _ := scopeOf(ctx)
 	return s.task
+}
+
+// RawArguments returns the arguments of the running task as they were dispatched, digit for digit, whatever its handler makes
+// of them. Outside of a task they are empty.
+func RawArguments(ctx context.Context) Arguments {
+	s, _ := scopeOf(ctx)
+	return s.arguments
 }
 
 // Logger returns the logger of the running task: its lines carry the task's ids and, in a child process, go to the task's
@@ -114,11 +189,11 @@ func Dispatch(ctx context.Context, spec Spec) (string, error) {
 	if !inside || s.calls == nil {
 		return "", fmt.Errorf("dispatch %s: %w", spec.Name, errOutside)
 	}
-	wire, err := spec.wire()
+	message, err := spec.message()
 	if err != nil {
 		return "", fmt.Errorf("dispatch %s: %w", spec.Name, err)
 	}
-	id, err := s.calls.Dispatch(ctx, wire)
+	id, err := s.calls.Dispatch(ctx, message)
 	if err != nil {
 		return "", fmt.Errorf("dispatch %s: %w", spec.Name, err)
 	}
@@ -138,8 +213,8 @@ func NewGroup(ctx context.Context, description string) (string, error) {
 	return id, nil
 }
 
-func (s Spec) wire() (*taskv1.TaskSpec, error) {
-	wire := &taskv1.TaskSpec{
+func (s Spec) message() (*taskv1.TaskSpec, error) {
+	spec := &taskv1.TaskSpec{
 		Name:               s.Name,
 		ExclusiveResources: s.Exclusive,
 		SharedResources:    s.Shared,
@@ -147,20 +222,28 @@ func (s Spec) wire() (*taskv1.TaskSpec, error) {
 		Immediate:          s.Immediate,
 		Deferred:           proto.Bool(!s.NoDefer),
 		Versions:           s.Versions,
+		Timeout:            wire.Duration(s.Timeout),
+		FileIds:            s.FileIDs,
+	}
+	if r := s.Retry; r != nil {
+		spec.Retry = &taskv1.RetryPolicy{
+			MaxAttempts: int32(min(max(r.Attempts, math.MinInt32), math.MaxInt32)), // out of range is refused, as it should be
+			Backoff:     wire.Duration(r.Backoff), MaxBackoff: wire.Duration(r.MaxBackoff), On: r.On,
+		}
 	}
 	if s.Args != nil {
 		args, err := json.Marshal(s.Args)
 		if err != nil {
 			return nil, fmt.Errorf("write the positional arguments as JSON: %w", err)
 		}
-		wire.ArgsJson = string(args)
+		spec.ArgsJson = string(args)
 	}
 	if s.Kwargs != nil {
 		kwargs, err := json.Marshal(s.Kwargs)
 		if err != nil {
 			return nil, fmt.Errorf("write the named arguments as JSON: %w", err)
 		}
-		wire.KwargsJson = string(kwargs)
+		spec.KwargsJson = string(kwargs)
 	}
-	return wire, nil
+	return spec, nil
 }

@@ -1,10 +1,12 @@
 package dispatcher
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,8 +29,8 @@ type New struct {
 	Tracestate  string
 }
 
-// ErrMissing says that a task names a parent or a group that does not exist. Nothing was stored.
-var ErrMissing = errors.New("a parent or a group does not exist")
+// ErrMissing says that a task names a parent, a group or a file that does not exist. Nothing was stored.
+var ErrMissing = errors.New("a parent, a group or a file does not exist")
 
 // ErrRefused says that the database answered with an error, so that nothing was stored. Any other error leaves that open.
 var ErrRefused = errors.New("the database refused the tasks")
@@ -43,6 +45,21 @@ type Database interface {
 	Reject(ctx context.Context, id string) (rejected bool, err error)
 	Delete(ctx context.Context, id string) (deleted bool, err error)
 	InsertGroup(ctx context.Context, id, domainID, description string) error
+	FileDatabase
+}
+
+// FileDatabase is the SQL for temporary files.
+type FileDatabase interface {
+	MissingFiles(ctx context.Context, tasks []*New) (map[int][]int, error)
+	StartFile(ctx context.Context, f *File, first []byte) error
+	AddPart(ctx context.Context, id string, part int, data []byte) (added bool, err error)
+	CompleteFile(ctx context.Context, f *File, parts int) (completed bool, err error)
+	AbandonFile(ctx context.Context, id string) error
+	UseFile(ctx context.Context, id string) (*File, error)
+	Part(ctx context.Context, id string, part int) ([]byte, error)
+	RemoveFile(ctx context.Context, id string) (removed, used bool, err error)
+	SweepFiles(ctx context.Context, protection, patience time.Duration, most int) (ids []string, err error)
+	DropFile(ctx context.Context, id string) error
 }
 
 // Leader is the scheduler, as far as the dispatcher needs it.
@@ -57,10 +74,16 @@ type Leader interface {
 type Config struct {
 	// SettleFor is how long a dispatch waits for its immediate task: the task's own time limit and something for the way.
 	SettleFor time.Duration
+	// FileProtection is how long a temporary file is kept after its last use (TMPFILE_PROTECTION_TIME). 0 means 24 h.
+	FileProtection time.Duration
+	// MaxFile is how large a temporary file may be, in bytes. 0 means 1 GiB.
+	MaxFile int64
 }
 
 // Defaults are the settings for Pulp's immediate time limit of 5 s.
-func Defaults() Config { return Config{SettleFor: 8 * time.Second} }
+func Defaults() Config {
+	return Config{SettleFor: 8 * time.Second, FileProtection: 24 * time.Hour, MaxFile: limits.MaxFile}
+}
 
 // Service is one dispatcher. All dispatchers are active.
 type Service struct {
@@ -69,11 +92,20 @@ type Service struct {
 	leader Leader
 	intake *intake
 	log    *slog.Logger
+	// moving has an entry for each part of a file on its way to the database or from it.
+	moving chan struct{}
+	// vanished says that there are parts to be deleted.
+	vanished chan struct{}
 }
 
 // NewService makes a dispatcher.
 func NewService(cfg Config, db Database, leader Leader, log *slog.Logger) *Service {
-	return &Service{cfg: cfg, db: db, leader: leader, intake: newIntake(db, leader.Offer), log: log}
+	defaults := Defaults()
+	cfg.FileProtection, cfg.MaxFile = cmp.Or(cfg.FileProtection, defaults.FileProtection), cmp.Or(cfg.MaxFile, defaults.MaxFile)
+	return &Service{
+		cfg: cfg, db: db, leader: leader, intake: newIntake(db, leader.Offer), log: log,
+		moving: make(chan struct{}, moves), vanished: make(chan struct{}, 1),
+	}
 }
 
 // Dispatch stores tasks, all or none of them, in this order, and waits for those that are immediate.
@@ -110,12 +142,16 @@ func (s *Service) Dispatch(ctx context.Context, tasks []*New) ([]*task.Task, err
 	return stored, s.settle(ctx, immediate)
 }
 
-// explained finds out what is wrong with tasks that name a parent or a group that does not exist.
+// explained finds out what is wrong with tasks that name a parent, a group or a file that does not exist.
 func (s *Service) explained(ctx context.Context, tasks []*New, err error) error {
 	if !errors.Is(err, ErrMissing) {
 		return err
 	}
 	parents, groups, lookErr := s.db.Missing(ctx, tasks)
+	if lookErr != nil {
+		return lookErr
+	}
+	files, lookErr := s.db.MissingFiles(ctx, tasks)
 	if lookErr != nil {
 		return lookErr
 	}
@@ -127,10 +163,15 @@ func (s *Service) explained(ctx context.Context, tasks []*New, err error) error 
 		if groups[i] {
 			violations = append(violations, errs.Violation{Field: t.Field + ".group_id", Rule: "must be the id of a task group that exists"})
 		}
+		for _, place := range files[i] {
+			violations = append(violations, errs.Violation{
+				Field: fmt.Sprintf("%s.file_ids[%d]", t.Field, place), Rule: "must be the id of a temporary file that exists",
+			})
+		}
 	}
 	if len(violations) == 0 {
 		// It came into being in between.
-		return errs.Away(errs.DatabaseAway, err, "a parent or a group changed at this moment: dispatch again")
+		return errs.Away(errs.DatabaseAway, err, "a parent, a group or a file changed at this moment: dispatch again")
 	}
 	return errs.Invalid(violations[:min(len(violations), limits.MaxViolations)]...)
 }
@@ -232,8 +273,13 @@ func (s *Service) NewGroup(ctx context.Context, description string) (string, err
 	return id.String(), s.db.InsertGroup(ctx, id.String(), task.DefaultDomainID, description)
 }
 
-// Run sends hints until ctx ends; the service itself has no loop of its own.
+// Run sends hints, and removes old files, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var sweeper sync.WaitGroup
+	sweeper.Go(func() { s.sweep(ctx) })
+	defer sweeper.Wait()
+	defer cancel()
 	hinter, ok := s.leader.(interface{ Run(context.Context) error })
 	if !ok {
 		<-ctx.Done()

@@ -1,9 +1,10 @@
-// Package dispatcher takes tasks in, takes the wish to cancel, and deletes what has ended.
+// Package dispatcher takes tasks in, takes the wish to cancel, deletes what has ended, and keeps temporary files.
 //
 // # Owns
 //
 // New rows of task, task_live and task_group; the change of a waiting task to canceled and of a running one to canceling,
-// with the note of it in task_cancel; the removal of finished tasks. Nothing else about a task.
+// with the note of it in task_cancel; the removal of finished tasks. Nothing else about a task. And temporary files with their
+// parts, and which tasks have which.
 //
 // # States
 //
@@ -13,6 +14,10 @@
 // A call to dispatch, of one task or of a batch, is waiting, under way, or answered. What has arrived while a transaction was
 // under way is stored in the next one, many calls to a commit; a call that comes while nothing is under way is stored at once.
 // Nobody waits for company. One transaction at a time, so the numbers of one dispatcher become visible in their order.
+//
+// A file is uploading, complete, or removed. Its parts are stored one by one; it is there for others from the statement that
+// finds all of them until the one that removes it, and its parts are deleted after that, by whichever dispatcher looks first.
+// A file that a task has which is not final is not removed, and no task gets one that is: both lock the row of the file first.
 //
 // # Failure
 //

@@ -13,3 +13,6 @@ func (s *Service) Waiting() int {
 	defer s.intake.mu.Unlock()
 	return len(s.intake.waiting)
 }
+
+// PartSize is how much of a file is one row.
+const PartSize = partSize

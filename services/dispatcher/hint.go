@@ -11,6 +11,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+	"github.com/sluice-tasks/sluice/pkg/wire"
 )
 
 // Hinter tells the leader what was stored, or that there is something to find. Whatever comes while one hint is on its way
@@ -64,6 +65,7 @@ func offered(t *New) *schedulerv1.OfferedTask {
 	return &schedulerv1.OfferedTask{
 		Seq: t.Seq, TaskId: t.ID, Name: t.Name, ExclusiveResources: t.Reserved.Exclusive, SharedResources: t.Reserved.Shared,
 		Immediate: t.Immediate, Deferred: t.Deferred, Versions: t.Versions, CreatedAt: timestamppb.New(t.CreatedAt),
+		Retry: wire.Retry(t.Options.Retry),
 	}
 }
 

@@ -110,6 +110,10 @@ func fromSpec(field string, spec *taskv1.TaskSpec, traceparent, tracestate strin
 	t.Versions = spec.GetVersions()
 	t.ParentID, t.GroupID = spec.GetParentId(), spec.GetGroupId()
 	t.CorrelationID = spec.GetCorrelationId()
+	t.Options = task.Options{
+		Timeout: spec.GetTimeout().AsDuration(), Retry: wire.FromRetry(spec.GetRetry()),
+		Profile: spec.GetProfileOptions(), Files: spec.GetFileIds(),
+	}
 	if t.Args == "" {
 		t.Args = "[]"
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,18 +25,25 @@ func NewStore(pool *pgxpool.Pool) *Store { return &Store{pool: pool} }
 
 // insertTasks is a function of the schema, where PostgreSQL keeps its plan; what it does stands in the migrations.
 const insertTasks = `
-	select seq, id, created_at from dispatcher_insert($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-		$8::boolean[], $9::boolean[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[])`
+	select seq, id, created_at from dispatcher_insert_2($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+		$8::boolean[], $9::boolean[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[])`
+
+// insertWithFiles is the same for tasks of which some have files: few do, and the others are not to pay for it.
+const insertWithFiles = `
+	select seq, id, created_at from dispatcher_insert_with_files($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+		$7::text[], $8::boolean[], $9::boolean[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[],
+		$17::text[], $18::text[])`
 
 // Insert stores tasks, all or none. Their places in the order and their times are set in them.
 func (s *Store) Insert(ctx context.Context, tasks []*New) error {
 	n := len(tasks)
-	columns := make([][]string, 13)
+	columns := make([][]string, 14)
 	for i := range columns {
 		columns[i] = make([]string, n)
 	}
 	immediate, deferred := make([]bool, n), make([]bool, n)
 	byID := make(map[string]*New, n)
+	var linked, files []string
 	for i, t := range tasks {
 		versions := "{}"
 		if len(t.Versions) > 0 {
@@ -45,23 +53,34 @@ func (s *Store) Insert(ctx context.Context, tasks []*New) error {
 			}
 			versions = string(text)
 		}
+		options, err := t.Options.Text()
+		if err != nil {
+			return fmt.Errorf("store task %s: %w", t.ID, err)
+		}
 		for c, value := range [...]string{
 			t.ID, t.DomainID, t.Name, t.Args, t.Kwargs, postgres.Texts(t.Reserved.Exclusive), postgres.Texts(t.Reserved.Shared),
-			versions, t.ParentID, t.GroupID, t.CorrelationID, t.Traceparent, t.Tracestate,
+			versions, t.ParentID, t.GroupID, t.CorrelationID, t.Traceparent, t.Tracestate, options,
 		} {
 			columns[c][i] = value
 		}
 		immediate[i], deferred[i] = t.Immediate, t.Deferred
+		for _, file := range t.Options.Files {
+			linked, files = append(linked, t.ID), append(files, file)
+		}
 		byID[t.ID] = t
 	}
-	args := make([]any, 0, len(columns)+2)
+	args := make([]any, 0, len(columns)+4)
 	for i, column := range columns {
 		if i == 7 {
 			args = append(args, postgres.Booleans(immediate), postgres.Booleans(deferred))
 		}
 		args = append(args, postgres.Texts(column))
 	}
-	rows, err := s.pool.Query(ctx, insertTasks, args...)
+	insert := insertTasks
+	if len(files) > 0 {
+		insert, args = insertWithFiles, append(args, postgres.Texts(linked), postgres.Texts(files))
+	}
+	rows, err := s.pool.Query(ctx, insert, args...)
 	if err != nil {
 		return inserted(err)
 	}
@@ -76,12 +95,15 @@ func (s *Store) Insert(ctx context.Context, tasks []*New) error {
 	return inserted(cmp.Or(err, rows.Err()))
 }
 
+// namesNothing are the constraints that say that a task names something that does not exist.
+var namesNothing = []string{"task_parent_id_fkey", "task_group_id_fkey", "task_file_file_id_fkey"}
+
 // inserted says of an error what it means for the rows.
 func inserted(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case postgres.Constraint(err) == "task_parent_id_fkey", postgres.Constraint(err) == "task_group_id_fkey":
+	case slices.Contains(namesNothing, postgres.Constraint(err)):
 		return fmt.Errorf("insert tasks: %w: %w", ErrMissing, err)
 	case postgres.IsUnavailable(err):
 		// Also where it comes as an answer: a pooler says so of a server that it lost after the commit. And what is away for
@@ -116,6 +138,42 @@ func (s *Store) Missing(ctx context.Context, tasks []*New) (parents, groups map[
 	}
 	return found[0], found[1], nil
 }
+
+// MissingFiles tells which of the tasks' files do not exist, or are not complete: by the places of the tasks in the list, the
+// places in their lists of files.
+func (s *Store) MissingFiles(ctx context.Context, tasks []*New) (map[int][]int, error) {
+	var ids []string
+	var places [][2]int
+	for i, t := range tasks {
+		for j, id := range t.Options.Files {
+			ids, places = append(ids, id), append(places, [2]int{i, j})
+		}
+	}
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	rows, err := s.pool.Query(ctx, `
+		select place - 1 from unnest($1::text[]) with ordinality as named (id, place)
+		where not exists (select from temporary_file f where f.id = named.id::uuid and f.state = 'complete')
+		order by place`, postgres.Texts(ids))
+	if err != nil {
+		return nil, postgres.Away(fmt.Errorf("look for missing files: %w", err))
+	}
+	missing := map[int][]int{}
+	var place int
+	_, err = pgx.ForEachRow(rows, []any{&place}, func() error {
+		at := places[place]
+		missing[at[0]] = append(missing[at[0]], at[1])
+		return nil
+	})
+	if err := cmp.Or(err, rows.Err()); err != nil {
+		return nil, postgres.Away(fmt.Errorf("look for missing files: %w", err))
+	}
+	return missing, nil
+}
+
+// nothing reports whether a query found no row.
+func nothing(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
 
 // cancelTask is guarded by the state. Its outcome is read from the row: no row changed means that it was final, or is
 // canceling already, or is not there.

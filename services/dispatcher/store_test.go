@@ -20,7 +20,12 @@ func fill(t *testing.T, db postgres.Querier) {
 		 select gen_random_uuid(), '` + task.DefaultDomainID + `', 'n', 'completed', now(), now(), '1' from generate_series(1, 20000)`,
 		`insert into task (id, domain_id, name) select gen_random_uuid(), '` + task.DefaultDomainID + `', 'n' from generate_series(1, 3000)`,
 		`insert into task_live (seq, task_id) select seq, id from task where state = 'waiting'`,
+		`insert into temporary_file (id, name, state, size, sha256) select gen_random_uuid(), 'n', 'complete', 1, '' from generate_series(1, 5000)`,
+		`insert into temporary_file_part (file_id, part, data) select id, 0, 'x' from temporary_file`,
+		`insert into task_file (file_id, task_id) select f.id, t.id from (select id, row_number() over () from temporary_file) f
+		 join (select id, row_number() over () from task) t using (row_number)`,
 		`analyze task`, `analyze task_live`, `analyze task_cancel`,
+		`analyze temporary_file`, `analyze temporary_file_part`, `analyze task_file`,
 	} {
 		if _, err := db.Exec(t.Context(), sql); err != nil {
 			t.Fatalf("%s: %v", sql, err)
@@ -36,6 +41,7 @@ func TestNoStatementSearchesATable(t *testing.T) {
 	id := pgtest.One[string](t, db, `select id::text from task where state = 'waiting' order by seq limit 1 offset 1500`)
 	ended := pgtest.One[string](t, db, `select id::text from task where state = 'completed' order by seq limit 1 offset 1500`)
 	parent := pgtest.One[string](t, db, `select id::text from task where state = 'waiting' order by seq limit 1`)
+	file := pgtest.One[string](t, db, `select id::text from temporary_file limit 1 offset 1500`)
 	store := dispatcher.NewStore(pool)
 	r.Take()
 	fresh := func() []*dispatcher.New {
@@ -44,7 +50,7 @@ func TestNoStatementSearchesATable(t *testing.T) {
 			DomainID: task.DefaultDomainID, Args: "[]", Kwargs: "{}",
 		}}
 	}
-	statements := map[string]int{"missing": 2} // one otherwise
+	statements := map[string]int{"missing": 2, "drop a file": 2} // one otherwise
 	for name, call := range map[string]func() error{
 		"insert": func() error { return store.Insert(t.Context(), fresh()) },
 		"missing": func() error {
@@ -60,6 +66,20 @@ func TestNoStatementSearchesATable(t *testing.T) {
 		"reject": func() error { _, err := store.Reject(t.Context(), parent); return err },
 		"get":    func() error { _, err := store.Get(t.Context(), id); return err },
 		"delete": func() error { _, err := store.Delete(t.Context(), ended); return err },
+		"missing files": func() error {
+			tasks := fresh()
+			tasks[0].Options.Files = []string{file, unknownID}
+			missing, err := store.MissingFiles(t.Context(), tasks)
+			if len(missing[0]) != 1 {
+				t.Errorf("missing files: %v", missing)
+			}
+			return err
+		},
+		"use a file":      func() error { _, err := store.UseFile(t.Context(), file); return err },
+		"read a part":     func() error { _, err := store.Part(t.Context(), file, 0); return err },
+		"add a part":      func() error { _, err := store.AddPart(t.Context(), file, 1, nil); return err },
+		"complete a file": func() error { _, err := store.CompleteFile(t.Context(), &dispatcher.File{ID: file}, 1); return err },
+		"drop a file":     func() error { return store.DropFile(t.Context(), file) },
 	} {
 		if err := call(); err != nil {
 			t.Fatalf("%s: %v", name, err)
@@ -112,6 +132,12 @@ func TestDispatcherSaysThatTheDatabaseIsAwayAndGoesOnWhenItIsBack(t *testing.T) 
 		},
 		"group": func() error {
 			_, err := w.client.CreateTaskGroup(t.Context(), &dispatcherv1.CreateTaskGroupRequest{})
+			return err
+		},
+		"put a file": func() error { _, err := w.tryPut(t.Context(), "n", []byte("x"), 1); return err },
+		"get a file": func() error { _, _, err := w.tryGet(t.Context(), id); return err },
+		"delete a file": func() error {
+			_, err := w.client.DeleteFile(t.Context(), &dispatcherv1.DeleteFileRequest{FileId: id})
 			return err
 		},
 	} {

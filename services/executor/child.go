@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protodelim"
@@ -32,11 +33,13 @@ type child struct {
 	conn   net.Conn
 	output *capture
 	tasks  int
+	// since is when it had its last task, or started. Under the lock of the pool.
+	since  time.Time
 	lost   bool            // the line has closed; under the lock of the pool
 	strays []procs.Process // descendants that had left the group and were killed with it
 	// messages are what the child says. Closed when it has closed the line, which is when it has ended, or was going to.
-	messages chan *executorv1.FromWorker
-	outgoing chan *executorv1.ToWorker
+	messages chan *executorv1.WorkRequest
+	outgoing chan *executorv1.WorkResponse
 	// gone is closed when the process has been reaped.
 	gone  chan struct{}
 	parts sync.WaitGroup
@@ -80,9 +83,21 @@ func startChild(config Config, dir string, env []string, fork fork, lost func(*c
 		capture.close()
 		return nil, fmt.Errorf("start %s: %w", config.ChildCommand[0], err)
 	}
+	if config.ChildMemory > 0 {
+		// Of the data alone: what a runtime reserves and never touches is no use of memory. It is inherited by what the child
+		// starts, which has not started anything before it gets a task.
+		limit := &unix.Rlimit{Cur: uint64(config.ChildMemory), Max: uint64(config.ChildMemory)}
+		if err := unix.Prlimit(cmd.Process.Pid, unix.RLIMIT_DATA, limit, nil); err != nil {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait()
+			_ = conn.Close()
+			capture.close()
+			return nil, fmt.Errorf("limit the memory of process %d: %w", cmd.Process.Pid, err)
+		}
+	}
 	c := &child{
 		pid: cmd.Process.Pid, cmd: cmd, conn: conn, output: capture,
-		messages: make(chan *executorv1.FromWorker), outgoing: make(chan *executorv1.ToWorker, openCalls+8), gone: make(chan struct{}),
+		messages: make(chan *executorv1.WorkRequest), outgoing: make(chan *executorv1.WorkResponse, openCalls+8), gone: make(chan struct{}),
 	}
 	c.parts.Go(c.write)
 	go func() {
@@ -108,11 +123,15 @@ func socketPair() (net.Conn, *os.File, error) {
 
 // childEnv is the environment of all children: ours, without what opens doors. What differs from task to task travels in
 // messages, for children are used again.
-func childEnv(own, added []string) []string {
+func childEnv(own, added []string, memory int64) []string {
 	env := slices.DeleteFunc(slices.Clone(own), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
 		return name == "DATABASE_URL" || name == "PGPASSWORD" || strings.HasPrefix(name, "SLUICE_")
 	})
+	if memory > 0 {
+		// Before it fails for want of memory, a child of Go collects its garbage more often.
+		env = append(env, fmt.Sprintf("GOMEMLIMIT=%d", memory/10*9))
+	}
 	env = append(env, added...)
 	return append(env, worker.ChildEnv+"=3") // the first of ExtraFiles
 }
@@ -122,7 +141,7 @@ func (c *child) read() {
 	defer close(c.messages)
 	reader := bufio.NewReader(c.conn)
 	for {
-		message := &executorv1.FromWorker{}
+		message := &executorv1.WorkRequest{}
 		err := protodelim.UnmarshalOptions{MaxSize: limits.MaxMessage}.UnmarshalFrom(reader, message)
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, unix.ECONNRESET):
@@ -155,12 +174,17 @@ func (c *child) write() {
 
 // send queues a message. There is room for every reply to a call that may be open and for a task and its stop; a child for
 // which that is not enough does not read, and what it does not read it will not miss.
-func (c *child) send(message *executorv1.ToWorker) {
+func (c *child) send(message *executorv1.WorkResponse) {
 	select {
 	case c.outgoing <- message:
 	default:
 		c.blame(errors.New("it does not read what it is sent"))
 	}
+}
+
+// reply answers a call.
+func (c *child) reply(reply *executorv1.CallReply) {
+	c.send(&executorv1.WorkResponse{Message: &executorv1.WorkResponse_Reply{Reply: reply}})
 }
 
 // blame records what the child did wrong, to be told as the reason of its end.
@@ -179,7 +203,7 @@ func (c *child) awaitReady(ctx context.Context) error {
 		if !alive {
 			return errors.New("it ended before it was ready")
 		}
-		if message.GetReady() == nil {
+		if message.GetHello() == nil {
 			return errors.New("its first message was not that it is ready")
 		}
 		return nil
@@ -197,17 +221,30 @@ func (c *child) signal(signal syscall.Signal) {
 	}
 }
 
+// maxLooks is how often kill looks for more of those that it killed before it gives up on one that multiplies faster.
+const maxLooks = 100
+
 // kill kills the process group, and those of the child's descendants that left it. Workers are reapers for their
-// descendants, so while the child lives, all of them are to be found.
+// descendants, so while the child lives, all of them are to be found. So it dies last, and until then is stopped, and its group
+// with it: they start nothing any more. Of the others one can start another between the look and its death, so there is more
+// than one look.
 func (c *child) kill() {
-	family := procs.Descendants(c.pid)
-	c.signal(unix.SIGKILL)
-	for _, p := range family {
-		if p.Group != c.pid {
+	c.signal(unix.SIGSTOP)
+	killed := map[int]bool{}
+	for range maxLooks {
+		more := false
+		for _, p := range procs.Descendants(c.pid) {
+			if p.Group == c.pid || p.Over || killed[p.PID] {
+				continue
+			}
 			_ = unix.Kill(p.PID, unix.SIGKILL)
-			c.strays = append(c.strays, p)
+			c.strays, killed[p.PID], more = append(c.strays, p), true, true
+		}
+		if !more {
+			break
 		}
 	}
+	c.signal(unix.SIGKILL)
 }
 
 // end kills what is left of the process group, reaps the child, and returns the outcome for a task that it had.
@@ -231,14 +268,20 @@ func (c *child) end() *taskv1.Outcome {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fault != nil {
-		return worker.Failed(fmt.Sprintf("The task's process did not keep to the protocol: %v.", c.fault), "")
+		return died(unfit("The task's process did not keep to the protocol: %v.", c.fault))
 	}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		return worker.Failed(fmt.Sprintf("Could not wait for the task's process: %v.", err), "")
+		return died(unfit("Could not wait for the task's process: %v.", err))
 	}
 	if status, ok := c.cmd.ProcessState.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return ended(taskv1.State_STATE_FAILED, fmt.Sprintf(task.ReasonKilledFormat, status.Signal()))
+		return ended(taskv1.State_STATE_FAILED, fmt.Sprintf(task.ReasonKilledFormat, status.Signal()), task.CodeProcessDied)
 	}
-	return ended(taskv1.State_STATE_FAILED, fmt.Sprintf(task.ReasonExitedFormat, c.cmd.ProcessState.ExitCode()))
+	return ended(taskv1.State_STATE_FAILED, fmt.Sprintf(task.ReasonExitedFormat, c.cmd.ProcessState.ExitCode()), task.CodeProcessDied)
+}
+
+// died marks the outcome of a task whose process is gone.
+func died(outcome *taskv1.Outcome) *taskv1.Outcome {
+	outcome.Error.Code = task.CodeProcessDied
+	return outcome
 }

@@ -34,13 +34,26 @@ type Config struct {
 	ShutdownGrace time.Duration
 	// ImmediateTimeout limits immediate tasks (IMMEDIATE_TIMEOUT). Default 5 s.
 	ImmediateTimeout time.Duration
+	// ConfirmTimeout is how long a connected worker may take to say that it begins a task. Default 10 s.
+	ConfirmTimeout time.Duration
 	// StartTimeout is how long a new child may take until it is ready. Default 30 s.
 	StartTimeout time.Duration
 	// ReportTimeout limits each thing that is only attempted: storing a log, and, when stopping, the last reports and the
 	// goodbye. Default 5 s.
 	ReportTimeout time.Duration
-	// MaxTasksPerChild is after how many tasks a child is replaced. Default 100.
+	// LogEvery is how often the log of a task that goes on is stored, if it has grown. Most tasks end sooner, and cost one.
+	// Default 2 s.
+	LogEvery time.Duration
+	// MaxTasksPerChild is after how many tasks a child is replaced. Default 100; 1 is a fresh process for each task.
 	MaxTasksPerChild int
+	// ChildMemory is how many bytes of memory a child, and each process that it starts, may have for its data; 0 for no limit.
+	ChildMemory int64
+	// ChildIdle is how long a child is kept without a task. Default 5 minutes.
+	ChildIdle time.Duration
+	// RedactErrors shows clients only texts of errors that were declared safe; the others go to the log.
+	RedactErrors bool
+	// NothingLeft, if set, is called when there is nothing left that the executor could run, each time that this comes to be so.
+	NothingLeft func()
 	// ChildCommand starts a child: a program that calls worker.ChildMain. Default: this program again, without arguments.
 	ChildCommand []string
 	// ChildEnv is added to the environment of the children, which otherwise is the executor's without its secrets.
@@ -56,6 +69,9 @@ type Peers struct {
 	Heartbeat  heartbeatv1.HeartbeatServiceClient
 	Status     statusv1.StatusServiceClient
 }
+
+// MinChildMemory is the least that a child can be limited to, in bytes.
+const MinChildMemory = 64 << 20
 
 // Limits that nobody had a reason to set yet.
 const (
@@ -84,8 +100,11 @@ func (c Config) complete() (Config, error) {
 		&c.CancelGrace:      30 * time.Second,
 		&c.ShutdownGrace:    600 * time.Second,
 		&c.ImmediateTimeout: 5 * time.Second,
+		&c.ConfirmTimeout:   10 * time.Second,
 		&c.StartTimeout:     30 * time.Second,
 		&c.ReportTimeout:    5 * time.Second,
+		&c.LogEvery:         2 * time.Second,
+		&c.ChildIdle:        5 * time.Minute,
 	} {
 		if *value == 0 {
 			*value = otherwise
@@ -115,6 +134,8 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("the time to live must be between %s and %s: %s", limits.MinTTL, limits.MaxTTL, c.TTL)
 	case c.MaxTasksPerChild < 0:
 		return c, fmt.Errorf("the number of tasks of a child is negative: %d", c.MaxTasksPerChild)
+	case c.ChildMemory != 0 && c.ChildMemory < MinChildMemory:
+		return c, fmt.Errorf("the memory of a child must be at least %d bytes, less is not enough to start: %d", MinChildMemory, c.ChildMemory)
 	}
 	return c, nil
 }

@@ -2,54 +2,34 @@ package executor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/sluice-tasks/sluice/pkg/worker"
 )
 
-// Why a life of the executor ended, or a run was stopped. They travel as causes of contexts.
-var (
-	errFenced   = errors.New("this life of the executor is over")
-	errStopping = errors.New("the executor stops")
-	errCanceled = errors.New("the task was canceled")
-	errDropped  = errors.New("the claim is not ours any more")
-)
-
-// Service is one executor.
+// Service is one executor: a station for the tasks that it has handlers for, and one for each worker that is connected to it.
 type Service struct {
-	config    Config
-	peers     Peers
-	mux       *worker.Mux
-	log       *slog.Logger
-	children  *pool
-	slots     chan struct{}
-	immediate chan struct{}
+	config   Config
+	peers    Peers
+	log      *slog.Logger
+	children *pool
+	own      *station
+	// nothing is told that a station had nothing left to do.
+	nothing chan struct{}
 
-	mu sync.Mutex
-	// runs are the claims that the executor holds: running, or ended and not yet accepted by the scheduler.
-	runs map[claim]*run
-	// byTask finds the run of a task that is being performed, held or not: two runs of one task never overlap.
-	byTask map[string]*run
-	// past are claims that are over.
-	past memory
-	// line is the connection to the scheduler, nil while there is none.
-	line *line
-	// hellos counts how often a line was opened.
-	hellos int64
-	// draining: no more tasks are wanted. stopping: none are taken.
-	draining, stopping bool
-	// waitsFor says what the executor lacks, nil if it is ready.
-	waitsFor error
-	// changed is closed, and replaced, whenever a run ends or is forgotten.
-	changed chan struct{}
-
-	// performing counts the goroutines that perform runs.
-	performing sync.WaitGroup
-	home       *home
+	mu   sync.Mutex
+	home *home // nil until the executor's name is its own
+	// guests are the connected workers, by the names that they have here. hosting counts the calls that serve them.
+	guests   map[string]*guest
+	unnamed  int
+	how      Stopping
+	closed   bool
+	hosting  sync.WaitGroup
+	draining bool
 }
 
 // New makes an executor of the handlers in mux. Nothing is started, read or written before Run.
@@ -58,192 +38,154 @@ func New(config Config, peers Peers, mux *worker.Mux, log *slog.Logger) (*Servic
 	if err != nil {
 		return nil, fmt.Errorf("configure the executor: %w", err)
 	}
-	log = log.With(slog.String("executor", config.Name))
-	return &Service{
-		config:    config,
-		peers:     peers,
-		mux:       mux,
-		log:       log,
-		children:  newPool(config, log),
-		slots:     make(chan struct{}, config.Slots),
-		immediate: make(chan struct{}, config.ImmediateSlots),
-		runs:      map[claim]*run{},
-		byTask:    map[string]*run{},
-		waitsFor:  errors.New("not started"),
-		changed:   make(chan struct{}),
-	}, nil
+	s := &Service{config: config, peers: peers, log: log, guests: map[string]*guest{}, nothing: make(chan struct{}, 1)}
+	own := log.With(slog.String("executor", config.Name))
+	s.children = newPool(config, own)
+	place := &local{config: config, peers: peers, mux: mux, log: own, children: s.children, home: s.openedHome, running: s.running}
+	//nolint:forbidigo // the station is stopped by Stop, and outlives whatever context New is called with
+	s.own = newStation(context.Background(), config.Name, config.Slots, config.ImmediateSlots, config, peers, place, log)
+	s.own.prepare = s.open
+	s.own.nothingLeft = s.nothingLeft()
+	return s, nil
 }
 
 // Name is what the executor is called, also when that was left to it.
 func (s *Service) Name() string { return s.config.Name }
 
 // Ready returns nil when the executor is registered and connected to the leading scheduler.
-func (s *Service) Ready(context.Context) error {
+func (s *Service) Ready(context.Context) error { return s.own.ready() }
+
+// Stop makes Run stop, or stop sooner than it was asked to before. A more patient wish than an earlier one changes nothing.
+func (s *Service) Stop(how Stopping) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.waitsFor
+	s.how = max(s.how, how)
+	s.own.stop(s.how, errStopping)
+	for _, g := range s.guests {
+		g.station.stop(s.how, errStopping)
+	}
 }
 
-// Run runs tasks until ctx is canceled, then stops in order: no new tasks, a grace for those that run, the last reports, the
-// goodbye. When it returns, no child is left, and no goroutine but those of in-process handlers that ignore their context.
-// It returns an error only if the working directory can't be had.
+// Run runs tasks until ctx is canceled or Stop is called, then stops in order: no new tasks, time for those that run, the last
+// reports, the goodbye. How much time, Stop says; the end of ctx alone gives the shutdown grace. When Run returns, no child is
+// left, and no goroutine but those of in-process handlers that ignore their context. It returns an error only if the working
+// directory can't be had.
 func (s *Service) Run(ctx context.Context) error {
+	unhook := context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		asked := s.how != 0
+		s.mu.Unlock()
+		if !asked {
+			s.Stop(Graceful)
+		}
+	})
+	defer unhook()
 	s.children.open()
 	defer s.children.close()
-	defer func() {
-		if s.home != nil {
-			s.home.close()
-		}
-	}()
-	for {
-		life, err := s.register(ctx)
-		if err != nil {
-			return nil // stopped before it began
-		}
-		// Only now is the name ours, and so the directory of that name.
-		if s.home == nil {
-			if s.home, err = openHome(s.config.WorkDir, s.config.Name); err != nil {
-				s.deregister(ctx, life)
-				return fmt.Errorf("prepare the working directory: %w", err)
-			}
-			s.children.dir = s.home.path
-		}
-		if fenced := s.live(ctx, life); !fenced || ctx.Err() != nil {
-			return nil
+	watching, stop := context.WithCancel(ctx)
+	var watcher sync.WaitGroup
+	watcher.Go(func() { s.watchForNothing(watching) })
+	watcher.Go(func() { s.tidy(watching) })
+	defer watcher.Wait()
+	defer stop()
+
+	err := s.own.run()
+	s.dismissGuests()
+	if s.home != nil {
+		s.home.close()
+	}
+	return err
+}
+
+// tidyEvery is how often an executor looks for what others left that died beside it.
+const tidyEvery = 10 * time.Minute
+
+func (s *Service) tidy(ctx context.Context) {
+	for pause(ctx, tidyEvery) {
+		if home := s.openedHome(); home != nil {
+			home.reclaimAll()
 		}
 	}
 }
 
-// live is one life: it beats and works until ctx is canceled or the life is fenced, and reports the latter.
-func (s *Service) live(ctx context.Context, life life) (fenced bool) {
-	own, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer end(nil)
-	var parts sync.WaitGroup
-	parts.Go(func() { s.beat(own, life, end) })
-	parts.Go(func() { s.acquire(own, life, end) })
-
-	select {
-	case <-own.Done():
-	case <-ctx.Done():
-		s.stop(own)
+// open prepares what only the owner of the name may touch: the directory of that name.
+func (s *Service) open() error {
+	home, err := openHome(s.config.WorkDir, s.config.Name, s.log)
+	if err != nil {
+		return fmt.Errorf("prepare the working directory: %w", err)
 	}
-	fenced = errors.Is(context.Cause(own), errFenced)
-	if fenced {
-		s.dropAll()
-	}
-	end(errStopping)
-	parts.Wait()
-	if fenced {
-		s.dropAll() // again: a line that was just being opened may have brought something in between
-	}
-	s.performing.Wait()
-	if !fenced && s.settled() {
-		s.deregister(ctx, life)
-	}
-	return fenced
-}
-
-// settled reports whether the scheduler accepted the end of every task that was taken over. Only then may the executor say
-// goodbye: the scheduler takes its word for it that whatever else it was given, it never began, and gives that to others.
-// Without a goodbye the lease runs out, and the tasks fail as lost.
-func (s *Service) settled() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.runs) == 0
+	s.home, s.children.dir = home, home.path
+	return nil
 }
 
-// stop lets the running tasks end, at most for the grace, then aborts them, and sees the reports off. It is cut short when
-// the life is fenced.
-func (s *Service) stop(life context.Context) {
+func (s *Service) openedHome() *home {
 	s.mu.Lock()
-	s.draining, s.stopping = true, true
-	s.waitsFor = errStopping
-	s.drainLocked()
-	running := s.runningLocked()
+	defer s.mu.Unlock()
+	return s.home
+}
+
+// running notes which process runs a task.
+func (s *Service) running(r *run, pid int) {
+	s.own.mu.Lock()
+	defer s.own.mu.Unlock()
+	r.pid = pid
+}
+
+// drain stops the taking of tasks until the executor is started anew, and counts those that run.
+func (s *Service) drain() (running int) {
+	s.mu.Lock()
+	s.draining = true
+	stations := s.stationsLocked()
 	s.mu.Unlock()
-	s.log.InfoContext(life, "stopping", slog.Int("running", running), slog.Duration("grace", s.config.ShutdownGrace))
-
-	if !s.await(life, s.config.ShutdownGrace, func() bool { return s.runningLocked() == 0 }) && life.Err() == nil {
-		s.mu.Lock()
-		for _, r := range s.runs {
-			r.kill(errStopping)
-		}
-		s.mu.Unlock()
-		// Each run ends by itself now: killed children at once, deaf in-process handlers are given up after their grace.
-		s.await(life, 0, func() bool { return s.runningLocked() == 0 })
+	for _, st := range stations {
+		running += st.drain()
 	}
-	if !s.await(life, s.config.ReportTimeout, func() bool { return len(s.runs) == 0 }) && life.Err() == nil {
-		s.mu.Lock()
-		s.log.WarnContext(life, "stopped before the scheduler confirmed the end of all tasks; they will be declared lost", slog.Int("tasks", len(s.runs)))
-		s.mu.Unlock()
-	}
+	return running
 }
 
-// drainLocked tells the scheduler that no more tasks are wanted, or leaves it to the next hello.
-func (s *Service) drainLocked() {
-	if s.line != nil {
-		s.line.wantNoMore()
+func (s *Service) stationsLocked() []*station {
+	stations := []*station{s.own}
+	for _, g := range s.guests {
+		stations = append(stations, g.station)
 	}
+	return stations
 }
 
-// runningLocked counts the runs that have not ended.
-func (s *Service) runningLocked() int {
-	n := 0
-	for _, r := range s.runs {
-		if r.outcome == nil && !r.abandoned {
-			n++
-		}
+// nothingLeft is what a station calls that the scheduler has nothing left for; nil unless that is the end.
+func (s *Service) nothingLeft() func() {
+	if s.config.NothingLeft == nil {
+		return nil
 	}
-	return n
-}
-
-// await waits until done, which is called under the lock, is true. It reports false when the limit (0: none) or ctx ends
-// first.
-func (s *Service) await(ctx context.Context, limit time.Duration, done func() bool) bool {
-	var timeout <-chan time.Time
-	if limit > 0 {
-		timer := time.NewTimer(limit)
-		defer timer.Stop()
-		timeout = timer.C
-	}
-	for {
-		s.mu.Lock()
-		reached, changed := done(), s.changed
-		s.mu.Unlock()
-		if reached {
-			return true
-		}
+	return func() {
 		select {
-		case <-changed:
-		case <-timeout:
-			return false
-		case <-ctx.Done():
-			return false
+		case s.nothing <- struct{}{}:
+		default:
 		}
 	}
 }
 
-// changedLocked wakes whoever awaits something.
-func (s *Service) changedLocked() {
-	close(s.changed)
-	s.changed = make(chan struct{})
+// watchForNothing tells when there is nothing left for any station.
+func (s *Service) watchForNothing(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.nothing:
+		}
+		s.mu.Lock()
+		stations := s.stationsLocked()
+		s.mu.Unlock()
+		if !slices.ContainsFunc(stations, func(st *station) bool { return !st.spare() }) {
+			s.config.NothingLeft()
+		}
+	}
 }
 
-// nowWaitsFor records what the executor lacks, and logs it when it is something new: a peer that is away for an hour is
-// one line, not thousands.
-func (s *Service) nowWaitsFor(err error) {
+// spare reports whether a station has nothing, and the scheduler nothing for it, or nothing is wanted.
+func (s *station) spare() bool {
 	s.mu.Lock()
-	before := s.waitsFor
-	if !s.stopping {
-		s.waitsFor = err
-	}
-	s.mu.Unlock()
-	switch {
-	case err == nil:
-		s.log.Info("ready")
-	case before == nil:
-		s.log.Warn("not ready any more", slog.Any("error", err))
-	case before.Error() != err.Error():
-		s.log.Info("not ready yet", slog.Any("error", err))
-	}
+	defer s.mu.Unlock()
+	return (s.idle || s.draining) && len(s.runs) == 0
 }

@@ -56,7 +56,7 @@ func TestChildTaskRunsInItsOwnEmptyDirectory(t *testing.T) {
 	want := sight{
 		PID: got.PID, Cwd: own, Dir: own, Mode: "drwx------", Entries: 0,
 		Task: worker.Task{
-			ID: a.GetTaskId(), Name: "look", Claim: 1, Attempt: 2, Domain: "default", CorrelationID: "the-request",
+			ID: a.GetTaskId(), Name: "look", Claim: 1, Attempt: 2, MaxAttempts: 1, Domain: "default", CorrelationID: "the-request",
 			GroupID: a.GetGroupId(), Traceparent: a.GetTraceparent(),
 		},
 	}
@@ -94,8 +94,12 @@ func TestOutcomes(t *testing.T) {
 	failed := func(e *taskv1.TaskError) *taskv1.Outcome {
 		return &taskv1.Outcome{State: taskv1.State_STATE_FAILED, Error: e}
 	}
-	description := func(text string) *taskv1.Outcome { return failed(&taskv1.TaskError{Description: text}) }
-	reason := func(text string) *taskv1.Outcome { return failed(&taskv1.TaskError{Reason: text}) }
+	description := func(code, text string) *taskv1.Outcome {
+		return failed(&taskv1.TaskError{Code: code, Description: text})
+	}
+	reason := func(text string) *taskv1.Outcome {
+		return failed(&taskv1.TaskError{Code: task.CodeProcessDied, Reason: text})
+	}
 
 	_, _, l := connect(t, executor.Config{ImmediateTimeout: 50 * time.Millisecond})
 	slow := order("test.asleep", `{"seconds": 1000}`)
@@ -106,15 +110,15 @@ func TestOutcomes(t *testing.T) {
 	}{
 		"result":                     {order("test.echo", `{"b": 1.10, "a": 12345678901234567890}`), false, completed(`{"args":[],"kwargs":{"b": 1.10, "a": 12345678901234567890}}`)},
 		"no result":                  {order("test.sleep", `{"seconds": 0}`), false, completed("null")},
-		"error":                      {order("test.fail", `{"message": "no luck"}`), false, description("no luck")},
-		"error in the executor":      {order("test.afail", `{"message": "no luck"}`), true, description("no luck")},
-		"unknown argument":           {order("test.sleep", `{"seconds": 0, "x": 1}`), false, description(`test.sleep() got an unexpected argument "x"`)},
+		"error":                      {order("test.fail", `{"message": "no luck"}`), false, description(task.CodeError, "no luck")},
+		"error in the executor":      {order("test.afail", `{"message": "no luck"}`), true, description(task.CodeError, "no luck")},
+		"unknown argument":           {order("test.sleep", `{"seconds": 0, "x": 1}`), false, description(task.CodePermanent, `test.sleep() got an unexpected argument "x"`)},
 		"exit":                       {order("exit", `{"Code": 3}`), false, reason("Task process died unexpectedly with exitcode 3.")},
 		"exit with 0":                {order("exit", `{"Code": 0}`), false, reason("Task process died unexpectedly with exitcode 0.")},
 		"killed":                     {order("die", ""), false, reason("Killed by signal 9.")},
-		"unknown task":               {order("nobody.knows", ""), false, description(`This executor has no handler for the task "nobody.knows".`)},
-		"not fit for immediate":      {order("test.sleep", `{"seconds": 0}`), true, description(task.DescriptionImmediate + ` The handler of "test.sleep" is not declared fit to run immediately.`)},
-		"immediate out of time":      {slow, true, description(fmt.Sprintf("Immediate task %s (type: test.asleep) timed out after 0.05 seconds.", slow.GetTaskId()))},
+		"unknown task":               {order("nobody.knows", ""), false, description(task.CodeError, `This executor has no handler for the task "nobody.knows".`)},
+		"not fit for immediate":      {order("test.sleep", `{"seconds": 0}`), true, description(task.CodeError, task.DescriptionImmediate+` The handler of "test.sleep" is not declared fit to run immediately.`)},
+		"immediate out of time":      {slow, true, description(task.CodeTimeout, fmt.Sprintf("Immediate task %s (type: test.asleep) timed out after 0.05 seconds.", slow.GetTaskId()))},
 		"immediate in time":          {order("test.noop", ""), true, completed("null")},
 		"same handler, not in haste": {order("test.asleep", `{"seconds": 0.1}`), false, completed("null")},
 	} {

@@ -60,6 +60,7 @@ func testMux() *worker.Mux {
 		worker.Logger(ctx).InfoContext(ctx, "a line", slog.Int("n", 1))
 		return worker.None{}, nil
 	})
+	registerTellers(mux)
 	return mux
 }
 

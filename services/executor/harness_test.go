@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -76,6 +77,7 @@ type fakes struct {
 	addr        string
 	lines       chan *fakeLine // each Acquire stream, once its hello has arrived
 	logs        chan *statusv1.PutTaskLogRequest
+	reports     chan *statusv1.PutTaskReportRequest
 	dispatches  chan *taskv1.TaskSpec
 	groups      chan string
 	deregisters chan string
@@ -87,8 +89,12 @@ type fakes struct {
 	fenced    atomic.Bool  // beats are answered with FENCED
 	nameTaken atomic.Int32 // so many registrations are refused
 	logFails  atomic.Bool
-	beats     atomic.Int64
-	stopped   chan struct{}
+	// What the storing of a report or a log does before it is answered, nil for nothing. An error is the answer.
+	onReport, onLog atomic.Pointer[func(context.Context) error]
+	// executorLog gets what the executor logs, if it is not nil. To be set before begin.
+	executorLog io.Writer
+	beats       atomic.Int64
+	stopped     chan struct{}
 }
 
 type fakeScheduler struct {
@@ -117,6 +123,7 @@ func newFakes(t testing.TB) *fakes {
 		t:           t,
 		lines:       make(chan *fakeLine, 100),
 		logs:        make(chan *statusv1.PutTaskLogRequest, 10_000),
+		reports:     make(chan *statusv1.PutTaskReportRequest, 10_000),
 		dispatches:  make(chan *taskv1.TaskSpec, 10_000),
 		groups:      make(chan string, 100),
 		deregisters: make(chan string, 100),
@@ -187,12 +194,23 @@ func (f fakeDispatcher) CreateTaskGroup(_ context.Context, r *dispatcherv1.Creat
 	return &dispatcherv1.CreateTaskGroupResponse{GroupId: newID()}, nil
 }
 
-func (f fakeStatus) PutTaskLog(_ context.Context, r *statusv1.PutTaskLogRequest) (*statusv1.PutTaskLogResponse, error) {
+func (f fakeStatus) PutTaskLog(ctx context.Context, r *statusv1.PutTaskLogRequest) (*statusv1.PutTaskLogResponse, error) {
 	f.logs <- r
 	if f.logFails.Load() {
 		return nil, errs.Away(errs.DatabaseAway, nil, "away")
 	}
+	if do := f.onLog.Load(); do != nil {
+		return &statusv1.PutTaskLogResponse{}, (*do)(ctx)
+	}
 	return &statusv1.PutTaskLogResponse{}, nil
+}
+
+func (f fakeStatus) PutTaskReport(ctx context.Context, r *statusv1.PutTaskReportRequest) (*statusv1.PutTaskReportResponse, error) {
+	f.reports <- r
+	if do := f.onReport.Load(); do != nil {
+		return &statusv1.PutTaskReportResponse{}, (*do)(ctx)
+	}
+	return &statusv1.PutTaskReportResponse{}, nil
 }
 
 // fakeLine is the scheduler's side of one Acquire stream.
@@ -350,6 +368,9 @@ func (l *fakeLine) next() said {
 	return receive(l.t, l.in, "a message of the executor")
 }
 
+// key is what a claim is known by: its task can be claimed again.
+func key(a *taskv1.Assignment) string { return fmt.Sprint(a.GetTaskId(), "/", a.GetClaim()) }
+
 // names reports whether c is the claim of a.
 func names(c *schedulerv1.Claim, a *taskv1.Assignment) bool {
 	return c != nil && c.GetTaskId() == a.GetTaskId() && c.GetClaim() == a.GetClaim()
@@ -362,7 +383,7 @@ func (l *fakeLine) acknowledged(a *taskv1.Assignment) said {
 	if !names(m.acknowledged, a) {
 		l.t.Fatalf("expected the acknowledgement of %v, got %v", a, m)
 	}
-	l.known[a.GetTaskId()] = true
+	l.known[key(a)] = true
 	return m
 }
 
@@ -370,13 +391,13 @@ func (l *fakeLine) acknowledged(a *taskv1.Assignment) said {
 func (l *fakeLine) outcome(a *taskv1.Assignment) *taskv1.Outcome {
 	l.t.Helper()
 	m := l.next()
-	if names(m.acknowledged, a) && !l.known[a.GetTaskId()] {
+	if names(m.acknowledged, a) && !l.known[key(a)] {
 		m = l.next()
 	}
 	if m.finish == nil || !names(m.finish.GetClaim(), a) {
 		l.t.Fatalf("expected the end of %v, got %v", a, m)
 	}
-	l.known[a.GetTaskId()] = true // the end said it all
+	l.known[key(a)] = true // the end said it all
 	return m.finish.GetOutcome()
 }
 
@@ -448,7 +469,11 @@ func (f *fakes) begin(config executor.Config) *subject {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(f.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	out := f.t.Output()
+	if f.executorLog != nil {
+		out = io.MultiWriter(out, f.executorLog)
+	}
+	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	if _, measuring := f.t.(*testing.B); measuring {
 		log = slog.New(slog.DiscardHandler)
 	}

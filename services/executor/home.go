@@ -6,22 +6,39 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // home is the executor's own directory, with one directory in it for each task that runs. All access goes through os.Root,
 // so whatever a name or a task's symbolic link says, nothing outside of it is touched.
 type home struct {
-	path string
-	root *os.Root
+	path   string
+	root   *os.Root
+	parent string
+	own    string
+	log    *slog.Logger
+	// mark is a file in it that is locked for as long as the executor lives. The kernel lets go of it when the process ends,
+	// however it does.
+	mark *os.File
 }
 
-// openHome makes the directory <workDir>/<name>, mode 0700. What an earlier life left there is removed.
-func openHome(workDir, name string) (*home, error) {
+const (
+	// markName is the file by which a directory is known to be that of an executor. No task has such a name.
+	markName = ".executor"
+	// lockName is the file in the common directory that is locked by who makes or removes directories of executors.
+	lockName = ".lock"
+)
+
+// openHome makes the directory <workDir>/<name>, mode 0700. What an earlier life left there is removed, and so is what dead
+// executors left beside it.
+func openHome(workDir, name string, log *slog.Logger) (*home, error) {
 	path, err := filepath.Abs(workDir)
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", workDir, err)
@@ -37,19 +54,93 @@ func openHome(workDir, name string) (*home, error) {
 	if err := trusted(parent); err != nil {
 		return nil, fmt.Errorf("use %s: %w", path, err)
 	}
+	unlock, err := lockAll(parent)
+	if err != nil {
+		return nil, fmt.Errorf("use %s: %w", path, err)
+	}
+	defer unlock()
 	own := directoryName(name)
-	path = filepath.Join(path, own)
+	h := &home{path: filepath.Join(path, own), parent: path, own: own, log: log}
 	if err := removeTree(parent, own); err != nil {
-		return nil, fmt.Errorf("wipe %s: %w", path, err)
+		return nil, fmt.Errorf("wipe %s: %w", h.path, err)
 	}
 	if err := parent.Mkdir(own, 0o700); err != nil {
-		return nil, fmt.Errorf("make %s: %w", path, err)
+		return nil, fmt.Errorf("make %s: %w", h.path, err)
 	}
-	root, err := parent.OpenRoot(own)
+	if h.root, err = parent.OpenRoot(own); err != nil {
+		return nil, fmt.Errorf("open %s: %w", h.path, err)
+	}
+	if h.mark, err = h.root.OpenFile(markName, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("mark %s: %w", h.path, err), h.root.Close())
+	}
+	if err := unix.Flock(int(h.mark.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", h.path, err), h.mark.Close(), h.root.Close())
+	}
+	h.reclaim(parent)
+	return h, nil
+}
+
+// lockAll keeps other executors from making and removing directories beside us meanwhile.
+func lockAll(parent *os.Root) (unlock func(), err error) {
+	// To lock a file, reading it is enough: it may be another user's.
+	file, err := parent.OpenFile(lockName, os.O_CREATE|os.O_RDONLY, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, err
 	}
-	return &home{path: path, root: root}, nil
+	for {
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return func() { _ = file.Close() }, nil // which gives the lock up
+}
+
+// reclaimAll removes what executors left beside us that are dead by now.
+func (h *home) reclaimAll() {
+	parent, err := os.OpenRoot(h.parent)
+	if err != nil {
+		h.log.Warn("could not look for what dead executors left", slog.Any("error", err))
+		return
+	}
+	defer func() { _ = parent.Close() }()
+	unlock, err := lockAll(parent)
+	if err != nil {
+		h.log.Warn("could not look for what dead executors left", slog.Any("error", err))
+		return
+	}
+	defer unlock()
+	h.reclaim(parent)
+}
+
+// reclaim removes the directories of executors that are dead: those with a mark that nobody holds. Anything without a mark is
+// none of ours.
+func (h *home) reclaim(parent *os.Root) {
+	entries, err := fs.ReadDir(parent.FS(), ".")
+	if err != nil {
+		h.log.Warn("could not look for what dead executors left", slog.Any("error", err))
+		return
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() || entry.Name() == h.own {
+			continue
+		}
+		mark, err := parent.OpenFile(filepath.Join(entry.Name(), markName), os.O_RDWR, 0)
+		if err != nil {
+			continue // another user's, or no executor's
+		}
+		if unix.Flock(int(mark.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+			if err := removeTree(parent, entry.Name()); err != nil {
+				h.log.Warn("could not remove what a dead executor left", slog.String("directory", entry.Name()), slog.Any("error", err))
+			} else {
+				h.log.Info("removed what a dead executor left", slog.String("directory", entry.Name()))
+			}
+		}
+		_ = mark.Close()
+	}
 }
 
 // trusted makes sure that nobody else can put something in the place of what is made in a directory: a default below the
@@ -68,8 +159,17 @@ func trusted(dir *os.Root) error {
 	return nil
 }
 
-// close removes the directory if no task left anything in it.
+// close removes the directory if no task left anything in it. Not while somebody makes one of that name, who would find his own
+// gone.
 func (h *home) close() {
+	if parent, err := os.OpenRoot(h.parent); err == nil {
+		defer func() { _ = parent.Close() }()
+		if unlock, err := lockAll(parent); err == nil {
+			defer unlock()
+		}
+	}
+	_ = h.root.Remove(markName)
+	_ = h.mark.Close()
 	_ = h.root.Close()
 	_ = os.Remove(h.path)
 }
@@ -95,7 +195,9 @@ type taskDir struct {
 
 	mu   sync.Mutex
 	path string
-	over bool
+	// files is where files are that it was brought, "" if there are none.
+	files string
+	over  bool
 }
 
 // make makes the directory, once, and returns its path.
@@ -116,15 +218,39 @@ func (d *taskDir) make() (string, error) {
 	return path, nil
 }
 
+// makeFiles makes the directory for what the task is brought, beside its own, which is empty at the start.
+func (d *taskDir) makeFiles() (string, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.over {
+		return "", errors.New("the task has ended")
+	}
+	if d.files != "" {
+		return d.files, nil
+	}
+	path, err := d.home.makeTaskDir(d.task + filesSuffix)
+	if err != nil {
+		return "", err
+	}
+	d.files = path
+	return path, nil
+}
+
+const filesSuffix = ".files"
+
 // remove removes the directory, if it was made. From then on there is none to be had.
 func (d *taskDir) remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.over = true
-	if d.path == "" {
-		return nil
+	var errFiles, err error
+	if d.files != "" {
+		errFiles = d.home.removeTaskDir(d.task + filesSuffix)
 	}
-	return d.home.removeTaskDir(d.task)
+	if d.path != "" {
+		err = d.home.removeTaskDir(d.task)
+	}
+	return errors.Join(err, errFiles)
 }
 
 // removeTree removes a directory with all that is in it. A task may have taken permissions away, from itself as much as

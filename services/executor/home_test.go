@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,7 +10,7 @@ import (
 
 func open(t *testing.T, dir, name string) *home {
 	t.Helper()
-	h, err := openHome(dir, name)
+	h, err := openHome(dir, name, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +98,7 @@ func TestADirectoryThatOthersCanChangeIsRefused(t *testing.T) {
 		if err := os.Chmod(dir, mode); err != nil {
 			t.Fatal(err)
 		}
-		h, err := openHome(dir, "mine")
+		h, err := openHome(dir, "mine", slog.New(slog.DiscardHandler))
 		if (err == nil) != ok {
 			t.Errorf("mode %s: %v", mode, err)
 		}
@@ -112,7 +113,7 @@ func TestADirectoryThatOthersCanChangeIsRefused(t *testing.T) {
 	if err := os.Chown(dir, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openHome(dir, "mine"); err == nil || !strings.Contains(err.Error(), "another user") {
+	if _, err := openHome(dir, "mine", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "another user") {
 		t.Errorf("another user's directory: %v", err)
 	}
 }

@@ -45,7 +45,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 }
 
 // register begins a life, however long that takes; it only returns an error when ctx ends.
-func (s *Service) register(ctx context.Context) (life, error) {
+func (s *station) register(ctx context.Context) (life, error) {
 	delays := newDelays()
 	for {
 		began := time.Now()
@@ -59,7 +59,7 @@ func (s *Service) register(ctx context.Context) (life, error) {
 			return life{}, ctx.Err()
 		}
 		if errs.Is(err, errs.NameTaken) {
-			err = fmt.Errorf("another living executor is called %q; waiting until it ends, or is silent for its time to live: %w", s.config.Name, err)
+			err = fmt.Errorf("another living executor is called %q; waiting until it ends, or is silent for its time to live: %w", s.name, err)
 		} else {
 			err = fmt.Errorf("register with the heartbeat service: %w", err)
 		}
@@ -71,19 +71,19 @@ func (s *Service) register(ctx context.Context) (life, error) {
 }
 
 // registerOnce is not interrupted by ctx: a registration that we never heard of would keep the name taken.
-func (s *Service) registerOnce(ctx context.Context) (*heartbeatv1.RegisterResponse, error) {
+func (s *station) registerOnce(ctx context.Context) (*heartbeatv1.RegisterResponse, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ReportTimeout)
 	defer cancel()
 	return s.peers.Heartbeat.Register(ctx, &heartbeatv1.RegisterRequest{
-		Name:     s.config.Name,
+		Name:     s.name,
 		Kind:     heartbeatv1.Kind_KIND_WORKER,
-		Versions: s.config.Versions,
+		Versions: s.place.versions(),
 		Ttl:      durationpb.New(s.config.TTL),
 	})
 }
 
 // deregister says goodbye, so that the name is free and nobody waits for the time to live.
-func (s *Service) deregister(ctx context.Context, l life) {
+func (s *station) deregister(ctx context.Context, l life) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.config.ReportTimeout)
 	defer cancel()
 	if _, err := s.peers.Heartbeat.Deregister(ctx, &heartbeatv1.DeregisterRequest{Incarnation: l.incarnation}); err != nil {
@@ -93,7 +93,7 @@ func (s *Service) deregister(ctx context.Context, l life) {
 
 // beat keeps the life alive, and ends it when it is declared over or when no beat was confirmed for two thirds of the time
 // to live. The tasks are killed then, and the last third is for the killing: nobody else is given them before it is over.
-func (s *Service) beat(ctx context.Context, l life, end context.CancelCauseFunc) {
+func (s *station) beat(ctx context.Context, l life, end context.CancelCauseFunc) {
 	lease := s.config.TTL * 2 / 3
 	// Time since a confirmed beat was *sent*, by the monotonic clock: when it was stored, we can't know.
 	fence := time.AfterFunc(lease-time.Since(l.began), func() {
@@ -106,6 +106,7 @@ func (s *Service) beat(ctx context.Context, l life, end context.CancelCauseFunc)
 	for {
 		err := s.beatOn(ctx, l, func(sent time.Time) {
 			fence.Reset(lease - time.Since(sent))
+			s.place.leased(lease - time.Since(sent))
 			delays.Reset()
 		})
 		if ctx.Err() != nil {
@@ -124,7 +125,7 @@ func (s *Service) beat(ctx context.Context, l life, end context.CancelCauseFunc)
 }
 
 // beatOn beats over one stream until it breaks: at once, then four times in a time to live, so that two can be lost.
-func (s *Service) beatOn(ctx context.Context, l life, confirmed func(sent time.Time)) error {
+func (s *station) beatOn(ctx context.Context, l life, confirmed func(sent time.Time)) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := s.peers.Heartbeat.Beat(ctx)

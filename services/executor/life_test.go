@@ -20,7 +20,7 @@ import (
 
 var (
 	canceled = &taskv1.Outcome{State: taskv1.State_STATE_CANCELED, Error: &taskv1.TaskError{Reason: task.ReasonCanceled}}
-	aborted  = &taskv1.Outcome{State: taskv1.State_STATE_FAILED, Error: &taskv1.TaskError{Reason: task.ReasonShutdown}}
+	aborted  = &taskv1.Outcome{State: taskv1.State_STATE_FAILED, Error: &taskv1.TaskError{Reason: task.ReasonShutdown, Code: task.CodeShutdown}}
 )
 
 func expectOutcome(t *testing.T, want, got *taskv1.Outcome) {
@@ -463,7 +463,8 @@ func TestStopAbortsWhatOutlastsTheGrace(t *testing.T) {
 	if children := childrenOf(t, os.Getpid()); len(children) != 0 {
 		t.Errorf("children left: %v", children)
 	}
-	if entries, err := os.ReadDir(work); err != nil || len(entries) != 0 {
+	// The file that executors lock against each other stays.
+	if entries, err := os.ReadDir(work); err != nil || len(entries) != 1 || entries[0].Name() != ".lock" {
 		t.Errorf("left in the work directory: %v, %v", entries, err)
 	}
 }

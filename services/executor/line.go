@@ -154,7 +154,7 @@ func (l *line) send(ctx context.Context, to stream) {
 }
 
 // acquire keeps a line to the leading scheduler for as long as the life lasts.
-func (s *Service) acquire(ctx context.Context, l life, end context.CancelCauseFunc) {
+func (s *station) acquire(ctx context.Context, l life, end context.CancelCauseFunc) {
 	delays := newDelays()
 	for {
 		began := time.Now()
@@ -179,7 +179,7 @@ func (s *Service) acquire(ctx context.Context, l life, end context.CancelCauseFu
 }
 
 // connect holds one line until it breaks.
-func (s *Service) connect(ctx context.Context, l life) error {
+func (s *station) connect(ctx context.Context, l life) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := s.peers.Scheduler.Acquire(ctx)
@@ -224,19 +224,20 @@ func awaitWelcome(from stream, giveUp context.CancelFunc) error {
 }
 
 // hello presents the executor with all claims that it holds.
-func (s *Service) hello(l life) *schedulerv1.Hello {
+func (s *station) hello(l life) *schedulerv1.Hello {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hellos++
 	hello := &schedulerv1.Hello{
-		Executor:       s.config.Name,
+		Executor:       s.name,
 		Incarnation:    l.incarnation,
-		Slots:          int32(s.config.Slots),
-		ImmediateSlots: int32(s.config.ImmediateSlots),
-		TaskNames:      s.mux.Names(),
-		Versions:       s.config.Versions,
+		Slots:          int32(cap(s.slots)),
+		ImmediateSlots: int32(cap(s.immediate)),
+		TaskNames:      s.place.tasks(),
+		Versions:       s.place.versions(),
 		Draining:       s.draining,
 		Line:           s.hellos,
+		Burst:          s.nothingLeft != nil,
 	}
 	for c := range s.runs {
 		hello.Held = append(hello.Held, c.wire())
@@ -245,7 +246,7 @@ func (s *Service) hello(l life) *schedulerv1.Hello {
 }
 
 // begin makes a line the current one. The hello said what is held; ends that were not accepted are reported again.
-func (s *Service) begin(breakOff context.CancelFunc) *line {
+func (s *station) begin(breakOff context.CancelFunc) *line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := newLine(breakOff)
@@ -258,11 +259,12 @@ func (s *Service) begin(breakOff context.CancelFunc) *line {
 		l.wantNoMore() // it may have begun after the hello
 	}
 	s.line = l
+	s.idle = false // this scheduler will say so again
 	return l
 }
 
 // lose forgets a line that broke.
-func (s *Service) lose(l *line) {
+func (s *station) lose(l *line) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.line == l {
@@ -270,7 +272,7 @@ func (s *Service) lose(l *line) {
 	}
 }
 
-func (s *Service) receive(ctx context.Context, l *line, response *schedulerv1.AcquireResponse) {
+func (s *station) receive(ctx context.Context, l *line, response *schedulerv1.AcquireResponse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.line != l {
@@ -293,10 +295,14 @@ func (s *Service) receive(ctx context.Context, l *line, response *schedulerv1.Ac
 	for _, refused := range orders.GetRefused() {
 		s.refuseLocked(refused)
 	}
+	if orders.GetNothingLeft() && s.nothingLeft != nil {
+		s.idle = true
+		s.nothingLeft()
+	}
 }
 
 // assignLocked takes a task over, once.
-func (s *Service) assignLocked(ctx context.Context, a *taskv1.Assignment) {
+func (s *station) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 	c := claim{task: a.GetTaskId(), number: a.GetClaim()}
 	attrs := func() []any { return []any{slog.String("task_id", c.task), slog.Int64("claim", c.number)} }
 	if _, err := uuid.Parse(c.task); err != nil || c.number <= 0 {
@@ -323,7 +329,7 @@ func (s *Service) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 		s.log.InfoContext(ctx, "assigned while stopping, not taken", attrs()...)
 		return
 	}
-	r := newRun(ctx, c, a)
+	r := newRun(ctx, s, c, a)
 	if before := s.byTask[c.task]; before != nil {
 		if before.claim.number > c.number {
 			s.log.WarnContext(ctx, "an older claim was assigned after a newer one, ignored", attrs()...)
@@ -333,13 +339,13 @@ func (s *Service) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 		r.after = before.done
 		s.dropLocked(before)
 	}
-	s.runs[c], s.byTask[c.task] = r, r
+	s.runs[c], s.byTask[c.task], s.idle = r, r, false
 	s.line.acknowledge(c)
-	s.performing.Go(func() { s.perform(r) })
+	s.performing.Go(func() { s.conduct(r) })
 }
 
 // refuseLocked stops a run whose claim does not hold. Nothing is reported.
-func (s *Service) refuseLocked(refused *schedulerv1.Refused) {
+func (s *station) refuseLocked(refused *schedulerv1.Refused) {
 	if r, held := s.runs[claimOf(refused.GetClaim())]; held {
 		s.log.Warn("the scheduler refused a claim, its run is killed", append(r.attrs(), slog.String("reason", refused.GetReason()))...)
 		s.dropLocked(r)
@@ -347,7 +353,8 @@ func (s *Service) refuseLocked(refused *schedulerv1.Refused) {
 }
 
 // dropLocked kills a run, if it still runs, and forgets it.
-func (s *Service) dropLocked(r *run) {
+func (s *station) dropLocked(r *run) {
+	r.drop()
 	r.kill(errDropped)
 	if s.line != nil {
 		s.line.drop(r.claim)
@@ -355,18 +362,24 @@ func (s *Service) dropLocked(r *run) {
 	s.forgetLocked(r.claim)
 }
 
+// is reports whether a message is about the claim.
+func (c claim) is(m about) bool { return m.GetTaskId() == c.task && m.GetClaim() == c.number }
+
 // forgetLocked removes a claim that nothing more is to be said about.
-func (s *Service) forgetLocked(c claim) {
+func (s *station) forgetLocked(c claim) {
 	if _, held := s.runs[c]; !held {
 		return
 	}
 	delete(s.runs, c)
 	s.past.add(c)
 	s.changedLocked()
+	if s.draining && !s.stopping && s.nothingLeft != nil {
+		s.nothingLeft() // nobody will say so of one that wants no more
+	}
 }
 
 // dropAll kills all runs, when the life is fenced: by now they may be somebody else's.
-func (s *Service) dropAll() {
+func (s *station) dropAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.line = nil

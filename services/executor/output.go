@@ -10,8 +10,6 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/sluice-tasks/sluice/pkg/limits"
 )
 
 // output is what a task wrote: at most limits.MaxLog bytes of UTF-8, the end of it.
@@ -27,10 +25,9 @@ type capture struct {
 	raw  syscall.RawConn
 	done chan struct{}
 
-	mu        sync.Mutex
-	buffer    []byte // scratch
-	tail      []byte // up to twice what is kept, so that it is seldom moved
-	truncated bool
+	mu     sync.Mutex
+	buffer []byte // scratch
+	tail   tail
 }
 
 // newCapture returns a capture and the end of the pipe that the child writes to, for the caller to close once it is handed
@@ -76,11 +73,7 @@ func (c *capture) pull(fd int) (int, error) {
 	if n <= 0 {
 		return n, err
 	}
-	c.tail = append(c.tail, c.buffer[:n]...)
-	if len(c.tail) > 2*limits.MaxLog {
-		c.tail = append(c.tail[:0], c.tail[len(c.tail)-limits.MaxLog:]...)
-		c.truncated = true
-	}
+	c.tail.add(c.buffer[:n])
 	return n, nil
 }
 
@@ -104,7 +97,15 @@ func (c *capture) reset() {
 	c.drain()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.tail, c.truncated = c.tail[:0], false
+	c.tail = tail{bytes: c.tail.bytes[:0]}
+}
+
+// peek returns what was written since the last take or reset, and how much that was in all, without taking it.
+func (c *capture) peek() (output, int64) {
+	c.drain()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tail.output(), c.tail.total
 }
 
 // take returns what was written since the last take or reset.
@@ -112,9 +113,8 @@ func (c *capture) take() output {
 	c.drain()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	text, cut := lastPart(string(c.tail), limits.MaxLog)
-	taken := output{text: text, truncated: c.truncated || cut}
-	c.tail, c.truncated = nil, false
+	taken := c.tail.output()
+	c.tail = tail{}
 	return taken
 }
 

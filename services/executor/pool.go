@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 )
 
 // pool keeps children warm: one that ended a task in good order is given the next.
@@ -23,9 +24,11 @@ type pool struct {
 	// ending counts the children that are being ended, and the readers of all.
 	ending sync.WaitGroup
 
-	mu     sync.Mutex
-	idle   []*child // the last one used is the first one used again
-	closed bool
+	mu   sync.Mutex
+	idle []*child // the last one used is the first one used again
+	// trimming ends children that nobody needed for a while; nil while none is idle.
+	trimming *time.Timer
+	closed   bool
 }
 
 // startError says why a child did not come up, with what it wrote.
@@ -45,7 +48,7 @@ func (e *startError) output() output {
 }
 
 func newPool(config Config, log *slog.Logger) *pool {
-	return &pool{config: config, log: log, env: childEnv(os.Environ(), config.ChildEnv)}
+	return &pool{config: config, log: log, env: childEnv(os.Environ(), config.ChildEnv, config.ChildMemory)}
 }
 
 // open starts the thread that forks all children. A child is told of its parent's death when the *thread* that forked it
@@ -66,6 +69,9 @@ func (p *pool) close() {
 	p.closed = true
 	idle := p.idle
 	p.idle = nil
+	if p.trimming != nil {
+		p.trimming.Stop()
+	}
 	p.mu.Unlock()
 	for _, c := range idle {
 		c.end()
@@ -125,10 +131,39 @@ func (p *pool) put(c *child, reuse bool) {
 	p.mu.Lock()
 	keep := reuse && c.tasks < p.config.MaxTasksPerChild && !p.closed && !c.lost
 	if keep {
+		c.since = time.Now()
 		p.idle = append(p.idle, c)
+		if p.trimming == nil {
+			p.trimming = time.AfterFunc(p.config.ChildIdle, p.trim)
+		}
 	}
 	p.mu.Unlock()
 	if !keep {
+		c.end()
+	}
+}
+
+// trim ends the children that had no task for as long as one is kept. They stand in the order in which they had their last.
+func (p *pool) trim() {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return
+	}
+	keep := 0
+	for keep < len(p.idle) && time.Since(p.idle[keep].since) >= p.config.ChildIdle {
+		keep++
+	}
+	over := slices.Clone(p.idle[:keep])
+	p.idle = slices.Delete(p.idle, 0, keep)
+	if p.trimming = nil; len(p.idle) > 0 {
+		p.trimming = time.AfterFunc(p.config.ChildIdle-time.Since(p.idle[0].since), p.trim)
+	}
+	p.ending.Add(1)
+	defer p.ending.Done()
+	p.mu.Unlock()
+	for _, c := range over {
+		p.log.Debug("ending a child that nobody needs", slog.Int("pid", c.pid))
 		c.end()
 	}
 }

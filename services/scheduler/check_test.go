@@ -18,6 +18,8 @@ func check(l *leader) error {
 	c.executors()
 	c.numbers()
 	c.stamps()
+	c.rests()
+	c.bursts()
 	return errors.Join(c.wrong...)
 }
 
@@ -52,7 +54,7 @@ func (c *checker) tasks() {
 			c.must(t.phase == claimed && t.owner.claims[seq] == t, "task %d has an owner that does not know it", seq)
 			c.must(l.executors[t.owner.incarnation] == t.owner, "task %d belongs to an executor that is gone", seq)
 		case t.phase == claimed:
-			c.must(slices.Contains(l.plan.returned, t), "task %d is claimed by nobody", seq)
+			c.must(slices.Contains(l.plan.returned, t) || slices.Contains(l.plan.retried, t), "task %d is claimed by nobody", seq)
 		}
 	}
 }
@@ -197,6 +199,32 @@ func (c *checker) numbers() {
 	for seq, row := range l.offered {
 		missing := slices.ContainsFunc(l.gaps, func(g Gap) bool { return g.From <= seq && seq <= g.To })
 		c.must(row.Seq == seq && (seq > l.high || missing), "task %d is kept as offered, and was seen", seq)
+	}
+}
+
+// rests checks that the tasks that rest are those that will be woken, each once.
+func (c *checker) rests() {
+	l, rest := c.l, 0
+	c.heap("resting tasks", l.resting.Len(), l.resting.Less)
+	for i, t := range l.resting {
+		c.must(t.phase == resting && l.tasks[t.seq] == t && t.attempts.at == i, "task %d is kept as resting at %d, is in phase %d", t.seq, i, t.phase)
+	}
+	for _, t := range l.tasks {
+		if t.phase == resting {
+			rest++
+		}
+	}
+	c.same("resting tasks", len(l.resting), rest)
+}
+
+// bursts checks who is to be told that nothing is left.
+func (c *checker) bursts() {
+	for x := range c.l.bursts {
+		c.must(x.burst && x.crew != nil && c.l.executors[x.incarnation] == x, "%s is to be told that nothing is left: asked %v, connected %v", x.name, x.burst, x.crew != nil)
+	}
+	for _, x := range c.l.executors {
+		_, asks := c.l.bursts[x]
+		c.must(!x.burst || x.crew == nil || len(x.claims) == 0 || asks, "nobody remembers to tell %s when nothing is left", x.name)
 	}
 }
 

@@ -83,6 +83,8 @@ type executor struct {
 	names    map[string]bool
 	versions map[string]string
 	draining bool
+	burst    bool // it wants to be told when there is nothing left for it
+	searched bool // since it has no task, a look has found all there was
 	claims   map[int64]*live
 	// slots and running are counted by kind.
 	slots, running [kinds]int
@@ -129,6 +131,9 @@ func (l *leader) enlist(x *executor) {
 		heap.Push(&c.free[k], x)
 	}
 	l.uncertain = true
+	if x.burst {
+		l.ask(x)
+	}
 }
 
 // dismiss takes an executor that takes no more tasks out of its crew.
@@ -138,6 +143,7 @@ func (l *leader) dismiss(x *executor) {
 		return
 	}
 	x.crew = nil
+	delete(l.bursts, x)
 	for k := range kinds {
 		c.slots[k] -= x.slots[k]
 		heap.Remove(&c.free[k], x.at[k])

@@ -19,6 +19,7 @@ import (
 type naive struct {
 	executors map[string]*naiveExecutor
 	ready     []Row // in the order of dispatch
+	resting   []Row // after a failure
 	running   map[int64]string
 }
 
@@ -69,7 +70,9 @@ type matching struct {
 	t      *rapid.T
 	leader *leader
 	naive  *naive
+	rows   map[int64]Row
 	next   int64
+	clock  time.Time
 }
 
 func (m *matching) add(t *rapid.T) {
@@ -77,6 +80,10 @@ func (m *matching) add(t *rapid.T) {
 	row := Row{Seq: m.next, ID: fmt.Sprintf("task-%d", m.next), State: task.Waiting, Deferred: true, Immediate: rapid.Bool().Draw(t, "immediate")}
 	row.Name = rapid.SampledFrom([]string{"t", "u", "v"}).Draw(t, "name")
 	row.Versions = rapid.SampledFrom([]map[string]string{nil, {"core": "1"}, {"core": "2"}, {"plugin": "1"}}).Draw(t, "needs")
+	if !row.Immediate {
+		row.Retry = &task.Retry{Attempts: 1000, Backoff: time.Second, MaxBackoff: time.Second}
+	}
+	m.rows[row.Seq] = row
 	m.leader.admit(row)
 	m.naive.ready = append(m.naive.ready, row)
 }
@@ -113,20 +120,43 @@ func (m *matching) leave(t *rapid.T) {
 	drainEvent{from: incarnation}.apply(m.leader)
 }
 
-func (m *matching) end(t *rapid.T) {
-	seq := pick(t, "run", slices.Sorted(maps.Keys(m.naive.running)))
-	live := m.leader.tasks[seq]
-	if x := m.naive.executors[m.naive.running[seq]]; x != nil {
+// stop ends a run on its executor.
+func (m *matching) stop(t *rapid.T, from []int64) *live {
+	live := m.leader.tasks[pick(t, "run", from)]
+	if x := m.naive.executors[m.naive.running[live.seq]]; x != nil {
 		x.free[live.kind()]++
 	}
-	delete(m.naive.running, seq)
-	m.leader.finish(live, End{State: task.Completed})
+	delete(m.naive.running, live.seq)
+	return live
+}
+
+func (m *matching) end(t *rapid.T) {
+	m.leader.finish(m.stop(t, slices.Sorted(maps.Keys(m.naive.running))), End{State: task.Completed})
+}
+
+// fail is a run that fails, and rests as soon as that is written.
+func (m *matching) fail(t *rapid.T) {
+	live := m.stop(t, slices.DeleteFunc(slices.Sorted(maps.Keys(m.naive.running)), func(seq int64) bool { return m.rows[seq].Immediate }))
+	m.leader.plan = &Plan{}
+	m.leader.finish(live, End{State: task.Failed, Error: &task.Error{Reason: "broken"}})
+	m.leader.retried(m.leader.plan, &Report{Retried: map[int64]task.State{live.seq: task.Waiting}})
+	m.naive.resting = append(m.naive.resting, m.rows[live.seq])
+}
+
+// wake ends all rests.
+func (m *matching) wake(*rapid.T) {
+	m.clock = m.clock.Add(time.Minute)
+	m.leader.wake()
+	m.naive.ready = append(m.naive.ready, m.naive.resting...)
+	m.naive.resting = nil
+	slices.SortFunc(m.naive.ready, func(a, b Row) int { return int(a.Seq - b.Seq) })
 }
 
 func (m *matching) cancel(t *rapid.T) {
-	row := pick(t, "ready task", m.naive.ready)
+	row := pick(t, "waiting task", slices.Concat(m.naive.ready, m.naive.resting))
 	m.leader.canceled([]int64{row.Seq})
-	m.naive.ready = slices.DeleteFunc(m.naive.ready, func(r Row) bool { return r.Seq == row.Seq })
+	over := func(r Row) bool { return r.Seq == row.Seq }
+	m.naive.ready, m.naive.resting = slices.DeleteFunc(m.naive.ready, over), slices.DeleteFunc(m.naive.resting, over)
 }
 
 func (m *matching) match(*rapid.T) {
@@ -148,14 +178,15 @@ func (m *matching) match(*rapid.T) {
 // The oldest task that somebody has a free slot for, to the one with most free slots, whoever comes and goes.
 func TestMatchingChoosesAsIfItLookedAtEverybody(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		m := &matching{t: t, leader: emptyLeader(), naive: &naive{executors: map[string]*naiveExecutor{}, running: map[int64]string{}}}
+		m := &matching{t: t, leader: emptyLeader(), naive: &naive{executors: map[string]*naiveExecutor{}, running: map[int64]string{}}, rows: map[int64]Row{}, clock: time.Unix(1000, 0)}
+		m.leader.now = func() time.Time { return m.clock }
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(*rapid.T) {
 				if err := check(m.leader); err != nil {
 					m.t.Fatal(err)
 				}
 			},
-			"add": m.add, "add ": m.add, "connect": m.connect, "leave": m.leave, "end": m.end, "cancel": m.cancel, "match": m.match,
+			"add": m.add, "add ": m.add, "connect": m.connect, "leave": m.leave, "end": m.end, "fail": m.fail, "wake": m.wake, "cancel": m.cancel, "match": m.match,
 		})
 	})
 }

@@ -63,7 +63,7 @@ func (e helloEvent) apply(l *leader) {
 		x.line.close(errReplaced)
 	}
 	l.dismiss(x)
-	x.line, x.draining, x.versions, x.unacknowledged = e.line, h.GetDraining(), h.GetVersions(), nil
+	x.line, x.draining, x.burst, x.versions, x.unacknowledged = e.line, h.GetDraining(), h.GetBurst(), h.GetVersions(), nil
 	x.slots = [kinds]int{immediately: int(h.GetImmediateSlots()), ordinarily: int(h.GetSlots())}
 	x.names = make(map[string]bool, len(h.GetTaskNames()))
 	for _, name := range h.GetTaskNames() {

@@ -41,6 +41,9 @@ func (l *leader) explain(id string) *schedulerv1.ExplainResponse {
 		}
 		answer.Waits = append(answer.Waits, out)
 	}
+	if t.phase == resting {
+		answer.RetryAt = timestamppb.New(time.UnixMicro(t.attempts.due + l.clock))
+	}
 	answer.Summary = l.summary(t, answer)
 	return answer
 }
@@ -52,6 +55,8 @@ func (l *leader) summary(t *live, e *schedulerv1.ExplainResponse) string {
 		return fmt.Sprintf("It runs on %s and was asked to stop.", ownerName(t))
 	case t.phase == claimed:
 		return fmt.Sprintf("It runs on %s.", ownerName(t))
+	case t.phase == resting:
+		return l.restSummary(t)
 	case len(e.GetWaits()) > 0:
 		first := e.GetWaits()[0]
 		holder := "another task"

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"container/heap"
 	"context"
 	"fmt"
 	"log/slog"
@@ -26,6 +27,7 @@ const (
 	blocked phase = iota // lacks a resource
 	ready                // unblocked, waits for a slot
 	claimed              // an executor has it, or is about to be given it
+	resting              // an attempt failed, and the pause before the next one is not over; it keeps what it holds
 )
 
 // live is a task that is not final.
@@ -35,6 +37,8 @@ type live struct {
 	lane  *lane
 	owner *executor
 	claim int64
+	// attempts is nil unless failures are retried.
+	attempts *attempts
 	// Times in microseconds since 1970, 0 for none: created and ready by the database's clock, unblocked by this process's. A
 	// task that was unblocked has no ready until it is known when the transaction began that unblocked it.
 	created, ready, unblocked int64
@@ -71,6 +75,8 @@ type leader struct {
 	publish func([]*schedulerv1.Change)
 	// surveyed is told what a look counted; nil if nobody wants to know.
 	surveyed func(*Survey)
+	// pause is how long a task rests after so many attempts, which is left to chance.
+	pause func(policy *task.Retry, made int32) time.Duration
 
 	tasks     map[int64]*live
 	seqs      map[string]int64 // by task id
@@ -86,6 +92,7 @@ type leader struct {
 	offered map[int64]Row // told by dispatchers, and not admitted yet
 	fresh   []*live       // unblocked, and not yet stamped so, the oldest first
 	undated []*live       // of these, those whose time is not known yet
+	resting restHeap      // between two attempts
 	// clock is what must be added to this process's time, in microseconds, to have the database's. It is too much by the way of a
 	// message, so a time that was made with it is rather too late than before what led to it.
 	clock int64
@@ -94,6 +101,7 @@ type leader struct {
 	giving  []*live
 	outbox  map[*line][]order
 	settles []*settle
+	bursts  map[*executor]struct{} // connected ones that are yet to be told that nothing is left for them
 	// uncertain is set when there may be immediate tasks that nobody can run; doubtful names the lanes to look at if that is
 	// all that changed.
 	uncertain bool
@@ -120,10 +128,10 @@ type settle struct {
 
 func newLeader(epoch int64, s store, log *slog.Logger, now func() time.Time, publish func([]*schedulerv1.Change)) *leader {
 	return &leader{
-		epoch: epoch, store: s, log: log, now: now, publish: publish,
+		epoch: epoch, store: s, log: log, now: now, publish: publish, pause: (*task.Retry).Pause,
 		tasks: map[int64]*live{}, seqs: map[string]int64{}, locks: lock.New(), lanes: map[string]*lane{},
 		crews: map[string]*crew{}, executors: map[string]*executor{}, over: map[string]time.Time{}, offered: map[int64]Row{}, plan: &Plan{},
-		outbox: map[*line][]order{}, lookLimit: defaultLookLimit,
+		outbox: map[*line][]order{}, bursts: map[*executor]struct{}{}, lookLimit: defaultLookLimit,
 	}
 }
 
@@ -138,6 +146,10 @@ func (l *leader) load(ctx context.Context) error {
 	l.high = max(l.high, loaded.High)
 	l.clock = loaded.Now - start.UnixMicro()
 	l.date(loaded.Now)
+	// While it loaded the leader did not know how the clocks differ: rests were noted by the database's.
+	for _, t := range l.resting {
+		t.attempts.due -= l.clock
+	}
 	// Which of the numbers below the highest are yet to come can't be told from those that have ended; the snapshot can.
 	l.late = &Window{High: l.high, Snapshot: loaded.Snapshot}
 	l.hinted = true
@@ -151,8 +163,10 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 		e.apply(l)
 	}
 	l.admitOffered()
+	l.wake()
 	l.lookForAwaited()
 	l.match()
+	l.nothingLeft()
 	l.plan.Unblock = l.stamps()
 	l.planLook(lookEvery)
 	// An answer alone is reason enough: it must not leave without a fence that says who leads.
@@ -206,9 +220,12 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 		l.hinted = true
 	}
 	l.settle(plan.Look && !full)
+	if plan.Look && !full {
+		l.searched(plan.searching)
+	}
 	stamping := len(plan.Unblock) == l.lookLimit
 	rejecting := l.uncertain || len(l.doubtful) > 0
-	return l.hinted || stamping || rejecting || l.plan.writes() || len(l.outbox) > 0 || l.startable(), nil
+	return l.hinted || stamping || rejecting || l.plan.writes() || len(l.outbox) > 0 || l.rested() || l.someoneIsDone() || l.startable(), nil
 }
 
 // tell puts an order into the box of what leaves after the commit.
@@ -243,6 +260,9 @@ func (l *leader) verify(plan *Plan, report *Report) error {
 	}
 	if got, want := len(report.Requeued), len(plan.Requeue); got != want {
 		return fmt.Errorf("take back assignments: %d of %d changed", got, want)
+	}
+	if got, want := len(report.Retried), len(plan.Retry); got != want {
+		return fmt.Errorf("retry tasks: %d of %d changed", got, want)
 	}
 	return nil
 }
@@ -375,6 +395,9 @@ func (l *leader) admit(row Row) {
 		seq: row.Seq, id: row.ID, lane: l.laneOf(row.Name, row.Versions), created: row.CreatedAt.UnixMicro(),
 		immediate: row.Immediate, deferred: row.Deferred, claim: row.Claim, stamped: row.Unblocked,
 	}
+	if row.Retry != nil && !row.Immediate { // the client of an immediate task waits: nobody may ask for both
+		t.attempts = &attempts{policy: row.Retry, made: row.Attempt}
+	}
 	t.lane.live++
 	l.tasks[t.seq], l.seqs[t.id] = t, t.seq
 	unblocked := l.locks.Admit(t.seq, row.Exclusive, row.Shared)
@@ -384,6 +407,8 @@ func (l *leader) admit(row Row) {
 		// Only after a takeover: somebody runs it, or did when he was last heard of.
 		t.phase, t.canceling = claimed, row.State == task.Canceling
 		l.own(l.life(row.Executor, row.Incarnation), t)
+	case unblocked && t.attempts != nil && row.RetryAt != nil:
+		l.rest(t, row.RetryAt.UnixMicro()-l.clock)
 	case unblocked:
 		l.makeReady(t)
 	case row.Unblocked:
@@ -438,12 +463,16 @@ func (l *leader) makeReady(t *live) {
 	}
 }
 
-// unready takes a task out of what free slots look at. Its entry in the lane stays until it comes to the front.
+// unready takes a task out of what free slots look at, or will when its rest is over. Its entry in the lane stays until it comes to the front.
 func (l *leader) unready(t *live) {
 	was := t.phase
 	t.phase = claimed
-	if was == ready {
+	switch was {
+	case ready:
 		t.lane.fewer(t.kind())
+	case resting:
+		heap.Remove(&l.resting, t.attempts.at)
+	case blocked, claimed:
 	}
 }
 
@@ -471,8 +500,12 @@ func (l *leader) reject(t *live) {
 	l.drop(t)
 }
 
-// finish ends a run, in memory now and in the database with the next tick.
+// finish ends a run, in memory now and in the database with the next tick. A failure may not be the end of its task.
 func (l *leader) finish(t *live, end End) {
+	if end.State == task.Failed && t.again(end.Error) {
+		l.retry(t, end.Error)
+		return
+	}
 	end.Seq, end.Claim = t.seq, t.claim
 	l.plan.Finish = append(l.plan.Finish, end)
 	l.plan.ended = append(l.plan.ended, t)
@@ -505,7 +538,7 @@ func (l *leader) gone(g Gone) {
 		if g.InOrder {
 			l.requeue(t)
 		} else {
-			l.finish(t, End{State: task.Failed, Error: &task.Error{Reason: task.ReasonWorkerMissing}})
+			l.finish(t, End{State: task.Failed, Error: &task.Error{Reason: task.ReasonWorkerMissing, Code: task.CodeMissing}})
 		}
 	}
 	delete(l.executors, g.Incarnation)
@@ -639,16 +672,24 @@ func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.C
 			continue
 		}
 		t.claim, t.stamped, t.givenAt = c.Claim, true, now
+		if t.attempts != nil {
+			t.attempts.made = c.Attempt
+		}
 		changes = append(changes, change(t, task.Running))
 		if t.owner.line == nil {
 			l.requeue(t) // it broke before the commit: the executor never heard of it
 			continue
 		}
+		if t.owner.burst {
+			l.ask(t.owner)
+		}
 		t.owner.unacknowledged = append(t.owner.unacknowledged, t)
 		l.tell(t.owner.line, order{task: t, assign: &taskv1.Assignment{
 			TaskId: t.id, Claim: c.Claim, Attempt: c.Attempt, Name: t.lane.name, ArgsJson: c.Args, KwargsJson: c.Kwargs,
 			Domain: task.DefaultDomain, CorrelationId: c.CorrelationID, Traceparent: c.Traceparent, GroupId: c.GroupID,
-			Immediate: t.immediate,
+			Immediate: t.immediate, Tracestate: c.Tracestate,
+			Timeout: wire.Duration(c.Options.Timeout), ProfileOptions: c.Options.Profile, FileIds: c.Options.Files,
+			MaxAttempts: c.Options.Attempts(),
 		}})
 	}
 	return changes
@@ -688,7 +729,7 @@ func (l *leader) disconnect(x *executor) {
 	}
 }
 
-// ended lets out what became of runs, returned assignments and rejected tasks.
+// ended lets out what became of runs, returned assignments, retried and rejected tasks.
 func (l *leader) ended(plan *Plan, report *Report) (changes []*schedulerv1.Change) {
 	for _, t := range plan.ended {
 		changes = append(changes, change(t, report.Finished[t.seq]))
@@ -701,8 +742,12 @@ func (l *leader) ended(plan *Plan, report *Report) (changes []*schedulerv1.Chang
 			continue
 		}
 		t.canceling = false
+		if t.attempts != nil {
+			t.attempts.made-- // it did not begin
+		}
 		l.makeReady(t)
 	}
+	changes = append(changes, l.retried(plan, report)...)
 	for _, t := range plan.rejected {
 		// By this statement or by a cancel that came before it.
 		changes = append(changes, change(t, task.Canceled))
@@ -772,7 +817,7 @@ func (l *leader) settle(looked bool) {
 				return false
 			}
 			t := l.tasks[l.seqs[id]]
-			if t != nil && (t.phase != blocked && l.canStart(t) || !t.deferred) {
+			if t != nil && (l.canStart(t) || !t.deferred) {
 				return false
 			}
 		}
@@ -786,12 +831,18 @@ func (l *leader) knows(ids []string) bool {
 	return !slices.ContainsFunc(ids, func(id string) bool { return l.tasks[l.seqs[id]] == nil })
 }
 
-// canStart reports whether somebody connected can run the task.
+// canStart reports whether a task runs, or somebody connected can run it now, or when a slot gets free.
 func (l *leader) canStart(t *live) bool {
-	if t.phase == claimed {
+	switch t.phase {
+	case claimed:
 		return true
+	case ready:
+		return t.lane.able(t.kind())
+	case blocked, resting:
+		return false
+	default:
+		return false
 	}
-	return t.lane.able(t.kind())
 }
 
 func change(t *live, state task.State) *schedulerv1.Change {

@@ -18,6 +18,9 @@ type stage struct {
 	leader *leader
 	now    time.Time
 	x      *line
+	// heard is all that x was told by the last tick, changes what the followers were.
+	heard   []order
+	changes []*schedulerv1.Change
 }
 
 func newStage(t *testing.T) *stage {
@@ -32,7 +35,9 @@ func newStage(t *testing.T) *stage {
 func (s *stage) takeOver() {
 	s.t.Helper()
 	s.db.epoch++
-	s.leader = newLeader(s.db.epoch, s.db, slog.New(slog.DiscardHandler), func() time.Time { return s.now }, func([]*schedulerv1.Change) {})
+	s.leader = newLeader(s.db.epoch, s.db, slog.New(slog.DiscardHandler), func() time.Time { return s.now },
+		func(changes []*schedulerv1.Change) { s.changes = append(s.changes, changes...) })
+	s.leader.pause = func(policy *task.Retry, _ int32) time.Duration { return policy.Backoff }
 	if err := s.leader.load(s.t.Context()); err != nil {
 		s.t.Fatal(err)
 	}
@@ -42,6 +47,7 @@ func (s *stage) takeOver() {
 // tick ticks until there is nothing more to do at once, and returns the numbers of the tasks that x was given.
 func (s *stage) tick(events ...event) (given []int64) {
 	s.t.Helper()
+	s.changes = nil
 	for more := true; more; events = nil {
 		var err error
 		if more, err = s.leader.tick(context.Background(), events, time.Hour); err != nil {
@@ -51,8 +57,8 @@ func (s *stage) tick(events ...event) (given []int64) {
 	if err := check(s.leader); err != nil {
 		s.t.Fatal(err)
 	}
-	orders, _, _ := s.x.take()
-	for _, o := range orders {
+	s.heard, _, _ = s.x.take()
+	for _, o := range s.heard {
 		if o.task != nil {
 			given = append(given, o.task.seq)
 		}
@@ -69,7 +75,7 @@ func offers(rows ...*modelRow) offerEvent {
 	var e offerEvent
 	for _, r := range rows {
 		row := r.Row
-		row.State, row.Executor, row.Incarnation, row.Claim, row.Unblocked = task.Waiting, "", "", 0, false
+		row.State, row.Executor, row.Incarnation, row.Claim, row.Unblocked, row.Attempt, row.RetryAt = task.Waiting, "", "", 0, false, 0, nil
 		e.rows = append(e.rows, row)
 	}
 	return e
@@ -166,16 +172,19 @@ func TestATaskThatWasCanceledBeforeItWasSeenDoesNotComeBack(t *testing.T) {
 
 // A row that somebody changed by hand, or a restored database: memory and database have parted, so the memory must go.
 func TestATickThatChangesLessThanItShouldEndsTheLeadership(t *testing.T) {
-	for _, what := range []string{"finish", "requeue"} {
+	for _, what := range []string{"finish", "requeue", "retry"} {
 		s := newStage(t)
-		row := s.db.add(tRow())
+		row := s.db.add(retriedRow())
 		s.tick(offers(row))
 		row.Claim++ // by a foreign hand
 		live := s.leader.tasks[row.Seq]
-		if what == "finish" {
+		switch what {
+		case "finish":
 			s.leader.finish(live, End{State: task.Completed})
-		} else {
+		case "requeue":
 			s.leader.requeue(live)
+		case "retry":
+			s.leader.finish(live, End{State: task.Failed, Error: &task.Error{Reason: "broken"}})
 		}
 		if _, err := s.leader.tick(t.Context(), nil, time.Hour); err == nil {
 			t.Errorf("%s: the leader goes on", what)
@@ -252,8 +261,8 @@ func TestATaskWhoseExecutorHungUpDuringTheCommitGoesBack(t *testing.T) {
 	row := s.db.add(tRow())
 	s.db.between = func() { s.x.close(nil) }
 	s.tick(offers(row))
-	if row.attempt != 0 || row.startAt != 0 || row.Claim == 0 {
-		t.Errorf("it is %s after claim %d, attempt %d", row.State, row.Claim, row.attempt)
+	if row.Attempt != 0 || row.startAt != 0 || row.Claim == 0 {
+		t.Errorf("it is %s after claim %d, attempt %d", row.State, row.Claim, row.Attempt)
 	}
 }
 

@@ -81,6 +81,8 @@ type order struct {
 	cancel   *schedulerv1.Claim
 	finished *schedulerv1.Claim
 	refused  *schedulerv1.Refused
+	// nothingLeft says that there is nothing left for it to run.
+	nothingLeft bool
 }
 
 // messageBytes is how large the arguments in one message may get, before another is begun.
@@ -115,6 +117,7 @@ func pack(orders []order, send func(*schedulerv1.AcquireResponse) error) error {
 		switch {
 		case o.assign != nil:
 			open.Assign = append(open.Assign, o.assign)
+			open.NothingLeft = false // it was true when it was said, and would be read as said after this
 			size += len(o.assign.GetArgsJson()) + len(o.assign.GetKwargsJson())
 		case o.cancel != nil:
 			open.Cancel = append(open.Cancel, o.cancel)
@@ -122,6 +125,8 @@ func pack(orders []order, send func(*schedulerv1.AcquireResponse) error) error {
 			open.Finished = append(open.Finished, o.finished)
 		case o.refused != nil:
 			open.Refused = append(open.Refused, o.refused)
+		case o.nothingLeft:
+			open.NothingLeft = true
 		}
 		if size += orderBytes; size > messageBytes {
 			if err := flush(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
@@ -16,8 +17,16 @@ type modelRow struct {
 
 	final                           bool
 	xact                            uint64
-	attempt                         int32
 	createdAt, unblockedAt, startAt int64
+	failures                        []failure   // attempts that failed and were retried
+	failure                         *task.Error // of the last one, if it failed for good
+}
+
+// failure is an attempt that is recorded.
+type failure struct {
+	attempt int32
+	claim   int64
+	code    string
 }
 
 // transaction is one of a dispatcher: it has an id, takes numbers one by one, and makes its rows visible all at once.
@@ -193,20 +202,20 @@ func (m *modelDatabase) unblock(r *modelRow, at int64) {
 
 func (m *modelDatabase) apply(plan *Plan) *Report {
 	own := m.id()
-	report := &Report{Xact: own, Now: m.now(), Finished: map[int64]task.State{}, Requeued: map[int64]task.State{}, Claimed: map[int64]*Claimed{}}
+	report := &Report{Xact: own, Now: m.now(), Finished: map[int64]task.State{}, Requeued: map[int64]task.State{}, Claimed: map[int64]*Claimed{}, Retried: map[int64]task.State{}}
 	once(&m.between)
 	for _, end := range plan.Finish {
 		if r := m.find(end.Seq, task.Running, task.Canceling); r != nil && r.Claim == end.Claim {
 			if r.State == task.Canceling {
-				end.State = task.Canceled
+				end.State, end.Error = task.Canceled, nil
 			}
-			r.State, r.final = end.State, true
+			r.State, r.final, r.failure = end.State, true, end.Error
 			report.Finished[end.Seq] = end.State
 		}
 	}
 	for _, back := range plan.Requeue {
 		if r := m.find(back.Seq, task.Running, task.Canceling); r != nil && r.Claim == back.Claim {
-			r.attempt--
+			r.Attempt--
 			r.startAt = 0
 			if r.State == task.Canceling {
 				r.State, r.final = task.Canceled, true
@@ -214,6 +223,12 @@ func (m *modelDatabase) apply(plan *Plan) *Report {
 				r.State, r.Executor, r.Incarnation = task.Waiting, "", ""
 			}
 			report.Requeued[back.Seq] = r.State
+		}
+	}
+	for _, a := range plan.Retry {
+		if r := m.find(a.Seq, task.Running, task.Canceling); r != nil && r.Claim == a.Claim {
+			m.retry(r, a)
+			report.Retried[a.Seq] = r.State
 		}
 	}
 	for _, seq := range plan.Reject {
@@ -234,8 +249,8 @@ func (m *modelDatabase) apply(plan *Plan) *Report {
 			m.unblock(r, give.Unblocked)
 			r.State, r.Executor, r.Incarnation, r.startAt = task.Running, give.Executor, give.Incarnation, m.now()
 			r.Claim++
-			r.attempt++
-			report.Claimed[give.Seq] = &Claimed{Seq: give.Seq, Claim: r.Claim, Attempt: r.attempt, Args: "[]", Kwargs: "{}"}
+			r.Attempt++
+			report.Claimed[give.Seq] = &Claimed{Seq: give.Seq, Claim: r.Claim, Attempt: r.Attempt, Args: "[]", Kwargs: "{}", Options: task.Options{Retry: r.Retry}}
 		}
 	}
 	for _, seq := range plan.ForgetCancels {
@@ -245,6 +260,16 @@ func (m *modelDatabase) apply(plan *Plan) *Report {
 		m.look(plan, report, own)
 	}
 	return report
+}
+
+func (m *modelDatabase) retry(r *modelRow, a Again) {
+	if r.State == task.Canceling {
+		r.State, r.final = task.Canceled, true
+		return
+	}
+	r.failures = append(r.failures, failure{attempt: r.Attempt, claim: r.Claim, code: a.Error.Code})
+	at := time.UnixMicro(m.now() + a.Pause)
+	r.State, r.Executor, r.Incarnation, r.startAt, r.RetryAt = task.Waiting, "", "", 0, &at
 }
 
 func (m *modelDatabase) look(plan *Plan, report *Report, own uint64) {

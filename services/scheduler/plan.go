@@ -26,18 +26,24 @@ type Row struct {
 	Executor    string
 	Incarnation string
 	Claim       int64
+	Attempt     int32
+	Retry       *task.Retry // nil if failures are not retried
+	RetryAt     *time.Time  // when the next attempt begins at the earliest; nil if none failed
 }
 
 // Plan is what one tick writes and what it looks for.
 type Plan struct {
 	Finish        []End
 	Requeue       []Back
+	Retry         []Again
 	Reject        []int64 // immediate tasks that can't run at once and would not wait
 	Unblock       []Stamp // got their resources some time ago, and no slot yet
 	Claim         []Give
 	ForgetCancels []int64 // wishes that were acted on
-	// The tasks behind Finish, Requeue and Reject, for what is let out after the commit.
-	ended, returned, rejected []*live
+	// The tasks behind Finish, Requeue, Retry and Reject, for what is let out after the commit.
+	ended, returned, retried, rejected []*live
+	// searching are the executors for which this tick looks whether anything is left.
+	searching []*executor
 
 	Look      bool
 	LookLimit int
@@ -73,6 +79,13 @@ type End struct {
 // Back is an assignment that never reached its executor.
 type Back struct{ Seq, Claim int64 }
 
+// Again is a run that failed and is not the last of its task.
+type Again struct {
+	Seq, Claim int64
+	Pause      int64 // before the next attempt, in microseconds
+	Error      *task.Error
+}
+
 // Give is a task for a slot.
 type Give struct {
 	Seq                   int64
@@ -95,7 +108,7 @@ type Loaded struct {
 
 // writes reports whether the plan changes anything.
 func (p *Plan) writes() bool {
-	return len(p.Finish)+len(p.Requeue)+len(p.Reject)+len(p.Unblock)+len(p.Claim)+len(p.ForgetCancels) > 0
+	return len(p.Finish)+len(p.Requeue)+len(p.Retry)+len(p.Reject)+len(p.Unblock)+len(p.Claim)+len(p.ForgetCancels) > 0
 }
 
 // until is the transaction up to which all must have ended before nothing more can come of what the plan looks for.
@@ -114,7 +127,8 @@ func (p *Plan) until() int64 {
 type Report struct {
 	Finished map[int64]task.State
 	Requeued map[int64]task.State
-	Claimed  map[int64]*Claimed // by seq
+	Retried  map[int64]task.State // waiting, or canceled if somebody wished it meanwhile
+	Claimed  map[int64]*Claimed   // by seq
 	New      []Row
 	Cancels  []int64
 	Gone     []Gone
@@ -140,5 +154,7 @@ type Claimed struct {
 	Args, Kwargs  string
 	CorrelationID string
 	Traceparent   string
+	Tracestate    string
 	GroupID       string
+	Options       task.Options
 }

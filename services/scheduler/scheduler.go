@@ -193,13 +193,22 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 	lookEvery := min(s.cfg.LookEvery, s.cfg.Lease/4)
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
+	alarm := time.NewTimer(lookEvery)
+	defer alarm.Stop()
 	for more := true; ctx.Err() == nil; {
 		if !more {
+			// The looks are too far apart for the pauses between attempts.
+			var due <-chan time.Time
+			if left, some := l.restLeft(); some {
+				alarm.Reset(left)
+				due = alarm.C
+			}
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-inbox.signal:
 			case <-look.C:
+			case <-due:
 			}
 		}
 		arrived, _, _ := inbox.take()

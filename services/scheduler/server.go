@@ -10,6 +10,7 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/wire"
 )
 
 // Register adds the service to a server.
@@ -23,6 +24,7 @@ func (s *Service) Offer(ctx context.Context, req *schedulerv1.OfferRequest) (*sc
 			Seq: t.GetSeq(), ID: t.GetTaskId(), Name: t.GetName(), State: task.Waiting,
 			Exclusive: t.GetExclusiveResources(), Shared: t.GetSharedResources(),
 			Immediate: t.GetImmediate(), Deferred: t.GetDeferred(), Versions: t.GetVersions(), CreatedAt: t.GetCreatedAt().AsTime(),
+			Retry: wire.FromRetry(t.GetRetry()),
 		}
 	}
 	if len(req.GetSettleTaskIds()) == 0 {

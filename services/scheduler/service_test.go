@@ -80,6 +80,7 @@ type spec struct {
 	exclusive, shared  []string
 	immediate, noDefer bool
 	versions           string
+	options            string // JSON
 }
 
 // insert stores a task as the dispatcher does, in a transaction of the caller's.
@@ -94,11 +95,11 @@ func insert(t *testing.T, db postgres.Querier, s spec) (id string, seq int64) {
 	id = uuid.Must(uuid.NewV7()).String()
 	err := db.QueryRow(t.Context(), `
 		with xact as materialized (select pg_current_xact_id()), new as (
-			insert into task (id, domain_id, name, exclusive, shared, immediate, deferred, versions)
-			select $1::text::uuid, $2::text::uuid, $3, $4::text[], $5::text[], $6, $7, $8::text::jsonb from xact
+			insert into task (id, domain_id, name, exclusive, shared, immediate, deferred, versions, options)
+			select $1::text::uuid, $2::text::uuid, $3, $4::text[], $5::text[], $6, $7, $8::text::jsonb, nullif($9::text, '')::json from xact
 			returning seq, id
 		), live as (insert into task_live (seq, task_id) select seq, id from new)
-		select seq from new`, id, task.DefaultDomainID, s.name, append([]string{}, s.exclusive...), append([]string{}, s.shared...), s.immediate, !s.noDefer, s.versions).Scan(&seq)
+		select seq from new`, id, task.DefaultDomainID, s.name, append([]string{}, s.exclusive...), append([]string{}, s.shared...), s.immediate, !s.noDefer, s.versions, s.options).Scan(&seq)
 	if err != nil {
 		t.Fatalf("insert: %v", err)
 	}
@@ -182,6 +183,9 @@ func steps(m *schedulerv1.AcquireResponse) (all []step) {
 	}
 	for _, claim := range m.GetOrders().GetCancel() {
 		all = append(all, step{kind: "cancel", cancel: claim})
+	}
+	if m.GetOrders().GetNothingLeft() {
+		all = append(all, step{kind: "nothing left"})
 	}
 	if len(all) == 0 {
 		return []step{{kind: "nothing known"}}

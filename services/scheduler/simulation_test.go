@@ -1,12 +1,14 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,11 +28,28 @@ type simExecutor struct {
 	line              *line
 	held              map[string]int64 // task id to claim
 	canceling         map[string]bool
-	unconfirmed       map[string]int64 // ended, and the leader has not said that it noted it
+	unconfirmed       map[claimKey]*taskv1.Outcome // ended, and the leader has not said that it noted it
 	draining          bool
+	burst             bool // it wants to know when nothing is left
+	leftAlone         bool // it was told so, and was given nothing since
+	idleSince         int  // step at which it said hello or last ended a run
 	deaf              bool // it reads nothing
 	mute              bool // it acknowledges nothing
 	silent            bool // it had a time, on this line, in which it acknowledged nothing
+}
+
+// claimKey names a claim. The same executor can have an ended attempt of a task that is yet to be confirmed, and the next one.
+type claimKey struct {
+	id     string
+	number int64
+}
+
+func (k claimKey) wire() *schedulerv1.Claim { return &schedulerv1.Claim{TaskId: k.id, Claim: k.number} }
+
+func keyOf(c *schedulerv1.Claim) claimKey { return claimKey{c.GetTaskId(), c.GetClaim()} }
+
+func (e *simExecutor) ended() []claimKey {
+	return slices.SortedFunc(maps.Keys(e.unconfirmed), func(a, b claimKey) int { return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.number, b.number)) })
 }
 
 // letter is what a dispatcher has to say of a transaction that it committed. It can be late, cut, doubled or lost.
@@ -54,15 +73,17 @@ type simulation struct {
 	clock     time.Time     // of the leaders
 	skew      time.Duration // how far the database's clock is ahead of it
 	lives     int
+	row       func(*rapid.T) Row // draws a task
 	lookLimit int
 	step      int
-	slow      bool             // what was sent is read later
-	startedAt map[int64]int    // by step
-	returned  map[int64]int    // when the dispatch of a task returned
-	called    map[int64]int    // when it was called
-	readyAt   map[int64]int64  // when this leadership found that a task was unblocked
-	stamped   map[int64]bool   // the time in the row was compared, or can't be
-	noted     map[string]int64 // claims whose end was confirmed
+	slow      bool               // what was sent is read later
+	started   map[claimKey]int32 // attempts by claim
+	failed    map[claimKey]bool  // runs that were reported as failed
+	returned  map[int64]int      // when the dispatch of a task returned
+	called    map[int64]int      // when it was called
+	readyAt   map[int64]int64    // when this leadership found that a task was unblocked
+	stamped   map[int64]bool     // the time in the row was compared, or can't be
+	noted     map[claimKey]bool  // claims whose end was confirmed
 }
 
 func newSimulation(t *rapid.T) *simulation {
@@ -70,8 +91,8 @@ func newSimulation(t *rapid.T) *simulation {
 		// Small, so that a look is often not enough.
 		lookLimit: rapid.IntRange(1, 5).Draw(t, "look limit"),
 		skew:      rapid.SampledFrom([]time.Duration{0, time.Hour, -time.Hour}).Draw(t, "skew"),
-		t:         t, db: newModel(), clock: time.Unix(1_000_000, 0), startedAt: map[int64]int{}, returned: map[int64]int{},
-		called: map[int64]int{}, stamped: map[int64]bool{}, noted: map[string]int64{},
+		t:         t, db: newModel(), row: drawRow, clock: time.Unix(1_000_000, 0), started: map[claimKey]int32{}, failed: map[claimKey]bool{},
+		returned: map[int64]int{}, called: map[int64]int{}, stamped: map[int64]bool{}, noted: map[claimKey]bool{},
 	}
 	s.db.now = func() int64 { return s.clock.Add(s.skew).UnixMicro() }
 	s.db.planned = s.planned
@@ -99,6 +120,7 @@ func (s *simulation) takeOver() {
 // fresh is a leader that has loaded what the database has.
 func (s *simulation) fresh() *leader {
 	l := newLeader(s.db.epoch, s.db, slog.New(slog.DiscardHandler), func() time.Time { return s.clock }, func([]*schedulerv1.Change) {})
+	l.pause = func(policy *task.Retry, _ int32) time.Duration { return policy.Backoff }
 	if err := l.load(context.Background()); err != nil {
 		s.t.Fatalf("load: %v", err)
 	}
@@ -129,15 +151,16 @@ func (s *simulation) hello(e *simExecutor) {
 	e.line, e.silent = newQueue[order](), e.deaf || e.mute
 	hello := &schedulerv1.Hello{
 		Executor: e.name, Incarnation: e.incarnation, Slots: int32(e.slots[ordinarily]), ImmediateSlots: int32(e.slots[immediately]),
-		TaskNames: e.names, Versions: e.versions, Draining: e.draining,
+		TaskNames: e.names, Versions: e.versions, Draining: e.draining, Burst: e.burst,
 	}
+	e.leftAlone, e.idleSince = false, s.step
 	report := &schedulerv1.Report{}
 	for _, id := range slices.Sorted(maps.Keys(e.held)) {
 		hello.Held = append(hello.Held, &schedulerv1.Claim{TaskId: id, Claim: e.held[id]})
 	}
-	for _, id := range slices.Sorted(maps.Keys(e.unconfirmed)) {
-		hello.Held = append(hello.Held, &schedulerv1.Claim{TaskId: id, Claim: e.unconfirmed[id]})
-		report.Finished = append(report.Finished, s.finish(id, e.unconfirmed[id]))
+	for _, claim := range e.ended() {
+		hello.Held = append(hello.Held, claim.wire())
+		report.Finished = append(report.Finished, &schedulerv1.Finish{Claim: claim.wire(), Outcome: e.unconfirmed[claim]})
 	}
 	s.events = append(s.events, helloEvent{line: e.line, hello: hello})
 	if len(report.GetFinished()) > 0 {
@@ -149,11 +172,12 @@ func (s *simulation) say(e *simExecutor, report *schedulerv1.Report) {
 	s.events = append(s.events, reportEvent{line: e.line, from: e.incarnation, report: report})
 }
 
-func (s *simulation) finish(id string, claim int64) *schedulerv1.Finish {
-	return &schedulerv1.Finish{
-		Claim:   &schedulerv1.Claim{TaskId: id, Claim: claim},
-		Outcome: &taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "null"},
-	}
+func success() *taskv1.Outcome {
+	return &taskv1.Outcome{State: taskv1.State_STATE_COMPLETED, ResultJson: "null"}
+}
+
+func failing(code string) *taskv1.Outcome {
+	return &taskv1.Outcome{State: taskv1.State_STATE_FAILED, Error: &taskv1.TaskError{Description: "broken", Code: code}}
 }
 
 // tick runs one tick; after an error the next leader takes over, as the service does it.
@@ -192,6 +216,12 @@ func (s *simulation) idle() {
 			s.t.Fatalf("task %d would not wait, nobody can run it, and it waits", seq)
 		}
 	}
+	for _, t := range s.leader.resting {
+		if t.attempts.due <= s.clock.UnixMicro() {
+			s.t.Fatalf("task %d has rested enough, and rests", t.seq)
+		}
+	}
+	s.checkBursts()
 	for _, x := range s.leader.executors {
 		for _, t := range x.unacknowledged {
 			if waited := s.clock.UnixMicro() - t.givenAt; t.owner == x && !t.known && waited > acknowledgeWithin+time.Second.Microseconds() {
@@ -263,14 +293,17 @@ func (s *simulation) read(e *simExecutor) {
 		for _, claim := range said.GetCancel() {
 			e.canceling[claim.GetTaskId()] = true
 		}
-		for _, claim := range said.GetFinished() {
-			delete(e.unconfirmed, claim.GetTaskId())
-			if s.noted[claim.GetTaskId()] != 0 {
-				s.t.Fatalf("the end of %s was confirmed twice", claim.GetTaskId())
+		for _, confirmed := range said.GetFinished() {
+			claim := keyOf(confirmed)
+			delete(e.unconfirmed, claim)
+			if s.noted[claim] {
+				s.t.Fatalf("the end of %v was confirmed twice", claim)
 			}
-			s.noted[claim.GetTaskId()] = claim.GetClaim()
-			if !s.db.rows[s.seq(claim.GetTaskId())].final {
-				s.t.Fatalf("the end of %s was confirmed, and is not written", claim.GetTaskId())
+			s.noted[claim] = true
+			row := s.db.rows[s.seq(claim.id)]
+			recorded := slices.ContainsFunc(row.failures, func(f failure) bool { return f.claim == claim.number })
+			if !recorded && (!row.final || row.Claim != claim.number) {
+				s.t.Fatalf("the end of %v was confirmed, and is not written", claim)
 			}
 		}
 		for _, refused := range said.GetRefused() {
@@ -278,9 +311,13 @@ func (s *simulation) read(e *simExecutor) {
 			if running, ok := e.held[id]; ok && running == claim {
 				s.t.Fatalf("claim %d on task %s was refused while %s runs it", claim, id, e.name)
 			}
-			if e.unconfirmed[id] == claim {
-				delete(e.unconfirmed, id)
+			delete(e.unconfirmed, keyOf(refused.GetClaim()))
+		}
+		if said.GetNothingLeft() {
+			if !e.burst || e.leftAlone || len(e.held) > 0 {
+				s.t.Fatalf("%s is told that nothing is left: asked %v, told before %v, runs %v", e.name, e.burst, e.leftAlone, e.held)
 			}
+			e.leftAlone = true
 		}
 		return nil
 	})
@@ -309,26 +346,31 @@ func (s *simulation) start(e *simExecutor, assign *taskv1.Assignment) {
 	seq := s.seq(assign.GetTaskId())
 	mine := s.db.rows[seq]
 	s.step++
-	if _, before := s.startedAt[seq]; before {
-		s.t.Fatalf("task %d runs twice", seq)
+	for claim, attempt := range s.started {
+		if claim.id == assign.GetTaskId() && attempt >= assign.GetAttempt() {
+			s.t.Fatalf("task %d runs twice: attempt %d starts after attempt %d", seq, assign.GetAttempt(), attempt)
+		}
 	}
-	if assign.GetAttempt() != 1 {
-		s.t.Fatalf("task %d is given for the first time that counts, as attempt %d", seq, assign.GetAttempt())
+	if failed := len(mine.failures); assign.GetAttempt() != int32(failed)+1 || assign.GetClaim() != mine.Claim {
+		s.t.Fatalf("task %d is given as attempt %d, claim %d, after %d failures, and its claim is %d", seq, assign.GetAttempt(), assign.GetClaim(), failed, mine.Claim)
 	}
-	s.startedAt[seq] = s.step
+	s.started[claimKey{assign.GetTaskId(), assign.GetClaim()}] = assign.GetAttempt()
 	for _, e := range s.executors {
 		for id := range e.held {
-			if other := s.seq(id); conflict(mine, s.db.rows[other]) {
+			if other := s.seq(id); other == seq || conflict(mine, s.db.rows[other]) {
 				s.t.Fatalf("tasks %d and %d conflict and run at the same time", other, seq)
 			}
 		}
 	}
 	for other, row := range s.db.rows {
+		if other != seq && !row.final && row.Attempt > 0 && conflict(mine, row) {
+			s.t.Fatalf("task %d starts, and %d, which conflicts, has begun and is not final: it is %s after %d attempts", seq, other, row.State, row.Attempt)
+		}
 		if other != seq && !row.final && s.returned[other] < s.called[seq] && conflict(mine, row) {
 			s.t.Fatalf("task %d overtakes %d, which conflicts and was dispatched before", seq, other)
 		}
 	}
-	e.held[assign.GetTaskId()] = assign.GetClaim()
+	e.held[assign.GetTaskId()], e.leftAlone = assign.GetClaim(), false
 	var running [kinds]int
 	for id := range e.held {
 		running[s.kind(s.db.rows[s.seq(id)])]++
@@ -359,13 +401,59 @@ func conflict(a, b *modelRow) bool {
 
 // planned checks what is about to be written, when all that was said before is known to the leader.
 func (s *simulation) planned(plan *Plan) {
+	for to, orders := range s.leader.outbox {
+		if !slices.ContainsFunc(orders, func(o order) bool { return o.nothingLeft }) {
+			continue
+		}
+		// One that has no such line any more hung up, which the leader can't know yet.
+		if i := slices.IndexFunc(s.executors, func(e *simExecutor) bool { return e.line == to }); i >= 0 {
+			s.checkNothingLeft(s.executors[i], plan.Reject)
+		}
+	}
 	for _, give := range plan.Claim {
 		i := slices.IndexFunc(s.executors, func(e *simExecutor) bool { return e.incarnation == give.Incarnation })
 		if i < 0 {
 			continue // it died, and the leader could not know
 		}
+		if at := s.db.rows[give.Seq].RetryAt; at != nil && at.UnixMicro() > s.db.now() {
+			s.t.Fatalf("task %d is to rest until %v", give.Seq, at)
+		}
 		if e, row := s.executors[i], s.db.rows[give.Seq]; e.line == nil || e.draining || !e.can(row) {
 			s.t.Fatalf("task %d is given to %s: connected %v, draining %v, able %v", give.Seq, e.name, e.line != nil, e.draining, e.can(row))
+		}
+	}
+}
+
+// checkNothingLeft checks what an executor is about to be told: nothing that was there when it became idle may be left for it.
+func (s *simulation) checkNothingLeft(e *simExecutor, rejected []int64) {
+	if e.draining || len(e.held) > 0 {
+		s.t.Fatalf("%s has %v, drains %v, and is told that nothing is left", e.name, e.held, e.draining)
+	}
+	for seq, row := range s.db.rows {
+		if row.final || s.returned[seq] > e.idleSince {
+			continue
+		}
+		t := s.leader.tasks[seq]
+		switch {
+		case t == nil && row.State == task.Waiting && !slices.Contains(rejected, seq):
+			s.t.Fatalf("%s is told that nothing is left, and task %d was not even looked at", e.name, seq)
+		case t != nil && e.mayRun(t, row) && (t.phase == ready || t.phase == resting || t.phase == claimed && t.owner == nil):
+			s.t.Fatalf("%s is told that nothing is left, and could run task %d, which is in phase %d", e.name, seq, t.phase)
+		}
+	}
+}
+
+func (e *simExecutor) mayRun(t *live, row *modelRow) bool { return e.can(row) && e.slots[t.kind()] > 0 }
+
+// checkBursts checks, when the leader is idle, that nobody waits in vain to be told that nothing is left.
+func (s *simulation) checkBursts() {
+	for _, e := range s.executors {
+		x := s.leader.executors[e.incarnation]
+		if !e.burst || e.leftAlone || e.deaf || e.draining || e.line == nil || x == nil || x.line != e.line || len(x.claims) > 0 {
+			continue
+		}
+		if !slices.ContainsFunc(s.leader.resting, func(t *live) bool { return e.mayRun(t, s.db.rows[t.seq]) }) {
+			s.t.Fatalf("nothing is left for %s, and it was not told", e.name)
 		}
 	}
 }
@@ -382,6 +470,9 @@ func (s *simulation) check() {
 		}
 		if t.phase == blocked && !t.deferred && row.State == task.Waiting {
 			s.t.Fatalf("task %d is blocked and would not wait, but waits", seq)
+		}
+		if a := t.attempts; (a != nil) != (row.Retry != nil) || a != nil && t.phase != claimed && a.made != row.Attempt {
+			s.t.Fatalf("task %d has made %d attempts, the leader believes in %+v", seq, row.Attempt, a)
 		}
 		if t.stamped && !row.Unblocked && !row.final {
 			s.t.Fatalf("task %d counts as stamped, and is not", seq)
@@ -425,18 +516,20 @@ func (s *simulation) checkRunning() {
 		if row.startAt != 0 && (row.unblockedAt == 0 || row.unblockedAt > row.startAt || row.unblockedAt < row.createdAt) {
 			s.t.Fatalf("task %d was dispatched at %d, unblocked at %d and started at %d", seq, row.createdAt, row.unblockedAt, row.startAt)
 		}
-		if gone := s.db.gone[row.Incarnation]; row.State == task.Failed && (gone.Incarnation == "" || gone.InOrder) {
-			s.t.Fatalf("task %d failed, and its executor was not lost", seq)
-		}
-		if row.final || row.State == task.Waiting {
+		s.checkFailures(row)
+		if row.final || row.Attempt == 0 {
 			continue
 		}
+		// It runs, or rests between two attempts, or is ready for the next one.
 		for _, other := range active {
 			if conflict(row, other) {
 				s.t.Fatalf("tasks %d and %d conflict and both are %s and %s", other.Seq, seq, other.State, row.State)
 			}
 		}
 		active = append(active, row)
+		if row.State == task.Waiting {
+			continue
+		}
 		n := running[row.Incarnation]
 		n[s.kind(row)]++
 		running[row.Incarnation] = n
@@ -445,6 +538,31 @@ func (s *simulation) checkRunning() {
 		if n := running[e.incarnation]; n[immediately] > e.slots[immediately] || n[ordinarily] > e.slots[ordinarily] {
 			s.t.Fatalf("%s runs %v on %v slots", e.name, n, e.slots)
 		}
+	}
+}
+
+// checkFailures checks that what failed did, and was tried again as long as its policy says so, and no longer.
+func (s *simulation) checkFailures(row *modelRow) {
+	if row.State == task.Failed {
+		gone := s.db.gone[row.Incarnation]
+		lost := gone.Incarnation != "" && !gone.InOrder
+		if !s.failed[claimKey{row.ID, row.Claim}] && (!lost || row.failure.Code != task.CodeMissing) {
+			s.t.Fatalf("task %d failed with %s, its executor is lost %v", row.Seq, row.failure.Code, lost)
+		}
+		if row.Retry.Again(row.Attempt, row.failure) {
+			s.t.Fatalf("task %d failed for good with %s in attempt %d under %+v", row.Seq, row.failure.Code, row.Attempt, row.Retry)
+		}
+	}
+	for i, f := range row.failures {
+		if f.attempt != int32(i)+1 || !row.Retry.Again(f.attempt, &task.Error{Code: f.code}) {
+			s.t.Fatalf("task %d was tried again after %+v under %+v", row.Seq, f, row.Retry)
+		}
+		if f.code != task.CodeMissing && !s.failed[claimKey{row.ID, f.claim}] {
+			s.t.Fatalf("task %d is said to have failed under claim %d", row.Seq, f.claim)
+		}
+	}
+	if missing := row.Attempt - int32(len(row.failures)); missing < 0 || missing > 1 || row.State == task.Waiting && missing > 0 {
+		s.t.Fatalf("task %d is %s after %d attempts, of which %d are recorded", row.Seq, row.State, row.Attempt, len(row.failures))
 	}
 }
 
@@ -466,6 +584,11 @@ func (s *simulation) compare() {
 		s.t.Fatalf("the leader knows %v, the database has %v, and wishes to cancel %v", got, want, s.db.cancels)
 	}
 	for _, l := range []*leader{mine, other} {
+		for _, t := range l.resting {
+			if due := s.db.rows[t.seq].RetryAt.Add(-s.skew).UnixMicro(); t.attempts.due != due {
+				s.t.Fatalf("task %d is to rest until %d, and does until %d", t.seq, due, t.attempts.due)
+			}
+		}
 		queue := admitted(l)
 		for i, seq := range queue {
 			older := slices.IndexFunc(queue[:i], func(o int64) bool { return conflict(s.db.rows[o], s.db.rows[seq]) })
@@ -549,14 +672,15 @@ func (s *simulation) deliver(rows []Row, wait bool) {
 	s.events = append(s.events, e)
 }
 
-func (s *simulation) endRun(e *simExecutor, ids ...string) {
+func (s *simulation) endRun(e *simExecutor, outcome *taskv1.Outcome, ids ...string) {
 	report := &schedulerv1.Report{}
 	for _, id := range ids {
-		claim := e.held[id]
+		claim := claimKey{id, e.held[id]}
 		delete(e.held, id)
 		delete(e.canceling, id)
-		e.unconfirmed[id] = claim
-		report.Finished = append(report.Finished, s.finish(id, claim))
+		e.unconfirmed[claim], e.idleSince = outcome, s.step
+		s.failed[claim] = outcome.GetState() == taskv1.State_STATE_FAILED
+		report.Finished = append(report.Finished, &schedulerv1.Finish{Claim: claim.wire(), Outcome: outcome})
 	}
 	if e.line != nil {
 		s.say(e, report)
@@ -567,7 +691,7 @@ func (s *simulation) newExecutor(names []string, versions map[string]string, slo
 	s.lives++
 	e := &simExecutor{
 		name: fmt.Sprintf("executor-%d", s.lives), incarnation: fmt.Sprintf("life-%d", s.lives), names: names, versions: versions,
-		slots: slots, held: map[string]int64{}, canceling: map[string]bool{}, unconfirmed: map[string]int64{},
+		slots: slots, held: map[string]int64{}, canceling: map[string]bool{}, unconfirmed: map[claimKey]*taskv1.Outcome{},
 	}
 	s.executors = append(s.executors, e)
 	return e
@@ -607,15 +731,28 @@ func drawRow(t *rapid.T) Row {
 	}
 	row.Immediate = rapid.IntRange(0, 3).Draw(t, "immediate") == 0
 	row.Deferred = !row.Immediate || rapid.Bool().Draw(t, "deferred")
+	if !row.Immediate && rapid.Bool().Draw(t, "retried") {
+		row.Retry = drawRetry(t)
+	}
 	return row
+}
+
+func drawRetry(t *rapid.T) *task.Retry {
+	return &task.Retry{
+		Attempts: rapid.Int32Range(2, 4).Draw(t, "attempts"),
+		Backoff:  rapid.SampledFrom([]time.Duration{0, time.Millisecond, 50 * time.Millisecond, 10 * time.Second}).Draw(t, "pause"),
+		On:       rapid.SampledFrom([][]string{nil, nil, {"A", task.CodeMissing}, {"B"}}).Draw(t, "on"),
+	}
 }
 
 func (s *simulation) drawExecutor(t *rapid.T) *simExecutor {
 	names := rapid.SampledFrom([][]string{{"t"}, {"t"}, {"t", "u"}, {"u", "v"}, {"t", "u", "v"}}).Draw(t, "names")
 	versions := rapid.SampledFrom([]map[string]string{nil, {"core": "1"}, {"core": "2"}}).Draw(t, "versions")
-	return s.newExecutor(names, versions, [kinds]int{
+	e := s.newExecutor(names, versions, [kinds]int{
 		immediately: rapid.IntRange(0, 2).Draw(t, "immediate slots"), ordinarily: rapid.IntRange(0, 3).Draw(t, "slots"),
 	})
+	e.burst = rapid.Bool().Draw(t, "burst")
+	return e
 }
 
 // pick draws one of some, and skips the step if there is none.
@@ -631,7 +768,7 @@ func (s *simulation) dispatchers() map[string]func(*rapid.T) {
 	whole := func(t *rapid.T) {
 		x := s.db.begin()
 		for range rapid.IntRange(1, 3).Draw(t, "tasks") {
-			s.insert(x, drawRow(t))
+			s.insert(x, s.row(t))
 		}
 		s.commit(x)
 	}
@@ -644,9 +781,9 @@ func (s *simulation) dispatchers() map[string]func(*rapid.T) {
 		"dispatch and tell":     told,
 		"dispatch, tell, again": func(t *rapid.T) { told(t); told(t) },
 		"begin":                 func(*rapid.T) { s.db.begin() },
-		"take a number":         func(t *rapid.T) { s.insert(pick(t, "open", s.db.open), drawRow(t)) },
+		"take a number":         func(t *rapid.T) { s.insert(pick(t, "open", s.db.open), s.row(t)) },
 		"take a number in a new one": func(t *rapid.T) {
-			s.insert(s.db.begin(), drawRow(t))
+			s.insert(s.db.begin(), s.row(t))
 		},
 		"commit":          func(t *rapid.T) { s.commit(pick(t, "open", s.db.open)) },
 		"commit and tell": func(t *rapid.T) { s.commit(pick(t, "open", s.db.open)); s.tellLast() },
@@ -668,12 +805,12 @@ func (s *simulation) dispatchers() map[string]func(*rapid.T) {
 			s.db.cancel(pick(t, "task", slices.DeleteFunc(s.db.seqs(), func(seq int64) bool { return s.db.rows[seq].final })))
 		},
 		"dispatch and cancel, and tell of the task": func(t *rapid.T) {
-			seq := s.dispatch(drawRow(t))
+			seq := s.dispatch(s.row(t))
 			s.db.cancel(seq)
 			s.deliver([]Row{s.letters[len(s.letters)-1].rows[0]}, rapid.Bool().Draw(t, "wait"))
 		},
 		"a late one and its follower begin within a tick": func(t *rapid.T) {
-			late, follower := drawRow(t), drawRow(t)
+			late, follower := s.row(t), s.row(t)
 			s.db.between = func() {
 				x := s.db.begin()
 				s.insert(x, late)
@@ -683,7 +820,7 @@ func (s *simulation) dispatchers() map[string]func(*rapid.T) {
 			s.tick()
 		},
 		"a commit and its follower within a tick": func(t *rapid.T) {
-			x, follower := pick(t, "open", s.db.open), drawRow(t)
+			x, follower := pick(t, "open", s.db.open), s.row(t)
 			hook := &s.db.between
 			if rapid.Bool().Draw(t, "after the look for new tasks") {
 				hook = &s.db.within
@@ -697,13 +834,13 @@ func (s *simulation) dispatchers() map[string]func(*rapid.T) {
 			*hook = nil
 		},
 		"a cancel is committed within a look": func(t *rapid.T) {
-			seq := s.dispatch(drawRow(t))
+			seq := s.dispatch(s.row(t))
 			s.db.within = func() { s.db.cancel(seq) }
 			s.events = append(s.events, offerEvent{})
 			s.tick()
 		},
 		"a commit within a load": func(t *rapid.T) {
-			x, follower := pick(t, "open", s.db.open), drawRow(t)
+			x, follower := pick(t, "open", s.db.open), s.row(t)
 			s.db.loading = func() {
 				s.commit(x)
 				s.dispatch(follower)
@@ -724,21 +861,45 @@ func (s *simulation) tellLast() {
 // connected are the steps of executors.
 func (s *simulation) connected() map[string]func(*rapid.T) {
 	one := func(t *rapid.T) *simExecutor { return pick(t, "executor", s.executors) }
+	outcome := func(t *rapid.T) *taskv1.Outcome {
+		return failing(rapid.SampledFrom([]string{"A", "B", task.CodePermanent}).Draw(t, "code"))
+	}
 	busy := func(t *rapid.T) *simExecutor {
 		return pick(t, "busy executor", slices.DeleteFunc(slices.Clone(s.executors), func(e *simExecutor) bool { return len(e.held) == 0 }))
 	}
 	return map[string]func(*rapid.T){
 		"end a run": func(t *rapid.T) {
 			e := busy(t)
-			s.endRun(e, pick(t, "run", slices.Sorted(maps.Keys(e.held))))
+			s.endRun(e, success(), pick(t, "run", slices.Sorted(maps.Keys(e.held))))
 		},
 		"end all runs": func(t *rapid.T) {
 			e := busy(t)
-			s.endRun(e, slices.Sorted(maps.Keys(e.held))...)
+			s.endRun(e, success(), slices.Sorted(maps.Keys(e.held))...)
+		},
+		"a run fails": func(t *rapid.T) {
+			e := busy(t)
+			s.endRun(e, outcome(t), pick(t, "run", slices.Sorted(maps.Keys(e.held))))
+		},
+		"all runs fail": func(t *rapid.T) {
+			e := busy(t)
+			s.endRun(e, outcome(t), slices.Sorted(maps.Keys(e.held))...)
+		},
+		"a cancel is committed when the failure is known and not written": func(t *rapid.T) {
+			e := busy(t)
+			id := pick(t, "run", slices.Sorted(maps.Keys(e.held)))
+			s.endRun(e, outcome(t), id)
+			s.db.between = func() { s.db.cancel(s.seq(id)) }
+			s.tick()
+			s.db.between = nil
+		},
+		"what rests is canceled": func(t *rapid.T) {
+			s.db.cancel(pick(t, "resting", slices.DeleteFunc(s.db.seqs(), func(seq int64) bool {
+				return s.db.rows[seq].State != task.Waiting || s.db.rows[seq].RetryAt == nil
+			})))
 		},
 		"an end is reported twice": func(t *rapid.T) {
 			e := busy(t)
-			s.endRun(e, pick(t, "run", slices.Sorted(maps.Keys(e.held))))
+			s.endRun(e, rapid.SampledFrom([]*taskv1.Outcome{success(), failing("A")}).Draw(t, "outcome"), pick(t, "run", slices.Sorted(maps.Keys(e.held))))
 			s.hangUp(e)
 			s.hello(e)
 		},
@@ -799,7 +960,7 @@ func (s *simulation) leaders() map[string]func(*rapid.T) {
 		"the next transaction fails": func(*rapid.T) { s.db.fail = &before },
 		"the next answer is lost":    func(*rapid.T) { s.db.fail = &after },
 		"time passes": func(t *rapid.T) {
-			s.clock = s.clock.Add(rapid.SampledFrom([]time.Duration{time.Millisecond, time.Second - time.Millisecond, time.Second, 11 * time.Second}).Draw(t, "time"))
+			s.clock = s.clock.Add(rapid.SampledFrom([]time.Duration{time.Millisecond, 50 * time.Millisecond, time.Second - time.Millisecond, time.Second, 11 * time.Second}).Draw(t, "time"))
 		},
 	}
 }
@@ -815,6 +976,59 @@ func TestNothingOverlapsOvertakesOrIsLostWhateverHappens(t *testing.T) {
 		steps := s.dispatchers()
 		maps.Copy(steps, s.connected())
 		maps.Copy(steps, s.leaders())
+		t.Repeat(steps)
+		s.settle()
+	})
+}
+
+// drawRetried draws a task that is likely to stand in another's way, and to be tried again.
+func drawRetried(t *rapid.T) Row {
+	row := Row{Name: "t", Deferred: true, Shared: []string{"domain"}}
+	both := rapid.SampledFrom([][2][]string{{{"a"}, nil}, {{"a"}, nil}, {{"b"}, {"a"}}, {nil, {"a"}}, {{"a", "b"}, nil}, {nil, nil}}).Draw(t, "resources")
+	row.Exclusive, row.Shared = both[0], append(row.Shared, both[1]...)
+	if rapid.IntRange(0, 3).Draw(t, "retried") > 0 {
+		row.Retry = drawRetry(t)
+	}
+	return row
+}
+
+// The same with what matters to tasks that fail: many failures, of tasks in each other's way. One that is tried again keeps its
+// place: nothing that conflicts starts before it is final, and it is tried as often as its policy says, after each pause.
+func TestARetriedTaskKeepsItsPlaceWhateverHappens(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := newSimulation(t)
+		s.row = drawRetried
+		s.takeOver()
+		s.hello(s.newExecutor([]string{"t"}, nil, [kinds]int{1, 3}))
+		all, steps := s.dispatchers(), map[string]func(*rapid.T){}
+		maps.Copy(all, s.connected())
+		maps.Copy(all, s.leaders())
+		for name, weight := range map[string]int{
+			"a run fails": 3, "all runs fail": 1, "a cancel is committed when the failure is known and not written": 1, "what rests is canceled": 1,
+			"dispatch and tell": 3, "take a number in a new one": 1, "commit and tell": 1, "cancel": 1, "end a run": 1, "an end is reported twice": 1,
+			"another one": 1, "an executor dies": 1, "an executor ends": 1, "a line breaks, with loss": 1, "a line breaks in a commit": 1, "one says hello": 1,
+			"tick": 1, "be idle": 4, "time passes": 3, "take over": 1, "error before": 1, "error after": 1, "compare with what a takeover would load": 1,
+		} {
+			for i := range weight {
+				steps[name+strings.Repeat(" ", i)] = all[name]
+			}
+		}
+		// Left to chance alone, few histories would come to a second attempt.
+		for i := range 4 {
+			steps["tasks come, run and fail"+strings.Repeat(" ", i)] = func(t *rapid.T) {
+				all["dispatch and tell"](t)
+				s.idle()
+				all["all runs fail"](t)
+				if rapid.Bool().Draw(t, "what follows is written") {
+					s.idle()
+				}
+			}
+			steps["what rested runs and fails"+strings.Repeat(" ", i)] = func(t *rapid.T) {
+				s.clock = s.clock.Add(rapid.SampledFrom([]time.Duration{50 * time.Millisecond, 10 * time.Second}).Draw(t, "time"))
+				s.idle()
+				all["a run fails"](t)
+			}
+		}
 		t.Repeat(steps)
 		s.settle()
 	})
@@ -840,7 +1054,7 @@ func (s *simulation) settle() {
 				s.hello(e)
 			}
 			if len(e.held) > 0 {
-				s.endRun(e, slices.Sorted(maps.Keys(e.held))...)
+				s.endRun(e, success(), slices.Sorted(maps.Keys(e.held))...)
 			}
 		}
 		s.clock = s.clock.Add(time.Second)
@@ -866,9 +1080,9 @@ func (s *simulation) quiet() {
 		s.t.Fatalf("%d callers wait for tasks that are over", n)
 	}
 	l := s.leader
-	if n := len(l.tasks) + l.locks.Len() + l.locks.Resources() + len(l.lanes) + len(l.offered) + len(l.gaps) + len(l.fresh); n != 0 || l.late != nil {
-		s.t.Fatalf("the memory is not empty when everything has ended: %d tasks, %d in the lock table, %d resources, %d lanes, %d offered, gaps %v, %d fresh, late %v",
-			len(l.tasks), l.locks.Len(), l.locks.Resources(), len(l.lanes), len(l.offered), l.gaps, len(l.fresh), l.late)
+	if n := len(l.tasks) + l.locks.Len() + l.locks.Resources() + len(l.lanes) + len(l.offered) + len(l.gaps) + len(l.fresh) + len(l.resting) + len(l.bursts); n != 0 || l.late != nil {
+		s.t.Fatalf("the memory is not empty when everything has ended: %d tasks, %d in the lock table, %d resources, %d lanes, %d offered, gaps %v, %d fresh, %d resting, %d who wait for the end, late %v",
+			len(l.tasks), l.locks.Len(), l.locks.Resources(), len(l.lanes), len(l.offered), l.gaps, len(l.fresh), len(l.resting), len(l.bursts), l.late)
 	}
 	if len(s.db.cancels) != 0 {
 		s.t.Fatalf("wishes to cancel were left over: %v", s.db.cancels)
@@ -878,11 +1092,9 @@ func (s *simulation) quiet() {
 		s.t.Fatal("the leader writes or looks when there is nothing to do")
 	}
 	for seq, row := range s.db.rows {
-		_, started := s.startedAt[seq]
-		switch {
-		case row.State == task.Completed && (!started || row.attempt != 1),
-			row.attempt < 0, row.attempt > 1, started && row.attempt != 1:
-			s.t.Fatalf("task %d is %s after %d attempts, started %v", seq, row.State, row.attempt, started)
+		last, started := s.started[claimKey{row.ID, row.Claim}]
+		if row.State == task.Completed && (!started || row.Attempt != last) || started && row.Attempt != last {
+			s.t.Fatalf("task %d is %s after %d attempts, the last that started under its claim is %d", seq, row.State, row.Attempt, last)
 		}
 	}
 }

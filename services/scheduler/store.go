@@ -33,7 +33,8 @@ const fenced = "SL001"
 // taskColumns is what the leader keeps of a task.
 const taskColumns = `
 	t.seq, t.id::text, t.name, t.state, t.exclusive, t.shared, t.immediate, t.deferred, t.versions, t.created_at,
-	t.unblocked_at is not null, coalesce(t.executor, ''), coalesce(t.incarnation::text, ''), t.claim`
+	t.unblocked_at is not null, coalesce(t.executor, ''), coalesce(t.incarnation::text, ''), t.claim, t.attempt, t.retry_at,
+	coalesce(t.options::text, '')`
 
 // Those that were unblocked come first: they hold their resources already. The rest queue behind them in the order of
 // dispatch. Not every unblocked row says so yet; the order of dispatch is right for those.
@@ -72,7 +73,7 @@ const clock = `(extract(epoch from now()) * 1000000)::bigint`
 // tickBegin returns the transaction's own id. A snapshot's upper bound would not do in its place: it is one more than the last id
 // that has ended, and transactions above it can be open. What a tick has nothing of is left out.
 const (
-	tickBegin  = `select part, seq, claim, attempt, state, args, kwargs, correlation_id, traceparent, group_id from scheduler_tick($1, $2::interval`
+	tickBegin  = `select part, seq, claim, attempt, state, args, kwargs, correlation_id, traceparent, tracestate, group_id, options from scheduler_tick_2($1, $2::interval`
 	tickFinish = `, finish_seqs => $%d::bigint[], finish_claims => $%d::bigint[], finish_states => $%d::text[], finish_results => $%d::text[], ` +
 		`finish_errors => $%d::text[], canceled => $%d::json`
 	tickClaim = `, claim_seqs => $%d::bigint[], claim_executors => $%d::text[], claim_incarnations => $%d::text[], claim_unblocked => $%d::bigint[]`
@@ -120,17 +121,22 @@ func tickRows(report *Report, plan *Plan) func(pgx.Rows) error {
 		var seq int64
 		var claim *int64
 		var attempt *int32
-		var state, args, kwargs, correlation, traceparent, group *string
-		_, err := pgx.ForEachRow(rows, []any{&part, &seq, &claim, &attempt, &state, &args, &kwargs, &correlation, &traceparent, &group}, func() error {
+		var state, args, kwargs, correlation, traceparent, tracestate, group, options *string
+		_, err := pgx.ForEachRow(rows, []any{&part, &seq, &claim, &attempt, &state, &args, &kwargs, &correlation, &traceparent,
+			&tracestate, &group, &options}, func() error {
 			switch part {
 			case 0:
 				report.Now, report.Xact = seq, uint64(*claim)
 			case 1:
 				report.Finished[seq] = task.State(*state)
 			default:
+				asked, err := task.ParseOptions(*options)
+				if err != nil {
+					return fmt.Errorf("read task with seq %d: %w", seq, err)
+				}
 				report.Claimed[seq] = &Claimed{
 					Seq: seq, Claim: *claim, Attempt: *attempt, Args: *args, Kwargs: *kwargs,
-					CorrelationID: *correlation, Traceparent: *traceparent, GroupID: *group,
+					CorrelationID: *correlation, Traceparent: *traceparent, Tracestate: *tracestate, GroupID: *group, Options: asked,
 				}
 			}
 			return nil
@@ -162,6 +168,9 @@ const requeueRuns = `
 	)
 	select seq, state from moved`
 
+// retryTasks puts back tasks whose attempt failed, and records the attempts.
+const retryTasks = `select seq, state from scheduler_retry($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::json)`
+
 // rejectTasks ends tasks that would not wait. One that was canceled meanwhile is final already and stays as it is.
 const rejectTasks = `
 	with rejected as (
@@ -185,8 +194,9 @@ const forgetCancels = `delete from task_cancel where seq = any($1::bigint[])`
 // lookNew finds what came after the highest seq seen, what filled a gap below it, and, as long as there is a window, what the
 // load could not see. Only the first part is limited: of the rest all must be seen before anything above it is.
 const lookNew = `
-	select seq, id, name, state, exclusive, shared, immediate, deferred, versions, created_at, unblocked, executor, incarnation, claim
-	from scheduler_look($1, $2::bigint[], $3::bigint[], $4::integer, $5, $6)`
+	select seq, id, name, state, exclusive, shared, immediate, deferred, versions, created_at, unblocked, executor, incarnation, claim,
+	       attempt, retry_at, options
+	from scheduler_look_2($1, $2::bigint[], $3::bigint[], $4::integer, $5, $6)`
 
 // oldestOpen returns the oldest transaction that may still bring a task. The oldest of all will do if it is above $1, what is
 // asked for. If not, it may be a stranger's, of any database on the server, and stay open for hours: who has taken a number
@@ -224,6 +234,14 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 			seqs[i], claims[i] = back.Seq, back.Claim
 		}
 		batch.Queue(requeueRuns, postgres.Bigints(seqs), postgres.Bigints(claims), canceledJSON()).Query(stateRows(&report.Requeued))
+	}
+	if n := len(plan.Retry); n > 0 {
+		seqs, claims, pauses, failures := make([]int64, n), make([]int64, n), make([]int64, n), make([]string, n)
+		for i, a := range plan.Retry {
+			seqs[i], claims[i], pauses[i], failures[i] = a.Seq, a.Claim, a.Pause, *errorJSON(a.Error)
+		}
+		batch.Queue(retryTasks, postgres.Bigints(seqs), postgres.Bigints(claims), postgres.Bigints(pauses), postgres.Texts(failures),
+			canceledJSON()).Query(stateRows(&report.Retried))
 	}
 	if len(plan.Reject) > 0 {
 		batch.Queue(rejectTasks, plan.Reject, *errorJSON(&task.Error{Reason: task.ReasonUnavailable}))
@@ -294,10 +312,16 @@ func eachRow(rows pgx.Rows, do func(Row)) error {
 	for rows.Next() {
 		// A fresh Row each time: slices and maps must not be shared.
 		var r Row
+		var options string
 		if err := rows.Scan(&r.Seq, &r.ID, &r.Name, &r.State, &r.Exclusive, &r.Shared, &r.Immediate, &r.Deferred, &r.Versions,
-			&r.CreatedAt, &r.Unblocked, &r.Executor, &r.Incarnation, &r.Claim); err != nil {
+			&r.CreatedAt, &r.Unblocked, &r.Executor, &r.Incarnation, &r.Claim, &r.Attempt, &r.RetryAt, &options); err != nil {
 			return fmt.Errorf("read a task: %w", err)
 		}
+		asked, err := task.ParseOptions(options)
+		if err != nil {
+			return fmt.Errorf("read task %s: %w", r.ID, err)
+		}
+		r.Retry = asked.Retry
 		do(r)
 	}
 	return rows.Err()

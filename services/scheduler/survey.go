@@ -11,8 +11,9 @@ import (
 
 // Survey is what the leader counts at each look.
 type Survey struct {
-	// Blocked tasks lack a resource; Ready ones have all and wait for a slot; Given ones have one.
-	Blocked, Ready, Given int
+	// Blocked tasks lack a resource; Ready ones have all and wait for a slot; Given ones have one; Resting ones wait for the
+	// pause between two attempts to end.
+	Blocked, Ready, Given, Resting int
 	// UnknownName and UnmetVersions count the ready tasks that nobody connected can run: no executor knows the name, or none
 	// that does has the versions. They hold their resources all the same, as any unblocked task does.
 	UnknownName, UnmetVersions int
@@ -26,7 +27,7 @@ const noticeAfter = 5 * time.Second
 
 // survey counts, and logs which tasks wait for an executor that is not there. It costs the number of lanes and executors.
 func (l *leader) survey() Survey {
-	s := Survey{Blocked: l.locks.Blocked()}
+	s := Survey{Blocked: l.locks.Blocked(), Resting: len(l.resting)}
 	for _, w := range l.lanes {
 		n := 0
 		unable := false
@@ -89,7 +90,8 @@ func (s *Service) Observe(meter metric.Meter) error {
 		return err
 	}
 	tasks, err := meter.Int64ObservableGauge("sluice.tasks", metric.WithUnit("{task}"),
-		metric.WithDescription("tasks that are not final, by phase: blocked (lack a resource), ready (wait for a slot), given (to an executor)"))
+		metric.WithDescription("tasks that are not final, by phase: blocked (lack a resource), ready (wait for a slot), given (to an executor), "+
+			"resting (an attempt failed, the next one is to come)"))
 	if err != nil {
 		return err
 	}
@@ -110,7 +112,7 @@ func (s *Service) Observe(meter metric.Meter) error {
 			return nil
 		}
 		o.ObserveInt64(leading, 1)
-		for phase, n := range map[string]int{"blocked": counted.Blocked, "ready": counted.Ready, "given": counted.Given} {
+		for phase, n := range map[string]int{"blocked": counted.Blocked, "ready": counted.Ready, "given": counted.Given, "resting": counted.Resting} {
 			o.ObserveInt64(tasks, int64(n), metric.WithAttributes(attribute.String("phase", phase)))
 		}
 		for reason, n := range map[string]int{"name": counted.UnknownName, "versions": counted.UnmetVersions} {

@@ -2,7 +2,7 @@
 //
 // # Owns
 //
-// What executors tell about a run beside its outcome: the task_log table. Everything else it only reads.
+// What executors tell about a run beside its outcome: the tables task_log and task_report. Everything else it only reads.
 //
 // # Waiting
 //

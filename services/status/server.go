@@ -32,17 +32,19 @@ type server struct {
 	service *Service
 }
 
-// GetTask returns one task with its children.
+// GetTask returns one task with all that there is of it.
 func (s server) GetTask(ctx context.Context, req *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
 	t, err := s.service.db.Get(ctx, req.GetTaskId())
 	if err != nil {
 		return nil, err
 	}
-	children, err := s.service.db.Children(ctx, req.GetTaskId())
+	d, err := s.service.db.Details(ctx, req.GetTaskId())
 	if err != nil {
 		return nil, err
 	}
-	return &statusv1.GetTaskResponse{Task: wire.Task(t), ChildIds: children}, nil
+	return &statusv1.GetTaskResponse{
+		Task: wire.Task(t), ChildIds: d.Children, Report: d.Report.onWire(t), Attempts: attempts(d.Attempts),
+	}, nil
 }
 
 // ListTasks returns one page.
@@ -70,7 +72,16 @@ func (s server) ListTasks(ctx context.Context, req *statusv1.ListTasksRequest) (
 	if err != nil {
 		return nil, err
 	}
-	answer := &statusv1.ListTasksResponse{Tasks: onWire(tasks)}
+	answer := &statusv1.ListTasksResponse{}
+	if req.GetIncludeReports() && len(tasks) > 0 {
+		reports, fit, err := s.service.db.Reports(ctx, tasks)
+		if err != nil {
+			return nil, err
+		}
+		more, tasks = more || fit < len(tasks), tasks[:fit]
+		answer.Reports = reportsOf(tasks, reports)
+	}
+	answer.Tasks = onWire(tasks)
 	if more {
 		answer.NextPageToken = strconv.FormatInt(tasks[len(tasks)-1].Seq, 36)
 	}
@@ -152,6 +163,14 @@ func (s server) PutTaskLog(ctx context.Context, req *statusv1.PutTaskLogRequest)
 	return &statusv1.PutTaskLogResponse{}, nil
 }
 
+// PutTaskReport stores what a run has told.
+func (s server) PutTaskReport(ctx context.Context, req *statusv1.PutTaskReportRequest) (*statusv1.PutTaskReportResponse, error) {
+	if err := s.service.db.PutReport(ctx, req.GetTaskId(), reportOf(req), req.GetDiscarded()); err != nil {
+		return nil, err
+	}
+	return &statusv1.PutTaskReportResponse{}, nil
+}
+
 // GetStats returns how tasks fared.
 func (s server) GetStats(ctx context.Context, req *statusv1.GetStatsRequest) (*statusv1.GetStatsResponse, error) {
 	since := limits.DefaultSince
@@ -206,6 +225,16 @@ func onWire(tasks []*task.Task) []*taskv1.Task {
 	out := make([]*taskv1.Task, len(tasks))
 	for i, t := range tasks {
 		out[i] = wire.Task(t)
+	}
+	return out
+}
+
+func reportsOf(tasks []*task.Task, reports map[string]*Report) map[string]*statusv1.TaskReport {
+	out := make(map[string]*statusv1.TaskReport, len(reports))
+	for _, t := range tasks {
+		if r := reports[t.ID]; r != nil {
+			out[t.ID] = r.onWire(t)
+		}
 	}
 	return out
 }

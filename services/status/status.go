@@ -18,12 +18,14 @@ type Database interface {
 	Get(ctx context.Context, id string) (*task.Task, error)
 	States(ctx context.Context, ids []string) (map[string]task.State, error)
 	GetMany(ctx context.Context, ids []string) (map[string]*task.Task, error)
-	Children(ctx context.Context, id string) ([]string, error)
+	Details(ctx context.Context, id string) (*Details, error)
 	List(ctx context.Context, f Filter, before int64, size, offset int) (tasks []*task.Task, more bool, err error)
+	Reports(ctx context.Context, tasks []*task.Task) (reports map[string]*Report, fit int, err error)
 	Count(ctx context.Context, f Filter) (int64, error)
 	Group(ctx context.Context, id string) (*Group, error)
 	Log(ctx context.Context, id string) (Log, error)
 	PutLog(ctx context.Context, id string, claim int64, l Log) error
+	PutReport(ctx context.Context, id string, r Report, discarded []string) error
 	Stats(ctx context.Context, name string, since time.Duration) ([]NameStats, error)
 	System(ctx context.Context) (*System, error)
 }

@@ -2,6 +2,7 @@ package status
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -76,17 +77,41 @@ func (s *Store) GetMany(ctx context.Context, ids []string) (map[string]*task.Tas
 	return found, nil
 }
 
-// Children lists the tasks that a task dispatched, the oldest first.
-func (s *Store) Children(ctx context.Context, id string) ([]string, error) {
-	rows, err := s.pool.Query(ctx, `select id::text from task where parent_id = $1::text::uuid order by seq limit $2`, id, childrenShown)
-	if err != nil {
-		return nil, postgres.Away(fmt.Errorf("read children of task %s: %w", id, err))
+// Details reads what there is beside a task's row. Nothing at all is no error.
+func (s *Store) Details(ctx context.Context, id string) (*Details, error) {
+	d := &Details{}
+	batch := &pgx.Batch{}
+	batch.Queue(`select id::text from task where parent_id = $1::text::uuid order by seq limit $2`, id, childrenShown).Query(func(rows pgx.Rows) (err error) {
+		d.Children, err = pgx.CollectRows(rows, pgx.RowTo[string])
+		return err
+	})
+	batch.Queue(`select `+reportColumns+` from task_report where task_id = $1::text::uuid`, id).Query(func(rows pgx.Rows) error {
+		reports, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Report, error) { return scanReport(row) })
+		if len(reports) > 0 {
+			d.Report = reports[0]
+		}
+		return err
+	})
+	batch.Queue(`select attempt, claim, executor, started_at, ended_at, error::text from task_attempt where task_id = $1::text::uuid order by attempt`,
+		id).Query(func(rows pgx.Rows) (err error) {
+		d.Attempts, err = pgx.CollectRows(rows, scanAttempt)
+		return err
+	})
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return nil, postgres.Away(fmt.Errorf("read the details of task %s: %w", id, err))
 	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, postgres.Away(fmt.Errorf("read children of task %s: %w", id, err))
+	return d, nil
+}
+
+func scanAttempt(row pgx.CollectableRow) (a Attempt, err error) {
+	var cause string
+	if err := row.Scan(&a.Number, &a.Claim, &a.Executor, &a.StartedAt, &a.EndedAt, &cause); err != nil {
+		return a, err
 	}
-	return ids, nil
+	if err := json.Unmarshal([]byte(cause), &a.Error); err != nil {
+		return a, fmt.Errorf("decode the error of attempt %d: %w", a.Number, err)
+	}
+	return a, nil
 }
 
 // Filter selects tasks. What is empty does not matter.
@@ -268,6 +293,104 @@ func (s *Store) PutLog(ctx context.Context, id string, claim int64, l Log) error
 		return postgres.Away(fmt.Errorf("store the log of task %s: %w", id, err))
 	}
 	return nil
+}
+
+// putReport replaces the progress and merges what was created: what an earlier attempt made is still there. Both lists keep the
+// order of the first report.
+var putReport = fmt.Sprintf(`
+	insert into task_report as stored (task_id, claim, progress, created) values ($1::text::uuid, $2, $3::json, $4::jsonb)
+	on conflict (task_id) do update set
+		claim      = excluded.claim,
+		progress   = excluded.progress,
+		updated_at = now(),
+		created    = (
+			select coalesce(jsonb_agg(merged.made order by merged.place), '[]')
+			from (
+				select coalesce(new.made, old.made) as made, coalesce(old.place, %[1]d + new.place) as place
+				from jsonb_array_elements(stored.created) with ordinality as old (made, place)
+				full join jsonb_array_elements(excluded.created) with ordinality as new (made, place)
+				     on new.made ->> 'resource' = old.made ->> 'resource'
+				where coalesce(new.made, old.made) ->> 'resource' <> all ($5::text[])
+				order by place limit %[1]d
+			) merged
+		)
+	where stored.claim <= excluded.claim`, limits.MaxCreated)
+
+// PutReport stores what one run has told so far, unless a later run has told something. What stands in discarded is gone.
+func (s *Store) PutReport(ctx context.Context, id string, r Report, discarded []string) error {
+	progress, err := json.Marshal(r.Progress)
+	if err != nil {
+		return fmt.Errorf("encode the progress of task %s: %w", id, err)
+	}
+	created, err := json.Marshal(r.Created)
+	if err != nil {
+		return fmt.Errorf("encode what task %s created: %w", id, err)
+	}
+	if discarded == nil {
+		discarded = []string{} // nothing differs from null
+	}
+	_, err = s.pool.Exec(ctx, putReport, id, r.Claim, string(progress), string(created), discarded)
+	switch {
+	case postgres.Constraint(err) == "task_report_task_id_fkey":
+		return errs.NotFound(errs.TaskNotFound, "no task %s", id)
+	case err != nil:
+		return postgres.Away(fmt.Errorf("store the report of task %s: %w", id, err))
+	}
+	return nil
+}
+
+// reportColumns are what scanReport reads.
+const reportColumns = `claim, progress::text, created::text`
+
+// scanReport reads a row of reportColumns, with what stands before them.
+func scanReport(row pgx.Row, before ...any) (*Report, error) {
+	r := &Report{}
+	var progress, created string
+	if err := row.Scan(append(before, &r.Claim, &progress, &created)...); err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal([]byte(progress), &r.Progress); err != nil {
+		return nil, fmt.Errorf("decode progress: %w", err)
+	}
+	if err := json.Unmarshal([]byte(created), &r.Created); err != nil {
+		return nil, fmt.Errorf("decode what was created: %w", err)
+	}
+	r.bytes = len(progress) + len(created)
+	return r, nil
+}
+
+// Reports reads what the tasks of a page have told of their work, by id. fit is how many of the tasks have room on the page
+// together with that; of the others nothing is read.
+func (s *Store) Reports(ctx context.Context, tasks []*task.Task) (reports map[string]*Report, fit int, err error) {
+	ids := make([]string, len(tasks))
+	for i, t := range tasks {
+		ids[i] = t.ID
+	}
+	// offset 0 keeps the planner from reading the whole table as soon as it thinks that a tenth of it is wanted.
+	rows, err := s.pool.Query(ctx, `
+		select asked.id, `+reportColumns+`
+		from unnest($1::text[]) with ordinality as asked (id, place)
+		cross join lateral (select * from task_report where task_id = asked.id::uuid offset 0) r
+		order by asked.place`, ids)
+	if err != nil {
+		return nil, 0, postgres.Away(fmt.Errorf("read reports of %d tasks: %w", len(ids), err))
+	}
+	defer rows.Close()
+	reports = map[string]*Report{}
+	for bytes := 0; bytes <= pageBytes && rows.Next(); {
+		var id string
+		r, err := scanReport(rows, &id)
+		if err != nil {
+			return nil, 0, postgres.Away(fmt.Errorf("read reports of %d tasks: %w", len(ids), err))
+		}
+		reports[id] = r
+		bytes += r.bytes
+	}
+	rows.Close()
+	if err := rows.Err(); err != nil {
+		return nil, 0, postgres.Away(fmt.Errorf("read reports of %d tasks: %w", len(ids), err))
+	}
+	return reports, room(tasks, reports), nil
 }
 
 // NameStats tells how the tasks of one name fared.

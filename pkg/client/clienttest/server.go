@@ -55,6 +55,8 @@ type Server struct {
 	OnDispatch func(*taskv1.Task)
 	// Fail, if set, is asked before every call; an error is the answer.
 	Fail func(method string) error
+	// Damage, if set, changes what GetFile is about to send.
+	Damage func([]*dispatcherv1.GetFileResponse) []*dispatcherv1.GetFileResponse
 
 	tb     testing.TB
 	server *rpc.Server
@@ -64,7 +66,10 @@ type Server struct {
 
 	mu      sync.Mutex
 	tasks   map[string]*taskv1.Task
+	told    map[string]*statusv1.GetTaskResponse // its reports and attempts
 	specs   []*taskv1.TaskSpec
+	files   map[string]file
+	uploads int
 	changed chan struct{} // closed and replaced at each change
 }
 
@@ -72,7 +77,8 @@ type Server struct {
 func New(tb testing.TB) *Server {
 	tb.Helper()
 	s := &Server{
-		Addr: "127.0.0.1:0", tb: tb, tasks: map[string]*taskv1.Task{}, changed: make(chan struct{}), calls: make(chan string, 1000), sent: make(chan sent, 1000),
+		Addr: "127.0.0.1:0", tb: tb, tasks: map[string]*taskv1.Task{}, told: map[string]*statusv1.GetTaskResponse{}, files: map[string]file{},
+		changed: make(chan struct{}), calls: make(chan string, 1000), sent: make(chan sent, 1000),
 	}
 	s.Start()
 	tb.Cleanup(s.Stop)
@@ -182,6 +188,14 @@ func (s *Server) Change(id string, change func(*taskv1.Task)) {
 	defer s.mu.Unlock()
 	change(s.tasks[id])
 	s.announce()
+}
+
+// Tell stores what a task has told of its work, and its attempts that failed, in place of what was stored before. The states of
+// parts are shown as they are given.
+func (s *Server) Tell(id string, report *statusv1.TaskReport, attempts ...*statusv1.Attempt) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.told[id] = &statusv1.GetTaskResponse{Report: report, Attempts: attempts}
 }
 
 // Start and end a task at fixed times after its dispatch.

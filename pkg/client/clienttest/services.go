@@ -71,6 +71,10 @@ func (d dispatcher) store(spec *taskv1.TaskSpec) (*taskv1.Task, error) {
 		ParentId:           spec.GetParentId(),
 		GroupId:            spec.GetGroupId(),
 		CorrelationId:      spec.GetCorrelationId(),
+		Timeout:            spec.GetTimeout(),
+		Retry:              wire.Retry(wire.FromRetry(spec.GetRetry())),
+		ProfileOptions:     spec.GetProfileOptions(),
+		FileIds:            spec.GetFileIds(),
 	}
 	d.mu.Lock()
 	d.specs = append(d.specs, proto.CloneOf(spec))
@@ -136,7 +140,8 @@ func (s status) GetTask(_ context.Context, r *statusv1.GetTaskRequest) (*statusv
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	answer := &statusv1.GetTaskResponse{Task: t}
+	told := s.told[t.GetId()]
+	answer := &statusv1.GetTaskResponse{Task: t, Report: proto.CloneOf(told.GetReport()), Attempts: told.GetAttempts()}
 	for id, other := range s.tasks {
 		if other.GetParentId() == t.GetId() {
 			answer.ChildIds = append(answer.GetChildIds(), id)
@@ -167,6 +172,14 @@ func (s status) ListTasks(_ context.Context, r *statusv1.ListTasksRequest) (*sta
 	from, _ := strconv.Atoi(r.GetPageToken())
 	to := min(from+int(r.GetPageSize()), len(found))
 	answer := &statusv1.ListTasksResponse{Tasks: found[from:to], Total: int64(len(found))}
+	if r.GetIncludeReports() {
+		answer.Reports = map[string]*statusv1.TaskReport{}
+		for _, t := range answer.GetTasks() {
+			if told := s.told[t.GetId()]; told.GetReport() != nil {
+				answer.Reports[t.GetId()] = proto.CloneOf(told.GetReport())
+			}
+		}
+	}
 	if to < len(found) {
 		answer.NextPageToken = strconv.Itoa(to)
 	}

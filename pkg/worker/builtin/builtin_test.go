@@ -3,30 +3,77 @@ package builtin_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/worker"
 	"github.com/sluice-tasks/sluice/pkg/worker/builtin"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// This program is also the process in which its tests run what ends a process.
+func TestMain(m *testing.M) {
+	if name := os.Getenv(taskEnv); name != "" {
+		os.Exit(runAlone(name, os.Getenv(argsEnv)))
+	}
+	goleak.VerifyTestMain(m)
+}
 
-// recorder stands for the executor: it notes what a task asks for.
+// recorder stands for the executor: it notes what a task asks for and tells.
 type recorder struct {
-	specs  []*taskv1.TaskSpec
-	groups []string
+	mu       sync.Mutex
+	specs    []*taskv1.TaskSpec
+	groups   []string
+	progress []*taskv1.Progress
+	created  []*taskv1.CreatedResource
+	files    map[string]string // paths by id
+}
+
+func (r *recorder) KeepFile(_ context.Context, path string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id := fmt.Sprintf("file-%d", len(r.files)+1)
+	if r.files == nil {
+		r.files = map[string]string{}
+	}
+	r.files[id] = path
+	return id, nil
+}
+
+func (r *recorder) FetchFile(_ context.Context, id string) (string, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if path, known := r.files[id]; known {
+		return path, nil
+	}
+	return "", errors.New("there is no such file")
+}
+
+func (r *recorder) Progress(p *taskv1.Progress) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.progress = append(r.progress, p)
+}
+
+func (r *recorder) Created(c *taskv1.CreatedResource) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.created = append(r.created, c)
 }
 
 func (r *recorder) Dispatch(_ context.Context, spec *taskv1.TaskSpec) (string, error) {
@@ -46,6 +93,8 @@ type bench struct {
 	calls recorder
 	dir   string
 	group string
+	files []string
+	tries int32
 }
 
 func newBench(t *testing.T, allowed ...string) *bench {
@@ -58,7 +107,7 @@ func newBench(t *testing.T, allowed ...string) *bench {
 func (b *bench) run(ctx context.Context, name, args, kwargs string) *taskv1.Outcome {
 	b.t.Helper()
 	outcome := b.mux.Run(ctx, worker.Run{
-		Assignment: &taskv1.Assignment{Name: name, TaskId: "the-task", Claim: 7, CorrelationId: "the-request", GroupId: b.group, ArgsJson: args, KwargsJson: kwargs},
+		Assignment: &taskv1.Assignment{Name: name, TaskId: "the-task", Claim: 7, CorrelationId: "the-request", GroupId: b.group, ArgsJson: args, KwargsJson: kwargs, Attempt: b.tries, FileIds: b.files},
 		WorkingDir: func() (string, error) { return b.dir, nil }, Calls: &b.calls,
 	})
 	if err := worker.Check(outcome); err != nil {
@@ -159,6 +208,20 @@ func TestShortOutputIsNotCut(t *testing.T) {
 	}
 }
 
+// safe is the outcome of an error that was declared safe.
+func safe(description string) *taskv1.Outcome {
+	outcome := worker.Failed(description, "")
+	outcome.Safe = true
+	return outcome
+}
+
+// wrong is the outcome of wrong arguments.
+func wrong(description string) *taskv1.Outcome {
+	outcome := safe(description)
+	outcome.Error.Code = task.CodePermanent
+	return outcome
+}
+
 func TestCommandFailures(t *testing.T) {
 	for name, c := range map[string]struct {
 		allowed []string
@@ -186,7 +249,11 @@ func TestCommandFailures(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			outcome := newBench(t, c.allowed...).run(t.Context(), "command.run", "", c.kwargs)
-			if diff := cmp.Diff(worker.Failed(c.want, ""), outcome, protocmp.Transform()); diff != "" {
+			want := safe(c.want)
+			if strings.HasPrefix(c.want, "command.run() ") {
+				want = wrong(c.want)
+			}
+			if diff := cmp.Diff(want, outcome, protocmp.Transform()); diff != "" {
 				t.Errorf("outcome (-want +got):\n%s", diff)
 			}
 		})
@@ -259,16 +326,23 @@ func TestTestTasks(t *testing.T) {
 		want               *taskv1.Outcome
 	}{
 		"noop":            {"test.noop", "", "", completed("null")},
-		"noop takes none": {"test.noop", "[1]", "", worker.Failed("test.noop() takes at most 0 positional arguments, got 1", "")},
+		"noop takes none": {"test.noop", "[1]", "", wrong("test.noop() takes at most 0 positional arguments, got 1")},
 		"echo":            {"test.echo", `[1.0, {"b": 1, "a": 2}]`, `{"x": 123456789012345678901234567890}`, completed(`{"args":[1.0, {"b": 1, "a": 2}],"kwargs":{"x": 123456789012345678901234567890}}`)},
 		"echo of nothing": {"test.echo", "", "", completed(`{"args":[],"kwargs":{}}`)},
 		"sleep":           {"test.sleep", "[0]", "", completed("null")},
 		"asleep":          {"test.asleep", "", `{"seconds": 0.001}`, completed("null")},
-		"sleep backwards": {"test.sleep", "[-1]", "", worker.Failed(`argument "seconds" must be between 0 and 31536000 seconds, is -1`, "")},
-		"sleep for ever":  {"test.sleep", "[1e18]", "", worker.Failed(`argument "seconds" must be between 0 and 31536000 seconds, is 1e+18`, "")},
-		"fail":            {"test.fail", `["no luck"]`, "", worker.Failed("no luck", "")},
-		"afail":           {"test.afail", "", `{"message": "no luck"}`, worker.Failed("no luck", "")},
-		"fail silently":   {"test.fail", "", "", worker.Failed("failed on request", "")},
+		"sleep backwards": {"test.sleep", "[-1]", "", wrong(`argument "seconds" must be between 0 and 31536000 seconds, is -1`)},
+		"sleep for ever":  {"test.sleep", "[1e18]", "", wrong(`argument "seconds" must be between 0 and 31536000 seconds, is 1e+18`)},
+		"fail":            {"test.fail", `["no luck"]`, "", safe("no luck")},
+		"afail":           {"test.afail", "", `{"message": "no luck"}`, safe("no luck")},
+		"a little memory": {"test.memory", "[5000000]", "", completed(`{"bytes":5000000}`)},
+		"no memory":       {"test.memory", "[0]", "", completed(`{"bytes":0}`)},
+		"less than none":  {"test.memory", "[-1]", "", wrong(`argument "bytes" must be at least 0, is -1`)},
+		"no exit code":    {"test.exit", "[256]", "", wrong(`test.exit() argument "code" must be an integer (uint8), is number 256`)},
+		"no signal":       {"test.signal", "[0]", "", wrong(`argument "number" must be between 1 and 64, is 0`)},
+		"secret":          {"test.secret", "", "", worker.Failed("could not log in to db.internal with password hunter2", "")},
+		"no files":        {"test.read_files", "", "", completed("[]")},
+		"fail silently":   {"test.fail", "", "", safe("failed on request")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if diff := cmp.Diff(c.want, newBench(t).run(t.Context(), c.task, c.args, c.kwargs), protocmp.Transform()); diff != "" {
@@ -372,5 +446,183 @@ func TestExcerptStaysShort(t *testing.T) {
 	got := outcome.GetError().GetDescription()
 	if len(got) > 3<<10 || !strings.HasSuffix(got, "\nlast words") || len(got) > limits.MaxErrorText {
 		t.Errorf("%d bytes, ends with %q", len(got), got[max(0, len(got)-20):])
+	}
+}
+
+// Variables that make this program run one task in a process of its own.
+const (
+	taskEnv = "SLUICE_TEST_TASK"
+	argsEnv = "SLUICE_TEST_ARGS"
+)
+
+func runAlone(name, args string) int {
+	mux := worker.NewMux()
+	builtin.Register(mux, builtin.Options{TestTasks: true})
+	fmt.Println(mux.Run(context.Background(), worker.Run{Assignment: &taskv1.Assignment{Name: name, ArgsJson: args}}))
+	return 0
+}
+
+func TestTasksThatEndTheirProcess(t *testing.T) {
+	for name, c := range map[string]struct {
+		task, args string
+		exited     int // -1: it was killed
+		signal     syscall.Signal
+	}{
+		"exit":      {"test.exit", "[3]", 3, 0},
+		"exit well": {"test.exit", "[0]", 0, 0},
+		"SIGKILL":   {"test.signal", "[9]", -1, syscall.SIGKILL},
+		"SIGTERM":   {"test.signal", "[15]", -1, syscall.SIGTERM},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cmd := exec.Command("/proc/self/exe")
+			cmd.Env = append(os.Environ(), taskEnv+"="+c.task, argsEnv+"="+c.args)
+			out, err := cmd.Output()
+			var exit *exec.ExitError
+			if err != nil && !errors.As(err, &exit) {
+				t.Fatal(err)
+			}
+			if len(out) > 0 {
+				t.Errorf("it came to an outcome: %s", out)
+			}
+			status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+			if !ok || cmd.ProcessState.ExitCode() != c.exited || c.signal != 0 && status.Signal() != c.signal {
+				t.Errorf("ended with %s", cmd.ProcessState)
+			}
+		})
+	}
+}
+
+func TestPanicHasItsCodeAndTraceback(t *testing.T) {
+	for args, want := range map[string]string{"": "panic: panicked on request", `["ouch"]`: "panic: ouch"} {
+		got := newBench(t).run(t.Context(), "test.panic", args, "")
+		failure := got.GetError()
+		if failure.GetDescription() != want || failure.GetCode() != task.CodePanic || got.GetSafe() || !strings.Contains(failure.GetTraceback(), "builtin.panics") {
+			t.Errorf("outcome: %v", got)
+		}
+	}
+}
+
+func TestFlakyFailsInItsFirstAttempts(t *testing.T) {
+	b := newBench(t)
+	for attempt, want := range map[int32]*taskv1.Outcome{
+		1: safe("failed in attempt 1, as in the first 2"),
+		2: safe("failed in attempt 2, as in the first 2"),
+		3: {State: taskv1.State_STATE_COMPLETED, ResultJson: `{"attempt":3}`},
+	} {
+		b.tries = attempt
+		if diff := cmp.Diff(want, b.run(t.Context(), "test.flaky", "[2]", ""), protocmp.Transform()); diff != "" {
+			t.Errorf("attempt %d (-want +got):\n%s", attempt, diff)
+		}
+	}
+	b.tries = 1
+	if got := b.run(t.Context(), "test.flaky", `[2, "BUSY"]`, "").GetError().GetCode(); got != "BUSY" {
+		t.Errorf("code %q", got)
+	}
+}
+
+func TestProgressTakesItsSteps(t *testing.T) {
+	last := func(done int64, total *int64, how taskv1.State) *taskv1.Progress {
+		return &taskv1.Progress{Code: "test.progress", Message: "Taking steps", State: how, Done: done, Total: total, Suffix: "steps"}
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	stop()
+	for args, c := range map[string]struct {
+		ctx    context.Context
+		result string
+		last   *taskv1.Progress
+	}{
+		"[100000]":     {t.Context(), `{"done":100000}`, last(100000, proto.Int64(100000), taskv1.State_STATE_COMPLETED)},
+		"[0]":          {t.Context(), `{"done":0}`, last(0, proto.Int64(0), taskv1.State_STATE_COMPLETED)},
+		"[3, 2]":       {t.Context(), `{"done":3}`, last(3, proto.Int64(2), taskv1.State_STATE_COMPLETED)},
+		"[2, -1, 0.1]": {t.Context(), `{"done":2}`, last(2, nil, taskv1.State_STATE_COMPLETED)},
+		"[2, 5]":       {ctx, "", last(0, proto.Int64(5), taskv1.State_STATE_FAILED)},
+		"[2, 6, 1000]": {ctx, "", last(0, proto.Int64(6), taskv1.State_STATE_FAILED)},
+	} {
+		b := newBench(t)
+		outcome := b.run(c.ctx, "test.progress", args, "")
+		if outcome.GetResultJson() != c.result {
+			t.Errorf("%s: outcome %v", args, outcome)
+		}
+		if diff := cmp.Diff(c.last, b.calls.progress[len(b.calls.progress)-1], protocmp.Transform()); diff != "" {
+			t.Errorf("%s: last (-want +got):\n%s", args, diff)
+		}
+	}
+}
+
+func TestCreateTellsWhatItMakesAndDiscardsIt(t *testing.T) {
+	b := newBench(t)
+	whole, half, lost, strange := b.dir+"/whole", b.dir+"/half", b.dir+"/lost", b.dir+"/strange"
+	outcome := b.run(t.Context(), "test.create", "", encode(t, map[string]any{
+		"resources": []string{whole}, "incomplete": []string{half, lost, strange}, "message": "no luck",
+	}))
+	if diff := cmp.Diff(safe("no luck"), outcome, protocmp.Transform()); diff != "" {
+		t.Errorf("outcome (-want +got):\n%s", diff)
+	}
+	want := []*taskv1.CreatedResource{
+		{Resource: half, Incomplete: true}, {Resource: lost, Incomplete: true}, {Resource: strange, Incomplete: true}, {Resource: whole, Incomplete: true}, {Resource: whole},
+	}
+	if diff := cmp.Diff(want, b.calls.created, protocmp.Transform()); diff != "" {
+		t.Errorf("created (-want +got):\n%s", diff)
+	}
+	if err := errors.Join(os.Remove(lost), os.WriteFile(strange, []byte("another's"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if traits, _ := b.mux.Traits("test.create"); !traits.Discards {
+		t.Error("it can't discard")
+	}
+	failed := b.mux.Discard(t.Context(), worker.Run{Assignment: &taskv1.Assignment{Name: "test.create", TaskId: "the-task"}}, []string{half, lost, strange})
+	if diff := cmp.Diff(map[string]string{strange: strange + " was not made by this task"}, failed); diff != "" {
+		t.Errorf("not discarded (-want +got):\n%s", diff)
+	}
+	entries, err := filepath.Glob(b.dir + "/*")
+	if diff := cmp.Diff([]string{strange, whole}, entries); diff != "" || err != nil {
+		t.Errorf("left (-want +got):\n%s, %v", diff, err)
+	}
+}
+
+func TestCreateTouchesNothingThatIsThere(t *testing.T) {
+	b := newBench(t)
+	there := b.dir + "/there"
+	if err := os.WriteFile(there, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{
+		encode(t, [][]string{{there}}):                   "create a resource: open " + there + ": file exists",
+		encode(t, [][]string{{}, {there}}):               "create a resource: open " + there + ": file exists",
+		`[["here"]]`:                                     `a resource must be the absolute path of a file, is "here"`,
+		`[[], [], "", -1]`:                               `argument "seconds" must be between 0 and 31536000 seconds, is -1`,
+		encode(t, [][]string{{b.dir + "/not/there/at"}}): "create a resource: open " + b.dir + "/not/there/at: no such file or directory",
+	} {
+		if got := b.run(t.Context(), "test.create", args, "").GetError().GetDescription(); got != want {
+			t.Errorf("%s: %q, want %q", args, got, want)
+		}
+	}
+	if text, err := os.ReadFile(there); err != nil || string(text) != "x" {
+		t.Errorf("what was there: %q, %v", text, err)
+	}
+}
+
+func TestFilesGoFromTaskToTask(t *testing.T) {
+	b := newBench(t)
+	long := strings.Repeat("x", 5000)
+	for i, text := range []string{"a", long} {
+		outcome := b.run(t.Context(), "test.keep_file", encode(t, []string{text}), "")
+		id := fmt.Sprintf("file-%d", i+1)
+		if outcome.GetResultJson() != `{"file":"`+id+`"}` || filepath.Dir(b.calls.files[id]) != b.dir {
+			t.Errorf("outcome %v, files %v", outcome, b.calls.files)
+		}
+		elsewhere := filepath.Join(t.TempDir(), id) // as the executor copies it
+		if err := os.Rename(b.calls.files[id], elsewhere); err != nil {
+			t.Fatal(err)
+		}
+		b.calls.files[id] = elsewhere
+	}
+	b.files = []string{"file-2", "file-1"}
+	if got := b.run(t.Context(), "test.read_files", "", "").GetResultJson(); got != `["`+long[:4096]+`","a"]` {
+		t.Errorf("read %q", got)
+	}
+	b.files = []string{"file-3"}
+	if got := b.run(t.Context(), "test.read_files", "", "").GetError().GetDescription(); got != "fetch the file file-3: there is no such file" {
+		t.Errorf("read what is not there: %q", got)
 	}
 }

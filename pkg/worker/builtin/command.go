@@ -73,13 +73,13 @@ func (c commands) run(ctx context.Context, in command) (*commandResult, error) {
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.WaitDelay = afterExit
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("could not start %q: %w", in.Argv[0], reason(err))
+		return nil, worker.Safef("could not start %q: %w", in.Argv[0], reason(err))
 	}
 	timedOut, err := wait(ctx, cmd, timeout)
 	excerpt := stderr.excerpt()
 	switch {
 	case timedOut:
-		return nil, fmt.Errorf("the command ran for longer than its timeout of %s and was killed%s", timeout, excerpt)
+		return nil, worker.Safef("the command ran for longer than its timeout of %s and was killed%s", timeout, excerpt)
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("the command was stopped: %w", context.Cause(ctx))
 	case err != nil && !errors.Is(err, exec.ErrWaitDelay):
@@ -91,26 +91,29 @@ func (c commands) run(ctx context.Context, in command) (*commandResult, error) {
 // check says what of the arguments no command can be run with.
 func (in command) check() (timeout time.Duration, err error) {
 	if len(in.Argv) == 0 || in.Argv[0] == "" {
-		return 0, errors.New(`command.run() argument "argv" must name a program`)
+		return 0, wrong(`command.run() argument "argv" must name a program`)
 	}
 	for i, arg := range in.Argv {
 		if strings.ContainsRune(arg, 0) {
-			return 0, fmt.Errorf(`command.run() argument "argv"[%d] must not contain a NUL character`, i)
+			return 0, wrong(`command.run() argument "argv"[%d] must not contain a NUL character`, i)
 		}
 	}
 	for name, value := range in.Env {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.ContainsRune(value, 0) {
-			return 0, fmt.Errorf(`command.run() argument "env" has an impossible entry %q`, name)
+			return 0, wrong(`command.run() argument "env" has an impossible entry %q`, name)
 		}
 	}
 	if in.Timeout == nil {
 		return 0, nil
 	}
 	if *in.Timeout <= 0 || *in.Timeout > longest.Seconds() {
-		return 0, fmt.Errorf(`command.run() argument "timeout" must be more than 0 and at most %.0f seconds, is %g`, longest.Seconds(), *in.Timeout)
+		return 0, wrong(`command.run() argument "timeout" must be more than 0 and at most %.0f seconds, is %g`, longest.Seconds(), *in.Timeout)
 	}
 	return time.Duration(*in.Timeout * float64(time.Second)), nil
 }
+
+// wrong is an argument that no attempt could run a command with.
+func wrong(format string, args ...any) error { return worker.Permanent(worker.Safef(format, args...)) }
 
 // environ is the worker's environment without what concerns only the worker, with the task's ids and what the task asked for.
 func (in command) environ(current worker.Task, dir string) []string {
@@ -133,10 +136,10 @@ func (c commands) find(name string) (string, error) {
 	if !slices.ContainsFunc(c.allowed, func(allowed string) bool {
 		return allowed == "*" || allowed == name || filepath.IsAbs(allowed) && missing == nil && allowed == path
 	}) {
-		return "", fmt.Errorf("the command %q is not on this executor's list of allowed commands", name)
+		return "", worker.Safef("the command %q is not on this executor's list of allowed commands", name)
 	}
 	if missing != nil {
-		return "", fmt.Errorf("could not find the command %q: %w", name, reason(missing))
+		return "", worker.Safef("could not find the command %q: %w", name, reason(missing))
 	}
 	return path, nil
 }
@@ -187,9 +190,9 @@ func explain(err error, excerpt string) error {
 		return fmt.Errorf("could not wait for the command: %w", err)
 	}
 	if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-		return fmt.Errorf("the command was killed by signal %d%s", status.Signal(), excerpt)
+		return worker.Safef("the command was killed by signal %d%s", status.Signal(), excerpt)
 	}
-	return fmt.Errorf("the command exited with code %d%s", exit.ExitCode(), excerpt)
+	return worker.Safef("the command exited with code %d%s", exit.ExitCode(), excerpt)
 }
 
 // ending keeps the end of a stream and passes all of it on. Its methods are safe for concurrent use: a stream that

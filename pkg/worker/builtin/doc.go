@@ -12,8 +12,24 @@
 //	test.kill_worker                                                             none: SIGKILLs its executor
 //	test.dummy_group                       inbetween* (s), intervals* (s each)   {"group", "tasks"}
 //	test.group_with_finalizer              resource                              {"group", "members", "finalizer"}
+//	test.flaky                             fail_times, code*                     {"attempt"}; its first fail_times attempts fail with the code
+//	test.panic                             message*                              none: panics with the message
+//	test.secret                            -                                     fails with a text that is not declared safe
+//	test.exit                              code (0 to 255)                       none: its process exits
+//	test.signal                            number (1 to 64)                      none, mostly: its process sends itself the signal
+//	test.memory                            bytes                                 {"bytes"}, when it has taken and touched that much memory
+//	test.progress                          steps, total*, interval* (s)          {"done"}; reports each step in the part test.progress
+//	test.create                            resources*, incomplete*, message*,    null; fails with the message if there is one
+//	                                       seconds*
+//	test.keep_file                         text                                  {"file"}: UUID of a temporary file with the text
+//	test.read_files                        -                                     [text, ...]: the first 4 KiB of each file that it was given
 //
 // Those marked immediate run inside the executor; all others in a process of their own.
+//
+// test.progress has as many steps to do as it takes, unless total says otherwise; a negative total stands for one that is not
+// known. test.create makes a file with the task's id for each of its resources, absolute paths that must not exist, in a
+// folder that must; it reports those in incomplete without ever completing them, waits for the seconds, and ends. What deletes
+// them if it does not complete removes the file, unless something else stands in it by then.
 //
 // # Owns
 //
@@ -23,5 +39,6 @@
 //
 // command.run fails its task when the command may not be run, can't be started, exits with a code other than 0, is killed
 // or runs out of time; the description says which, and ends with the end of what the command wrote to standard error.
-// Whatever the command left running is killed with the task.
+// Whatever the command left running is killed with the task. These texts are declared safe to show, and an argument that no
+// command can be run with has the code PERMANENT.
 package builtin

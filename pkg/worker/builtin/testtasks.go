@@ -24,6 +24,8 @@ func registerTests(mux *worker.Mux) {
 	worker.Handle(mux, "test.kill_worker", killWorker)
 	worker.Handle(mux, "test.dummy_group", dummyGroup)
 	worker.Handle(mux, "test.group_with_finalizer", groupWithFinalizer)
+	registerEnds(mux)
+	registerReports(mux)
 }
 
 type nothing struct{}
@@ -44,7 +46,7 @@ type interval struct {
 // duration refuses what is no time to wait.
 func duration(argument string, seconds float64) (time.Duration, error) {
 	if seconds < 0 || seconds > longest.Seconds() {
-		return 0, fmt.Errorf("argument %q must be between 0 and %.0f seconds, is %g", argument, longest.Seconds(), seconds)
+		return 0, wrong("argument %q must be between 0 and %.0f seconds, is %g", argument, longest.Seconds(), seconds)
 	}
 	return time.Duration(seconds * float64(time.Second)), nil
 }
@@ -76,7 +78,7 @@ func fail(_ context.Context, in failure) (worker.None, error) {
 	if in.Message == "" {
 		in.Message = "failed on request"
 	}
-	return worker.None{}, errors.New(in.Message)
+	return worker.None{}, worker.Safe(errors.New(in.Message))
 }
 
 // gooey is the task that sticks: it takes no notice of its context, which is all that a message or SIGTERM can end.

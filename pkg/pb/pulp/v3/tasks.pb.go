@@ -96,7 +96,8 @@ type Task struct {
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// When it reached a final state.
 	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
-	// Why it failed or was canceled: an object with description and traceback, or reason and description.
+	// Why it failed or was canceled: an object with description and traceback, or reason and description; and error_code, what
+	// kind of failure it is.
 	Error *Json `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
 	// Href of the worker that runs or ran it.
 	Worker *string `protobuf:"bytes,13,opt,name=worker,proto3,oneof" json:"worker,omitempty"`
@@ -108,9 +109,9 @@ type Task struct {
 	TaskGroup *string `protobuf:"bytes,16,opt,name=task_group,json=taskGroup,proto3,oneof" json:"task_group,omitempty"`
 	// How far it is.
 	ProgressReports []*ProgressReport `protobuf:"bytes,17,rep,name=progress_reports,json=progressReports,proto3" json:"progress_reports,omitempty"`
-	// Hrefs of what it created.
+	// What it created, as it was named by the task, mostly hrefs; "<unavailable>" for what is not complete.
 	CreatedResources []string `protobuf:"bytes,18,rep,name=created_resources,json=createdResources,proto3" json:"created_resources,omitempty"`
-	// Resource names of what it created.
+	// What of it is named by Pulp resource names and complete.
 	CreatedResourcePrns []string `protobuf:"bytes,19,rep,name=created_resource_prns,json=createdResourcePrns,proto3" json:"created_resource_prns,omitempty"`
 	// What it reserves; shared ones begin with "shared:".
 	ReservedResourcesRecord []string `protobuf:"bytes,20,rep,name=reserved_resources_record,json=reservedResourcesRecord,proto3" json:"reserved_resources_record,omitempty"`
@@ -118,8 +119,22 @@ type Task struct {
 	Result *Json `protobuf:"bytes,21,opt,name=result,proto3" json:"result,omitempty"`
 	// REST version it was dispatched with.
 	PulpApiVersion string `protobuf:"bytes,22,opt,name=pulp_api_version,json=pulpApiVersion,proto3" json:"pulp_api_version,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// How long one attempt may run, in seconds. This field and those below are Sluice's own.
+	Timeout *float64 `protobuf:"fixed64,23,opt,name=timeout,proto3,oneof" json:"timeout,omitempty"`
+	// Which failures are retried.
+	Retry *Retry `protobuf:"bytes,24,opt,name=retry,proto3" json:"retry,omitempty"`
+	// When the next attempt begins at the earliest, while it waits for that.
+	RetryAt *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	// How many times it was started.
+	Attempt int32 `protobuf:"varint,26,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Attempts that failed and were retried, the first one first. Always empty in a list, as child_tasks.
+	Attempts []*Attempt `protobuf:"bytes,27,rep,name=attempts,proto3" json:"attempts,omitempty"`
+	// Diagnostics that were asked for.
+	ProfileOptions []string `protobuf:"bytes,28,rep,name=profile_options,json=profileOptions,proto3" json:"profile_options,omitempty"`
+	// UUIDs of the temporary files that it was given.
+	Files         []string `protobuf:"bytes,29,rep,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
@@ -306,6 +321,210 @@ func (x *Task) GetPulpApiVersion() string {
 	return ""
 }
 
+func (x *Task) GetTimeout() float64 {
+	if x != nil && x.Timeout != nil {
+		return *x.Timeout
+	}
+	return 0
+}
+
+func (x *Task) GetRetry() *Retry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *Task) GetRetryAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryAt
+	}
+	return nil
+}
+
+func (x *Task) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Task) GetAttempts() []*Attempt {
+	if x != nil {
+		return x.Attempts
+	}
+	return nil
+}
+
+func (x *Task) GetProfileOptions() []string {
+	if x != nil {
+		return x.ProfileOptions
+	}
+	return nil
+}
+
+func (x *Task) GetFiles() []string {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+// Retry says which failures are worth another attempt.
+type Retry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many times the task is started at most, the first time included. Required.
+	MaxAttempts int32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
+	// The pause before the second attempt, in seconds, doubled before each one after it. Default 1.
+	Backoff *float64 `protobuf:"fixed64,2,opt,name=backoff,proto3,oneof" json:"backoff,omitempty"`
+	// What the pause does not grow beyond, in seconds. Default 60.
+	MaxBackoff *float64 `protobuf:"fixed64,3,opt,name=max_backoff,json=maxBackoff,proto3,oneof" json:"max_backoff,omitempty"`
+	// Codes of the errors that are retried; empty means all but PERMANENT.
+	On            []string `protobuf:"bytes,4,rep,name=on,proto3" json:"on,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retry) Reset() {
+	*x = Retry{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retry) ProtoMessage() {}
+
+func (x *Retry) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retry.ProtoReflect.Descriptor instead.
+func (*Retry) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Retry) GetMaxAttempts() int32 {
+	if x != nil {
+		return x.MaxAttempts
+	}
+	return 0
+}
+
+func (x *Retry) GetBackoff() float64 {
+	if x != nil && x.Backoff != nil {
+		return *x.Backoff
+	}
+	return 0
+}
+
+func (x *Retry) GetMaxBackoff() float64 {
+	if x != nil && x.MaxBackoff != nil {
+		return *x.MaxBackoff
+	}
+	return 0
+}
+
+func (x *Retry) GetOn() []string {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+// Attempt is one that failed and was retried.
+type Attempt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which one, from 1.
+	Attempt int32 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Name of the executor.
+	Executor string `protobuf:"bytes,2,opt,name=executor,proto3" json:"executor,omitempty"`
+	// When it began.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// When it had failed.
+	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	// Why, as in a task.
+	Error         *Json `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attempt) Reset() {
+	*x = Attempt{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attempt) ProtoMessage() {}
+
+func (x *Attempt) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
+func (*Attempt) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Attempt) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Attempt) GetExecutor() string {
+	if x != nil {
+		return x.Executor
+	}
+	return ""
+}
+
+func (x *Attempt) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Attempt) GetFinishedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FinishedAt
+	}
+	return nil
+}
+
+func (x *Attempt) GetError() *Json {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 // MinimalTask is what a list of tasks needs.
 type MinimalTask struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -337,7 +556,7 @@ type MinimalTask struct {
 
 func (x *MinimalTask) Reset() {
 	*x = MinimalTask{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[2]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +568,7 @@ func (x *MinimalTask) String() string {
 func (*MinimalTask) ProtoMessage() {}
 
 func (x *MinimalTask) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[2]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +581,7 @@ func (x *MinimalTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MinimalTask.ProtoReflect.Descriptor instead.
 func (*MinimalTask) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{2}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *MinimalTask) GetPulpHref() string {
@@ -463,7 +682,7 @@ type ProgressReport struct {
 
 func (x *ProgressReport) Reset() {
 	*x = ProgressReport{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[3]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -475,7 +694,7 @@ func (x *ProgressReport) String() string {
 func (*ProgressReport) ProtoMessage() {}
 
 func (x *ProgressReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[3]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -488,7 +707,7 @@ func (x *ProgressReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgressReport.ProtoReflect.Descriptor instead.
 func (*ProgressReport) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{3}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProgressReport) GetMessage() string {
@@ -558,7 +777,8 @@ type ListTasksRequest struct {
 	Offset string `protobuf:"bytes,10,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Only "-pulp_created", which is also the order without it.
 	Ordering string `protobuf:"bytes,11,opt,name=ordering,proto3" json:"ordering,omitempty"`
-	// Only these fields of each task. Like the next two, it shapes the JSON and changes nothing in the answer's message.
+	// Only these fields of each task. Like the next two, it shapes the JSON; in the answer's message only what is costly to find
+	// can be missing.
 	Fields []string `protobuf:"bytes,12,rep,name=fields,proto3" json:"fields,omitempty"`
 	// All but these fields of each task.
 	ExcludeFields []string `protobuf:"bytes,13,rep,name=exclude_fields,json=excludeFields,proto3" json:"exclude_fields,omitempty"`
@@ -570,7 +790,7 @@ type ListTasksRequest struct {
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[4]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +802,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[4]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +815,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{4}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListTasksRequest) GetState() string {
@@ -713,7 +933,7 @@ type ListTasksResponse struct {
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[5]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -725,7 +945,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[5]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -738,7 +958,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{5}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListTasksResponse) GetCount() int64 {
@@ -789,14 +1009,22 @@ type CreateTaskRequest struct {
 	// Href or UUID of a group to join.
 	TaskGroup string `protobuf:"bytes,8,opt,name=task_group,json=taskGroup,proto3" json:"task_group,omitempty"`
 	// Component name to lowest version.
-	Versions      map[string]string `protobuf:"bytes,9,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Versions map[string]string `protobuf:"bytes,9,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// How long one attempt may run, in seconds.
+	Timeout *float64 `protobuf:"fixed64,10,opt,name=timeout,proto3,oneof" json:"timeout,omitempty"`
+	// Which failures are retried.
+	Retry *Retry `protobuf:"bytes,11,opt,name=retry,proto3" json:"retry,omitempty"`
+	// Diagnostics to be made. Without it, those of the header X-Task-Diagnostics, separated by commas.
+	ProfileOptions []string `protobuf:"bytes,12,rep,name=profile_options,json=profileOptions,proto3" json:"profile_options,omitempty"`
+	// UUIDs of temporary files that the task is to have.
+	Files         []string `protobuf:"bytes,13,rep,name=files,proto3" json:"files,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateTaskRequest) Reset() {
 	*x = CreateTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[6]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +1036,7 @@ func (x *CreateTaskRequest) String() string {
 func (*CreateTaskRequest) ProtoMessage() {}
 
 func (x *CreateTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[6]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +1049,7 @@ func (x *CreateTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTaskRequest.ProtoReflect.Descriptor instead.
 func (*CreateTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{6}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CreateTaskRequest) GetName() string {
@@ -887,6 +1115,34 @@ func (x *CreateTaskRequest) GetVersions() map[string]string {
 	return nil
 }
 
+func (x *CreateTaskRequest) GetTimeout() float64 {
+	if x != nil && x.Timeout != nil {
+		return *x.Timeout
+	}
+	return 0
+}
+
+func (x *CreateTaskRequest) GetRetry() *Retry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *CreateTaskRequest) GetProfileOptions() []string {
+	if x != nil {
+		return x.ProfileOptions
+	}
+	return nil
+}
+
+func (x *CreateTaskRequest) GetFiles() []string {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
 // CreateTaskResponse is the answer to everything that makes a task: exactly this one key.
 type CreateTaskResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -898,7 +1154,7 @@ type CreateTaskResponse struct {
 
 func (x *CreateTaskResponse) Reset() {
 	*x = CreateTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[7]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -910,7 +1166,7 @@ func (x *CreateTaskResponse) String() string {
 func (*CreateTaskResponse) ProtoMessage() {}
 
 func (x *CreateTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[7]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -923,7 +1179,7 @@ func (x *CreateTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTaskResponse.ProtoReflect.Descriptor instead.
 func (*CreateTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{7}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CreateTaskResponse) GetTask() string {
@@ -950,7 +1206,7 @@ type ReadTaskRequest struct {
 
 func (x *ReadTaskRequest) Reset() {
 	*x = ReadTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[8]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1218,7 @@ func (x *ReadTaskRequest) String() string {
 func (*ReadTaskRequest) ProtoMessage() {}
 
 func (x *ReadTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[8]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1231,7 @@ func (x *ReadTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTaskRequest.ProtoReflect.Descriptor instead.
 func (*ReadTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{8}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReadTaskRequest) GetPulpId() string {
@@ -1017,7 +1273,7 @@ type ReadTaskResponse struct {
 
 func (x *ReadTaskResponse) Reset() {
 	*x = ReadTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[9]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1285,7 @@ func (x *ReadTaskResponse) String() string {
 func (*ReadTaskResponse) ProtoMessage() {}
 
 func (x *ReadTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[9]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1298,7 @@ func (x *ReadTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTaskResponse.ProtoReflect.Descriptor instead.
 func (*ReadTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{9}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReadTaskResponse) GetTask() *Task {
@@ -1065,7 +1321,7 @@ type CancelTaskRequest struct {
 
 func (x *CancelTaskRequest) Reset() {
 	*x = CancelTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[10]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1077,7 +1333,7 @@ func (x *CancelTaskRequest) String() string {
 func (*CancelTaskRequest) ProtoMessage() {}
 
 func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[10]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1090,7 +1346,7 @@ func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskRequest.ProtoReflect.Descriptor instead.
 func (*CancelTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{10}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CancelTaskRequest) GetPulpId() string {
@@ -1120,7 +1376,7 @@ type CancelTaskResponse struct {
 
 func (x *CancelTaskResponse) Reset() {
 	*x = CancelTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[11]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1132,7 +1388,7 @@ func (x *CancelTaskResponse) String() string {
 func (*CancelTaskResponse) ProtoMessage() {}
 
 func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[11]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1145,7 +1401,7 @@ func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskResponse.ProtoReflect.Descriptor instead.
 func (*CancelTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{11}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CancelTaskResponse) GetTask() *Task {
@@ -1173,7 +1429,7 @@ type DeleteTaskRequest struct {
 
 func (x *DeleteTaskRequest) Reset() {
 	*x = DeleteTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[12]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1441,7 @@ func (x *DeleteTaskRequest) String() string {
 func (*DeleteTaskRequest) ProtoMessage() {}
 
 func (x *DeleteTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[12]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1454,7 @@ func (x *DeleteTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTaskRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{12}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DeleteTaskRequest) GetPulpId() string {
@@ -1217,7 +1473,7 @@ type DeleteTaskResponse struct {
 
 func (x *DeleteTaskResponse) Reset() {
 	*x = DeleteTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[13]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1485,7 @@ func (x *DeleteTaskResponse) String() string {
 func (*DeleteTaskResponse) ProtoMessage() {}
 
 func (x *DeleteTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[13]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1498,7 @@ func (x *DeleteTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTaskResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{13}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{15}
 }
 
 var File_pulp_v3_tasks_proto protoreflect.FileDescriptor
@@ -1251,7 +1507,8 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\n" +
 	"\x13pulp/v3/tasks.proto\x12\apulp.v3\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1a\n" +
 	"\x04Json\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"\xfa\a\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\x89\n" +
+	"\n" +
 	"\x04Task\x12\x1b\n" +
 	"\tpulp_href\x18\x01 \x01(\tR\bpulpHref\x12\x10\n" +
 	"\x03prn\x18\x02 \x01(\tR\x03prn\x12=\n" +
@@ -1282,11 +1539,37 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\x15created_resource_prns\x18\x13 \x03(\tR\x13createdResourcePrns\x12:\n" +
 	"\x19reserved_resources_record\x18\x14 \x03(\tR\x17reservedResourcesRecord\x12%\n" +
 	"\x06result\x18\x15 \x01(\v2\r.pulp.v3.JsonR\x06result\x12(\n" +
-	"\x10pulp_api_version\x18\x16 \x01(\tR\x0epulpApiVersionB\r\n" +
+	"\x10pulp_api_version\x18\x16 \x01(\tR\x0epulpApiVersion\x12\x1d\n" +
+	"\atimeout\x18\x17 \x01(\x01H\x04R\atimeout\x88\x01\x01\x12$\n" +
+	"\x05retry\x18\x18 \x01(\v2\x0e.pulp.v3.RetryR\x05retry\x125\n" +
+	"\bretry_at\x18\x19 \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12\x18\n" +
+	"\aattempt\x18\x1a \x01(\x05R\aattempt\x12,\n" +
+	"\battempts\x18\x1b \x03(\v2\x10.pulp.v3.AttemptR\battempts\x12'\n" +
+	"\x0fprofile_options\x18\x1c \x03(\tR\x0eprofileOptions\x12\x14\n" +
+	"\x05files\x18\x1d \x03(\tR\x05filesB\r\n" +
 	"\v_created_byB\t\n" +
 	"\a_workerB\x0e\n" +
 	"\f_parent_taskB\r\n" +
-	"\v_task_group\"\xf6\x03\n" +
+	"\v_task_groupB\n" +
+	"\n" +
+	"\b_timeout\"\x9b\x01\n" +
+	"\x05Retry\x12!\n" +
+	"\fmax_attempts\x18\x01 \x01(\x05R\vmaxAttempts\x12\x1d\n" +
+	"\abackoff\x18\x02 \x01(\x01H\x00R\abackoff\x88\x01\x01\x12$\n" +
+	"\vmax_backoff\x18\x03 \x01(\x01H\x01R\n" +
+	"maxBackoff\x88\x01\x01\x12\x0e\n" +
+	"\x02on\x18\x04 \x03(\tR\x02onB\n" +
+	"\n" +
+	"\b_backoffB\x0e\n" +
+	"\f_max_backoff\"\xdc\x01\n" +
+	"\aAttempt\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12\x1a\n" +
+	"\bexecutor\x18\x02 \x01(\tR\bexecutor\x129\n" +
+	"\n" +
+	"started_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12;\n" +
+	"\vfinished_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"finishedAt\x12#\n" +
+	"\x05error\x18\x05 \x01(\v2\r.pulp.v3.JsonR\x05error\"\xf6\x03\n" +
 	"\vMinimalTask\x12\x1b\n" +
 	"\tpulp_href\x18\x01 \x01(\tR\bpulpHref\x12\x10\n" +
 	"\x03prn\x18\x02 \x01(\tR\x03prn\x12=\n" +
@@ -1337,7 +1620,7 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\bprevious\x18\x03 \x01(\tH\x01R\bprevious\x88\x01\x01\x12'\n" +
 	"\aresults\x18\x04 \x03(\v2\r.pulp.v3.TaskR\aresultsB\a\n" +
 	"\x05_nextB\v\n" +
-	"\t_previous\"\xbb\x03\n" +
+	"\t_previous\"\xcb\x04\n" +
 	"\x11CreateTaskRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\x04args\x18\x02 \x01(\v2\r.pulp.v3.JsonR\x04args\x12%\n" +
@@ -1348,11 +1631,18 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\bdeferred\x18\a \x01(\bH\x00R\bdeferred\x88\x01\x01\x12\x1d\n" +
 	"\n" +
 	"task_group\x18\b \x01(\tR\ttaskGroup\x12D\n" +
-	"\bversions\x18\t \x03(\v2(.pulp.v3.CreateTaskRequest.VersionsEntryR\bversions\x1a;\n" +
+	"\bversions\x18\t \x03(\v2(.pulp.v3.CreateTaskRequest.VersionsEntryR\bversions\x12\x1d\n" +
+	"\atimeout\x18\n" +
+	" \x01(\x01H\x01R\atimeout\x88\x01\x01\x12$\n" +
+	"\x05retry\x18\v \x01(\v2\x0e.pulp.v3.RetryR\x05retry\x12'\n" +
+	"\x0fprofile_options\x18\f \x03(\tR\x0eprofileOptions\x12\x14\n" +
+	"\x05files\x18\r \x03(\tR\x05files\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_deferred\"(\n" +
+	"\t_deferredB\n" +
+	"\n" +
+	"\b_timeout\"(\n" +
 	"\x12CreateTaskResponse\x12\x12\n" +
 	"\x04task\x18\x01 \x01(\tR\x04task\"\x83\x01\n" +
 	"\x0fReadTaskRequest\x12\x17\n" +
@@ -1393,60 +1683,69 @@ func file_pulp_v3_tasks_proto_rawDescGZIP() []byte {
 	return file_pulp_v3_tasks_proto_rawDescData
 }
 
-var file_pulp_v3_tasks_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_pulp_v3_tasks_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_pulp_v3_tasks_proto_goTypes = []any{
 	(*Json)(nil),                  // 0: pulp.v3.Json
 	(*Task)(nil),                  // 1: pulp.v3.Task
-	(*MinimalTask)(nil),           // 2: pulp.v3.MinimalTask
-	(*ProgressReport)(nil),        // 3: pulp.v3.ProgressReport
-	(*ListTasksRequest)(nil),      // 4: pulp.v3.ListTasksRequest
-	(*ListTasksResponse)(nil),     // 5: pulp.v3.ListTasksResponse
-	(*CreateTaskRequest)(nil),     // 6: pulp.v3.CreateTaskRequest
-	(*CreateTaskResponse)(nil),    // 7: pulp.v3.CreateTaskResponse
-	(*ReadTaskRequest)(nil),       // 8: pulp.v3.ReadTaskRequest
-	(*ReadTaskResponse)(nil),      // 9: pulp.v3.ReadTaskResponse
-	(*CancelTaskRequest)(nil),     // 10: pulp.v3.CancelTaskRequest
-	(*CancelTaskResponse)(nil),    // 11: pulp.v3.CancelTaskResponse
-	(*DeleteTaskRequest)(nil),     // 12: pulp.v3.DeleteTaskRequest
-	(*DeleteTaskResponse)(nil),    // 13: pulp.v3.DeleteTaskResponse
-	nil,                           // 14: pulp.v3.CreateTaskRequest.VersionsEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*Retry)(nil),                 // 2: pulp.v3.Retry
+	(*Attempt)(nil),               // 3: pulp.v3.Attempt
+	(*MinimalTask)(nil),           // 4: pulp.v3.MinimalTask
+	(*ProgressReport)(nil),        // 5: pulp.v3.ProgressReport
+	(*ListTasksRequest)(nil),      // 6: pulp.v3.ListTasksRequest
+	(*ListTasksResponse)(nil),     // 7: pulp.v3.ListTasksResponse
+	(*CreateTaskRequest)(nil),     // 8: pulp.v3.CreateTaskRequest
+	(*CreateTaskResponse)(nil),    // 9: pulp.v3.CreateTaskResponse
+	(*ReadTaskRequest)(nil),       // 10: pulp.v3.ReadTaskRequest
+	(*ReadTaskResponse)(nil),      // 11: pulp.v3.ReadTaskResponse
+	(*CancelTaskRequest)(nil),     // 12: pulp.v3.CancelTaskRequest
+	(*CancelTaskResponse)(nil),    // 13: pulp.v3.CancelTaskResponse
+	(*DeleteTaskRequest)(nil),     // 14: pulp.v3.DeleteTaskRequest
+	(*DeleteTaskResponse)(nil),    // 15: pulp.v3.DeleteTaskResponse
+	nil,                           // 16: pulp.v3.CreateTaskRequest.VersionsEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
 }
 var file_pulp_v3_tasks_proto_depIdxs = []int32{
-	15, // 0: pulp.v3.Task.pulp_created:type_name -> google.protobuf.Timestamp
-	15, // 1: pulp.v3.Task.pulp_last_updated:type_name -> google.protobuf.Timestamp
-	15, // 2: pulp.v3.Task.unblocked_at:type_name -> google.protobuf.Timestamp
-	15, // 3: pulp.v3.Task.started_at:type_name -> google.protobuf.Timestamp
-	15, // 4: pulp.v3.Task.finished_at:type_name -> google.protobuf.Timestamp
+	17, // 0: pulp.v3.Task.pulp_created:type_name -> google.protobuf.Timestamp
+	17, // 1: pulp.v3.Task.pulp_last_updated:type_name -> google.protobuf.Timestamp
+	17, // 2: pulp.v3.Task.unblocked_at:type_name -> google.protobuf.Timestamp
+	17, // 3: pulp.v3.Task.started_at:type_name -> google.protobuf.Timestamp
+	17, // 4: pulp.v3.Task.finished_at:type_name -> google.protobuf.Timestamp
 	0,  // 5: pulp.v3.Task.error:type_name -> pulp.v3.Json
-	3,  // 6: pulp.v3.Task.progress_reports:type_name -> pulp.v3.ProgressReport
+	5,  // 6: pulp.v3.Task.progress_reports:type_name -> pulp.v3.ProgressReport
 	0,  // 7: pulp.v3.Task.result:type_name -> pulp.v3.Json
-	15, // 8: pulp.v3.MinimalTask.pulp_created:type_name -> google.protobuf.Timestamp
-	15, // 9: pulp.v3.MinimalTask.pulp_last_updated:type_name -> google.protobuf.Timestamp
-	15, // 10: pulp.v3.MinimalTask.unblocked_at:type_name -> google.protobuf.Timestamp
-	15, // 11: pulp.v3.MinimalTask.started_at:type_name -> google.protobuf.Timestamp
-	15, // 12: pulp.v3.MinimalTask.finished_at:type_name -> google.protobuf.Timestamp
-	1,  // 13: pulp.v3.ListTasksResponse.results:type_name -> pulp.v3.Task
-	0,  // 14: pulp.v3.CreateTaskRequest.args:type_name -> pulp.v3.Json
-	0,  // 15: pulp.v3.CreateTaskRequest.kwargs:type_name -> pulp.v3.Json
-	14, // 16: pulp.v3.CreateTaskRequest.versions:type_name -> pulp.v3.CreateTaskRequest.VersionsEntry
-	1,  // 17: pulp.v3.ReadTaskResponse.task:type_name -> pulp.v3.Task
-	1,  // 18: pulp.v3.CancelTaskResponse.task:type_name -> pulp.v3.Task
-	4,  // 19: pulp.v3.TasksService.ListTasks:input_type -> pulp.v3.ListTasksRequest
-	6,  // 20: pulp.v3.TasksService.CreateTask:input_type -> pulp.v3.CreateTaskRequest
-	8,  // 21: pulp.v3.TasksService.ReadTask:input_type -> pulp.v3.ReadTaskRequest
-	10, // 22: pulp.v3.TasksService.CancelTask:input_type -> pulp.v3.CancelTaskRequest
-	12, // 23: pulp.v3.TasksService.DeleteTask:input_type -> pulp.v3.DeleteTaskRequest
-	5,  // 24: pulp.v3.TasksService.ListTasks:output_type -> pulp.v3.ListTasksResponse
-	7,  // 25: pulp.v3.TasksService.CreateTask:output_type -> pulp.v3.CreateTaskResponse
-	9,  // 26: pulp.v3.TasksService.ReadTask:output_type -> pulp.v3.ReadTaskResponse
-	11, // 27: pulp.v3.TasksService.CancelTask:output_type -> pulp.v3.CancelTaskResponse
-	13, // 28: pulp.v3.TasksService.DeleteTask:output_type -> pulp.v3.DeleteTaskResponse
-	24, // [24:29] is the sub-list for method output_type
-	19, // [19:24] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	2,  // 8: pulp.v3.Task.retry:type_name -> pulp.v3.Retry
+	17, // 9: pulp.v3.Task.retry_at:type_name -> google.protobuf.Timestamp
+	3,  // 10: pulp.v3.Task.attempts:type_name -> pulp.v3.Attempt
+	17, // 11: pulp.v3.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	17, // 12: pulp.v3.Attempt.finished_at:type_name -> google.protobuf.Timestamp
+	0,  // 13: pulp.v3.Attempt.error:type_name -> pulp.v3.Json
+	17, // 14: pulp.v3.MinimalTask.pulp_created:type_name -> google.protobuf.Timestamp
+	17, // 15: pulp.v3.MinimalTask.pulp_last_updated:type_name -> google.protobuf.Timestamp
+	17, // 16: pulp.v3.MinimalTask.unblocked_at:type_name -> google.protobuf.Timestamp
+	17, // 17: pulp.v3.MinimalTask.started_at:type_name -> google.protobuf.Timestamp
+	17, // 18: pulp.v3.MinimalTask.finished_at:type_name -> google.protobuf.Timestamp
+	1,  // 19: pulp.v3.ListTasksResponse.results:type_name -> pulp.v3.Task
+	0,  // 20: pulp.v3.CreateTaskRequest.args:type_name -> pulp.v3.Json
+	0,  // 21: pulp.v3.CreateTaskRequest.kwargs:type_name -> pulp.v3.Json
+	16, // 22: pulp.v3.CreateTaskRequest.versions:type_name -> pulp.v3.CreateTaskRequest.VersionsEntry
+	2,  // 23: pulp.v3.CreateTaskRequest.retry:type_name -> pulp.v3.Retry
+	1,  // 24: pulp.v3.ReadTaskResponse.task:type_name -> pulp.v3.Task
+	1,  // 25: pulp.v3.CancelTaskResponse.task:type_name -> pulp.v3.Task
+	6,  // 26: pulp.v3.TasksService.ListTasks:input_type -> pulp.v3.ListTasksRequest
+	8,  // 27: pulp.v3.TasksService.CreateTask:input_type -> pulp.v3.CreateTaskRequest
+	10, // 28: pulp.v3.TasksService.ReadTask:input_type -> pulp.v3.ReadTaskRequest
+	12, // 29: pulp.v3.TasksService.CancelTask:input_type -> pulp.v3.CancelTaskRequest
+	14, // 30: pulp.v3.TasksService.DeleteTask:input_type -> pulp.v3.DeleteTaskRequest
+	7,  // 31: pulp.v3.TasksService.ListTasks:output_type -> pulp.v3.ListTasksResponse
+	9,  // 32: pulp.v3.TasksService.CreateTask:output_type -> pulp.v3.CreateTaskResponse
+	11, // 33: pulp.v3.TasksService.ReadTask:output_type -> pulp.v3.ReadTaskResponse
+	13, // 34: pulp.v3.TasksService.CancelTask:output_type -> pulp.v3.CancelTaskResponse
+	15, // 35: pulp.v3.TasksService.DeleteTask:output_type -> pulp.v3.DeleteTaskResponse
+	31, // [31:36] is the sub-list for method output_type
+	26, // [26:31] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_pulp_v3_tasks_proto_init() }
@@ -1456,16 +1755,17 @@ func file_pulp_v3_tasks_proto_init() {
 	}
 	file_pulp_v3_tasks_proto_msgTypes[1].OneofWrappers = []any{}
 	file_pulp_v3_tasks_proto_msgTypes[2].OneofWrappers = []any{}
-	file_pulp_v3_tasks_proto_msgTypes[3].OneofWrappers = []any{}
+	file_pulp_v3_tasks_proto_msgTypes[4].OneofWrappers = []any{}
 	file_pulp_v3_tasks_proto_msgTypes[5].OneofWrappers = []any{}
-	file_pulp_v3_tasks_proto_msgTypes[6].OneofWrappers = []any{}
+	file_pulp_v3_tasks_proto_msgTypes[7].OneofWrappers = []any{}
+	file_pulp_v3_tasks_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pulp_v3_tasks_proto_rawDesc), len(file_pulp_v3_tasks_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

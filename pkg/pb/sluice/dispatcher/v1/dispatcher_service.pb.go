@@ -476,6 +476,365 @@ func (x *CreateTaskGroupResponse) GetGroupId() string {
 	return ""
 }
 
+// PutFileRequest is a part of a file.
+type PutFileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the file is called: a name without a slash, 1 to 255 bytes, no control characters, neither "." nor "..". Counts in the
+	// first message; empty there means "file".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The next bytes, at most 1 MiB.
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutFileRequest) Reset() {
+	*x = PutFileRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutFileRequest) ProtoMessage() {}
+
+func (x *PutFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutFileRequest.ProtoReflect.Descriptor instead.
+func (*PutFileRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PutFileRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PutFileRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// PutFileResponse names the file.
+type PutFileResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The file.
+	File          *TemporaryFile `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutFileResponse) Reset() {
+	*x = PutFileResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutFileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutFileResponse) ProtoMessage() {}
+
+func (x *PutFileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutFileResponse.ProtoReflect.Descriptor instead.
+func (*PutFileResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PutFileResponse) GetFile() *TemporaryFile {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+// TemporaryFile describes a temporary file.
+type TemporaryFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID (version 7).
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What it is called.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Its length in bytes.
+	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// SHA-256 of its content, in lower-case hexadecimal.
+	Sha256        string `protobuf:"bytes,4,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TemporaryFile) Reset() {
+	*x = TemporaryFile{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TemporaryFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TemporaryFile) ProtoMessage() {}
+
+func (x *TemporaryFile) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TemporaryFile.ProtoReflect.Descriptor instead.
+func (*TemporaryFile) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *TemporaryFile) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TemporaryFile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TemporaryFile) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *TemporaryFile) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+// GetFileRequest names a file.
+type GetFileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the file. Required.
+	FileId        string `protobuf:"bytes,1,opt,name=file_id,json=fileId,proto3" json:"file_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetFileRequest) Reset() {
+	*x = GetFileRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetFileRequest) ProtoMessage() {}
+
+func (x *GetFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetFileRequest.ProtoReflect.Descriptor instead.
+func (*GetFileRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *GetFileRequest) GetFileId() string {
+	if x != nil {
+		return x.FileId
+	}
+	return ""
+}
+
+// GetFileResponse is a part of a file.
+type GetFileResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The file, in the first message only, which has no data.
+	File *TemporaryFile `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// The next bytes, at most 1 MiB.
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetFileResponse) Reset() {
+	*x = GetFileResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetFileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetFileResponse) ProtoMessage() {}
+
+func (x *GetFileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetFileResponse.ProtoReflect.Descriptor instead.
+func (*GetFileResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *GetFileResponse) GetFile() *TemporaryFile {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *GetFileResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// DeleteFileRequest names a file.
+type DeleteFileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the file. Required.
+	FileId        string `protobuf:"bytes,1,opt,name=file_id,json=fileId,proto3" json:"file_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteFileRequest) Reset() {
+	*x = DeleteFileRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteFileRequest) ProtoMessage() {}
+
+func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
+func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DeleteFileRequest) GetFileId() string {
+	if x != nil {
+		return x.FileId
+	}
+	return ""
+}
+
+// DeleteFileResponse says that the file is gone.
+type DeleteFileResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteFileResponse) Reset() {
+	*x = DeleteFileResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteFileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteFileResponse) ProtoMessage() {}
+
+func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
+func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{16}
+}
+
 var File_sluice_dispatcher_v1_dispatcher_service_proto protoreflect.FileDescriptor
 
 const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
@@ -499,13 +858,35 @@ const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\x16CreateTaskGroupRequest\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\"4\n" +
 	"\x17CreateTaskGroupResponse\x12\x19\n" +
-	"\bgroup_id\x18\x01 \x01(\tR\agroupId2\xfc\x03\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"8\n" +
+	"\x0ePutFileRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"J\n" +
+	"\x0fPutFileResponse\x127\n" +
+	"\x04file\x18\x01 \x01(\v2#.sluice.dispatcher.v1.TemporaryFileR\x04file\"_\n" +
+	"\rTemporaryFile\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x04 \x01(\tR\x06sha256\")\n" +
+	"\x0eGetFileRequest\x12\x17\n" +
+	"\afile_id\x18\x01 \x01(\tR\x06fileId\"^\n" +
+	"\x0fGetFileResponse\x127\n" +
+	"\x04file\x18\x01 \x01(\v2#.sluice.dispatcher.v1.TemporaryFileR\x04file\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\",\n" +
+	"\x11DeleteFileRequest\x12\x17\n" +
+	"\afile_id\x18\x01 \x01(\tR\x06fileId\"\x14\n" +
+	"\x12DeleteFileResponse2\x96\x06\n" +
 	"\x11DispatcherService\x12Y\n" +
 	"\bDispatch\x12%.sluice.dispatcher.v1.DispatchRequest\x1a&.sluice.dispatcher.v1.DispatchResponse\x12h\n" +
 	"\rDispatchBatch\x12*.sluice.dispatcher.v1.DispatchBatchRequest\x1a+.sluice.dispatcher.v1.DispatchBatchResponse\x12X\n" +
 	"\x06Cancel\x12#.sluice.dispatcher.v1.CancelRequest\x1a$.sluice.dispatcher.v1.CancelResponse\"\x03\x90\x02\x02\x12X\n" +
 	"\x06Delete\x12#.sluice.dispatcher.v1.DeleteRequest\x1a$.sluice.dispatcher.v1.DeleteResponse\"\x03\x90\x02\x02\x12n\n" +
-	"\x0fCreateTaskGroup\x12,.sluice.dispatcher.v1.CreateTaskGroupRequest\x1a-.sluice.dispatcher.v1.CreateTaskGroupResponseBIZGgithub.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1;dispatcherv1b\x06proto3"
+	"\x0fCreateTaskGroup\x12,.sluice.dispatcher.v1.CreateTaskGroupRequest\x1a-.sluice.dispatcher.v1.CreateTaskGroupResponse\x12X\n" +
+	"\aPutFile\x12$.sluice.dispatcher.v1.PutFileRequest\x1a%.sluice.dispatcher.v1.PutFileResponse(\x01\x12X\n" +
+	"\aGetFile\x12$.sluice.dispatcher.v1.GetFileRequest\x1a%.sluice.dispatcher.v1.GetFileResponse0\x01\x12d\n" +
+	"\n" +
+	"DeleteFile\x12'.sluice.dispatcher.v1.DeleteFileRequest\x1a(.sluice.dispatcher.v1.DeleteFileResponse\"\x03\x90\x02\x02BIZGgithub.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1;dispatcherv1b\x06proto3"
 
 var (
 	file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescOnce sync.Once
@@ -519,7 +900,7 @@ func file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP() []byte {
 	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescData
 }
 
-var file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_sluice_dispatcher_v1_dispatcher_service_proto_goTypes = []any{
 	(*DispatchRequest)(nil),         // 0: sluice.dispatcher.v1.DispatchRequest
 	(*DispatchResponse)(nil),        // 1: sluice.dispatcher.v1.DispatchResponse
@@ -531,30 +912,45 @@ var file_sluice_dispatcher_v1_dispatcher_service_proto_goTypes = []any{
 	(*DeleteResponse)(nil),          // 7: sluice.dispatcher.v1.DeleteResponse
 	(*CreateTaskGroupRequest)(nil),  // 8: sluice.dispatcher.v1.CreateTaskGroupRequest
 	(*CreateTaskGroupResponse)(nil), // 9: sluice.dispatcher.v1.CreateTaskGroupResponse
-	(*v1.TaskSpec)(nil),             // 10: sluice.task.v1.TaskSpec
-	(*v1.Task)(nil),                 // 11: sluice.task.v1.Task
+	(*PutFileRequest)(nil),          // 10: sluice.dispatcher.v1.PutFileRequest
+	(*PutFileResponse)(nil),         // 11: sluice.dispatcher.v1.PutFileResponse
+	(*TemporaryFile)(nil),           // 12: sluice.dispatcher.v1.TemporaryFile
+	(*GetFileRequest)(nil),          // 13: sluice.dispatcher.v1.GetFileRequest
+	(*GetFileResponse)(nil),         // 14: sluice.dispatcher.v1.GetFileResponse
+	(*DeleteFileRequest)(nil),       // 15: sluice.dispatcher.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),      // 16: sluice.dispatcher.v1.DeleteFileResponse
+	(*v1.TaskSpec)(nil),             // 17: sluice.task.v1.TaskSpec
+	(*v1.Task)(nil),                 // 18: sluice.task.v1.Task
 }
 var file_sluice_dispatcher_v1_dispatcher_service_proto_depIdxs = []int32{
-	10, // 0: sluice.dispatcher.v1.DispatchRequest.task:type_name -> sluice.task.v1.TaskSpec
-	11, // 1: sluice.dispatcher.v1.DispatchResponse.task:type_name -> sluice.task.v1.Task
-	10, // 2: sluice.dispatcher.v1.DispatchBatchRequest.tasks:type_name -> sluice.task.v1.TaskSpec
-	11, // 3: sluice.dispatcher.v1.DispatchBatchResponse.tasks:type_name -> sluice.task.v1.Task
-	11, // 4: sluice.dispatcher.v1.CancelResponse.task:type_name -> sluice.task.v1.Task
-	0,  // 5: sluice.dispatcher.v1.DispatcherService.Dispatch:input_type -> sluice.dispatcher.v1.DispatchRequest
-	2,  // 6: sluice.dispatcher.v1.DispatcherService.DispatchBatch:input_type -> sluice.dispatcher.v1.DispatchBatchRequest
-	4,  // 7: sluice.dispatcher.v1.DispatcherService.Cancel:input_type -> sluice.dispatcher.v1.CancelRequest
-	6,  // 8: sluice.dispatcher.v1.DispatcherService.Delete:input_type -> sluice.dispatcher.v1.DeleteRequest
-	8,  // 9: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:input_type -> sluice.dispatcher.v1.CreateTaskGroupRequest
-	1,  // 10: sluice.dispatcher.v1.DispatcherService.Dispatch:output_type -> sluice.dispatcher.v1.DispatchResponse
-	3,  // 11: sluice.dispatcher.v1.DispatcherService.DispatchBatch:output_type -> sluice.dispatcher.v1.DispatchBatchResponse
-	5,  // 12: sluice.dispatcher.v1.DispatcherService.Cancel:output_type -> sluice.dispatcher.v1.CancelResponse
-	7,  // 13: sluice.dispatcher.v1.DispatcherService.Delete:output_type -> sluice.dispatcher.v1.DeleteResponse
-	9,  // 14: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:output_type -> sluice.dispatcher.v1.CreateTaskGroupResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	17, // 0: sluice.dispatcher.v1.DispatchRequest.task:type_name -> sluice.task.v1.TaskSpec
+	18, // 1: sluice.dispatcher.v1.DispatchResponse.task:type_name -> sluice.task.v1.Task
+	17, // 2: sluice.dispatcher.v1.DispatchBatchRequest.tasks:type_name -> sluice.task.v1.TaskSpec
+	18, // 3: sluice.dispatcher.v1.DispatchBatchResponse.tasks:type_name -> sluice.task.v1.Task
+	18, // 4: sluice.dispatcher.v1.CancelResponse.task:type_name -> sluice.task.v1.Task
+	12, // 5: sluice.dispatcher.v1.PutFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
+	12, // 6: sluice.dispatcher.v1.GetFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
+	0,  // 7: sluice.dispatcher.v1.DispatcherService.Dispatch:input_type -> sluice.dispatcher.v1.DispatchRequest
+	2,  // 8: sluice.dispatcher.v1.DispatcherService.DispatchBatch:input_type -> sluice.dispatcher.v1.DispatchBatchRequest
+	4,  // 9: sluice.dispatcher.v1.DispatcherService.Cancel:input_type -> sluice.dispatcher.v1.CancelRequest
+	6,  // 10: sluice.dispatcher.v1.DispatcherService.Delete:input_type -> sluice.dispatcher.v1.DeleteRequest
+	8,  // 11: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:input_type -> sluice.dispatcher.v1.CreateTaskGroupRequest
+	10, // 12: sluice.dispatcher.v1.DispatcherService.PutFile:input_type -> sluice.dispatcher.v1.PutFileRequest
+	13, // 13: sluice.dispatcher.v1.DispatcherService.GetFile:input_type -> sluice.dispatcher.v1.GetFileRequest
+	15, // 14: sluice.dispatcher.v1.DispatcherService.DeleteFile:input_type -> sluice.dispatcher.v1.DeleteFileRequest
+	1,  // 15: sluice.dispatcher.v1.DispatcherService.Dispatch:output_type -> sluice.dispatcher.v1.DispatchResponse
+	3,  // 16: sluice.dispatcher.v1.DispatcherService.DispatchBatch:output_type -> sluice.dispatcher.v1.DispatchBatchResponse
+	5,  // 17: sluice.dispatcher.v1.DispatcherService.Cancel:output_type -> sluice.dispatcher.v1.CancelResponse
+	7,  // 18: sluice.dispatcher.v1.DispatcherService.Delete:output_type -> sluice.dispatcher.v1.DeleteResponse
+	9,  // 19: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:output_type -> sluice.dispatcher.v1.CreateTaskGroupResponse
+	11, // 20: sluice.dispatcher.v1.DispatcherService.PutFile:output_type -> sluice.dispatcher.v1.PutFileResponse
+	14, // 21: sluice.dispatcher.v1.DispatcherService.GetFile:output_type -> sluice.dispatcher.v1.GetFileResponse
+	16, // 22: sluice.dispatcher.v1.DispatcherService.DeleteFile:output_type -> sluice.dispatcher.v1.DeleteFileResponse
+	15, // [15:23] is the sub-list for method output_type
+	7,  // [7:15] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_sluice_dispatcher_v1_dispatcher_service_proto_init() }
@@ -568,7 +964,7 @@ func file_sluice_dispatcher_v1_dispatcher_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc), len(file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

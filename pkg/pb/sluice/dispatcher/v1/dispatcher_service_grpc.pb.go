@@ -26,6 +26,9 @@ const (
 	DispatcherService_Cancel_FullMethodName          = "/sluice.dispatcher.v1.DispatcherService/Cancel"
 	DispatcherService_Delete_FullMethodName          = "/sluice.dispatcher.v1.DispatcherService/Delete"
 	DispatcherService_CreateTaskGroup_FullMethodName = "/sluice.dispatcher.v1.DispatcherService/CreateTaskGroup"
+	DispatcherService_PutFile_FullMethodName         = "/sluice.dispatcher.v1.DispatcherService/PutFile"
+	DispatcherService_GetFile_FullMethodName         = "/sluice.dispatcher.v1.DispatcherService/GetFile"
+	DispatcherService_DeleteFile_FullMethodName      = "/sluice.dispatcher.v1.DispatcherService/DeleteFile"
 )
 
 // DispatcherServiceClient is the client API for DispatcherService service.
@@ -49,6 +52,14 @@ type DispatcherServiceClient interface {
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
 	// CreateTaskGroup makes an empty group that tasks can join.
 	CreateTaskGroup(ctx context.Context, in *CreateTaskGroupRequest, opts ...grpc.CallOption) (*CreateTaskGroupResponse, error)
+	// PutFile stores a temporary file, which a task can be given (TaskSpec.file_ids). It is removed when it has not been used for
+	// the protection time and no task that is not final has it. At most 1 GiB.
+	PutFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutFileRequest, PutFileResponse], error)
+	// GetFile streams the content of a temporary file. Unknown or removed: NOT_FOUND.
+	GetFile(ctx context.Context, in *GetFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetFileResponse], error)
+	// DeleteFile removes a temporary file. One that is not there is no error. One that a task has that is not final:
+	// FAILED_PRECONDITION with reason FILE_IN_USE.
+	DeleteFile(ctx context.Context, in *DeleteFileRequest, opts ...grpc.CallOption) (*DeleteFileResponse, error)
 }
 
 type dispatcherServiceClient struct {
@@ -109,6 +120,48 @@ func (c *dispatcherServiceClient) CreateTaskGroup(ctx context.Context, in *Creat
 	return out, nil
 }
 
+func (c *dispatcherServiceClient) PutFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutFileRequest, PutFileResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DispatcherService_ServiceDesc.Streams[0], DispatcherService_PutFile_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PutFileRequest, PutFileResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DispatcherService_PutFileClient = grpc.ClientStreamingClient[PutFileRequest, PutFileResponse]
+
+func (c *dispatcherServiceClient) GetFile(ctx context.Context, in *GetFileRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetFileResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DispatcherService_ServiceDesc.Streams[1], DispatcherService_GetFile_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetFileRequest, GetFileResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DispatcherService_GetFileClient = grpc.ServerStreamingClient[GetFileResponse]
+
+func (c *dispatcherServiceClient) DeleteFile(ctx context.Context, in *DeleteFileRequest, opts ...grpc.CallOption) (*DeleteFileResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteFileResponse)
+	err := c.cc.Invoke(ctx, DispatcherService_DeleteFile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // DispatcherServiceServer is the server API for DispatcherService service.
 // All implementations must embed UnimplementedDispatcherServiceServer
 // for forward compatibility.
@@ -130,6 +183,14 @@ type DispatcherServiceServer interface {
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	// CreateTaskGroup makes an empty group that tasks can join.
 	CreateTaskGroup(context.Context, *CreateTaskGroupRequest) (*CreateTaskGroupResponse, error)
+	// PutFile stores a temporary file, which a task can be given (TaskSpec.file_ids). It is removed when it has not been used for
+	// the protection time and no task that is not final has it. At most 1 GiB.
+	PutFile(grpc.ClientStreamingServer[PutFileRequest, PutFileResponse]) error
+	// GetFile streams the content of a temporary file. Unknown or removed: NOT_FOUND.
+	GetFile(*GetFileRequest, grpc.ServerStreamingServer[GetFileResponse]) error
+	// DeleteFile removes a temporary file. One that is not there is no error. One that a task has that is not final:
+	// FAILED_PRECONDITION with reason FILE_IN_USE.
+	DeleteFile(context.Context, *DeleteFileRequest) (*DeleteFileResponse, error)
 	mustEmbedUnimplementedDispatcherServiceServer()
 }
 
@@ -154,6 +215,15 @@ func (UnimplementedDispatcherServiceServer) Delete(context.Context, *DeleteReque
 }
 func (UnimplementedDispatcherServiceServer) CreateTaskGroup(context.Context, *CreateTaskGroupRequest) (*CreateTaskGroupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateTaskGroup not implemented")
+}
+func (UnimplementedDispatcherServiceServer) PutFile(grpc.ClientStreamingServer[PutFileRequest, PutFileResponse]) error {
+	return status.Error(codes.Unimplemented, "method PutFile not implemented")
+}
+func (UnimplementedDispatcherServiceServer) GetFile(*GetFileRequest, grpc.ServerStreamingServer[GetFileResponse]) error {
+	return status.Error(codes.Unimplemented, "method GetFile not implemented")
+}
+func (UnimplementedDispatcherServiceServer) DeleteFile(context.Context, *DeleteFileRequest) (*DeleteFileResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteFile not implemented")
 }
 func (UnimplementedDispatcherServiceServer) mustEmbedUnimplementedDispatcherServiceServer() {}
 func (UnimplementedDispatcherServiceServer) testEmbeddedByValue()                           {}
@@ -266,6 +336,42 @@ func _DispatcherService_CreateTaskGroup_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DispatcherService_PutFile_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(DispatcherServiceServer).PutFile(&grpc.GenericServerStream[PutFileRequest, PutFileResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DispatcherService_PutFileServer = grpc.ClientStreamingServer[PutFileRequest, PutFileResponse]
+
+func _DispatcherService_GetFile_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetFileRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DispatcherServiceServer).GetFile(m, &grpc.GenericServerStream[GetFileRequest, GetFileResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DispatcherService_GetFileServer = grpc.ServerStreamingServer[GetFileResponse]
+
+func _DispatcherService_DeleteFile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteFileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServiceServer).DeleteFile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatcherService_DeleteFile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServiceServer).DeleteFile(ctx, req.(*DeleteFileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // DispatcherService_ServiceDesc is the grpc.ServiceDesc for DispatcherService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -293,7 +399,22 @@ var DispatcherService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "CreateTaskGroup",
 			Handler:    _DispatcherService_CreateTaskGroup_Handler,
 		},
+		{
+			MethodName: "DeleteFile",
+			Handler:    _DispatcherService_DeleteFile_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "PutFile",
+			Handler:       _DispatcherService_PutFile_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "GetFile",
+			Handler:       _DispatcherService_GetFile_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "sluice/dispatcher/v1/dispatcher_service.proto",
 }

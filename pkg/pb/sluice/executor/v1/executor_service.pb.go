@@ -121,7 +121,9 @@ type Run struct {
 	// Process id of the child that runs it, 0 if it runs inside the executor.
 	Pid int32 `protobuf:"varint,5,opt,name=pid,proto3" json:"pid,omitempty"`
 	// It was asked to stop.
-	Canceling     bool `protobuf:"varint,6,opt,name=canceling,proto3" json:"canceling,omitempty"`
+	Canceling bool `protobuf:"varint,6,opt,name=canceling,proto3" json:"canceling,omitempty"`
+	// Name of the worker that runs it, if it is connected over a stream of its own; empty for the executor and its children.
+	Worker        string `protobuf:"bytes,7,opt,name=worker,proto3" json:"worker,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +198,13 @@ func (x *Run) GetCanceling() bool {
 		return x.Canceling
 	}
 	return false
+}
+
+func (x *Run) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
 }
 
 // DrainRequest asks for no more tasks.
@@ -285,21 +294,23 @@ var File_sluice_executor_v1_executor_service_proto protoreflect.FileDescriptor
 
 const file_sluice_executor_v1_executor_service_proto_rawDesc = "" +
 	"\n" +
-	")sluice/executor/v1/executor_service.proto\x12\x12sluice.executor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x14\n" +
+	")sluice/executor/v1/executor_service.proto\x12\x12sluice.executor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1fsluice/executor/v1/worker.proto\"\x14\n" +
 	"\x12ListRunningRequest\"B\n" +
 	"\x13ListRunningResponse\x12+\n" +
-	"\x04runs\x18\x01 \x03(\v2\x17.sluice.executor.v1.RunR\x04runs\"\xaa\x01\n" +
+	"\x04runs\x18\x01 \x03(\v2\x17.sluice.executor.v1.RunR\x04runs\"\xc2\x01\n" +
 	"\x03Run\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x12\n" +
 	"\x04name\x18\x03 \x01(\tR\x04name\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x10\n" +
 	"\x03pid\x18\x05 \x01(\x05R\x03pid\x12\x1c\n" +
-	"\tcanceling\x18\x06 \x01(\bR\tcanceling\"\x0e\n" +
+	"\tcanceling\x18\x06 \x01(\bR\tcanceling\x12\x16\n" +
+	"\x06worker\x18\a \x01(\tR\x06worker\"\x0e\n" +
 	"\fDrainRequest\")\n" +
 	"\rDrainResponse\x12\x18\n" +
-	"\arunning\x18\x01 \x01(\x05R\arunning2\xc9\x01\n" +
-	"\x0fExecutorService\x12c\n" +
+	"\arunning\x18\x01 \x01(\x05R\arunning2\x98\x02\n" +
+	"\x0fExecutorService\x12M\n" +
+	"\x04Work\x12\x1f.sluice.executor.v1.WorkRequest\x1a .sluice.executor.v1.WorkResponse(\x010\x01\x12c\n" +
 	"\vListRunning\x12&.sluice.executor.v1.ListRunningRequest\x1a'.sluice.executor.v1.ListRunningResponse\"\x03\x90\x02\x01\x12Q\n" +
 	"\x05Drain\x12 .sluice.executor.v1.DrainRequest\x1a!.sluice.executor.v1.DrainResponse\"\x03\x90\x02\x02BEZCgithub.com/sluice-tasks/sluice/pkg/pb/sluice/executor/v1;executorv1b\x06proto3"
 
@@ -323,16 +334,20 @@ var file_sluice_executor_v1_executor_service_proto_goTypes = []any{
 	(*DrainRequest)(nil),          // 3: sluice.executor.v1.DrainRequest
 	(*DrainResponse)(nil),         // 4: sluice.executor.v1.DrainResponse
 	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*WorkRequest)(nil),           // 6: sluice.executor.v1.WorkRequest
+	(*WorkResponse)(nil),          // 7: sluice.executor.v1.WorkResponse
 }
 var file_sluice_executor_v1_executor_service_proto_depIdxs = []int32{
 	2, // 0: sluice.executor.v1.ListRunningResponse.runs:type_name -> sluice.executor.v1.Run
 	5, // 1: sluice.executor.v1.Run.since:type_name -> google.protobuf.Timestamp
-	0, // 2: sluice.executor.v1.ExecutorService.ListRunning:input_type -> sluice.executor.v1.ListRunningRequest
-	3, // 3: sluice.executor.v1.ExecutorService.Drain:input_type -> sluice.executor.v1.DrainRequest
-	1, // 4: sluice.executor.v1.ExecutorService.ListRunning:output_type -> sluice.executor.v1.ListRunningResponse
-	4, // 5: sluice.executor.v1.ExecutorService.Drain:output_type -> sluice.executor.v1.DrainResponse
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
+	6, // 2: sluice.executor.v1.ExecutorService.Work:input_type -> sluice.executor.v1.WorkRequest
+	0, // 3: sluice.executor.v1.ExecutorService.ListRunning:input_type -> sluice.executor.v1.ListRunningRequest
+	3, // 4: sluice.executor.v1.ExecutorService.Drain:input_type -> sluice.executor.v1.DrainRequest
+	7, // 5: sluice.executor.v1.ExecutorService.Work:output_type -> sluice.executor.v1.WorkResponse
+	1, // 6: sluice.executor.v1.ExecutorService.ListRunning:output_type -> sluice.executor.v1.ListRunningResponse
+	4, // 7: sluice.executor.v1.ExecutorService.Drain:output_type -> sluice.executor.v1.DrainResponse
+	5, // [5:8] is the sub-list for method output_type
+	2, // [2:5] is the sub-list for method input_type
 	2, // [2:2] is the sub-list for extension type_name
 	2, // [2:2] is the sub-list for extension extendee
 	0, // [0:2] is the sub-list for field type_name
@@ -343,6 +358,7 @@ func file_sluice_executor_v1_executor_service_proto_init() {
 	if File_sluice_executor_v1_executor_service_proto != nil {
 		return
 	}
+	file_sluice_executor_v1_worker_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -21,6 +21,7 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
+	ExecutorService_Work_FullMethodName        = "/sluice.executor.v1.ExecutorService/Work"
 	ExecutorService_ListRunning_FullMethodName = "/sluice.executor.v1.ExecutorService/ListRunning"
 	ExecutorService_Drain_FullMethodName       = "/sluice.executor.v1.ExecutorService/Drain"
 )
@@ -31,6 +32,15 @@ const (
 //
 // ExecutorService answers for one executor.
 type ExecutorServiceClient interface {
+	// Work makes the caller a worker, in whatever language it is written: it says which tasks it can run and how many at once, is
+	// given tasks, and reports. The first message must be a hello; the first answer is a welcome. A worker must stop its tasks
+	// when the stream ends, and when its lease has run out. Its tasks fail at once when the stream ends before they have.
+	//
+	// Errors that end the stream: INVALID_ARGUMENT for a message that breaks a limit or comes out of turn, ALREADY_EXISTS for the
+	// name of a worker that is connected, RESOURCE_EXHAUSTED for a message above 8 MiB (that is what a result must not come near: its limit is 1 MiB), DEADLINE_EXCEEDED for a task that was not
+	// confirmed, or not stopped, in time, UNAVAILABLE when the executor stops, FAILED_PRECONDITION with reason FENCED when the
+	// lease was lost: then the worker may connect anew.
+	Work(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkRequest, WorkResponse], error)
 	// ListRunning lists what the executor runs now.
 	ListRunning(ctx context.Context, in *ListRunningRequest, opts ...grpc.CallOption) (*ListRunningResponse, error)
 	// Drain stops the executor from taking tasks. It returns at once; running tasks go on to their end.
@@ -44,6 +54,19 @@ type executorServiceClient struct {
 func NewExecutorServiceClient(cc grpc.ClientConnInterface) ExecutorServiceClient {
 	return &executorServiceClient{cc}
 }
+
+func (c *executorServiceClient) Work(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkRequest, WorkResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ExecutorService_ServiceDesc.Streams[0], ExecutorService_Work_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WorkRequest, WorkResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExecutorService_WorkClient = grpc.BidiStreamingClient[WorkRequest, WorkResponse]
 
 func (c *executorServiceClient) ListRunning(ctx context.Context, in *ListRunningRequest, opts ...grpc.CallOption) (*ListRunningResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -71,6 +94,15 @@ func (c *executorServiceClient) Drain(ctx context.Context, in *DrainRequest, opt
 //
 // ExecutorService answers for one executor.
 type ExecutorServiceServer interface {
+	// Work makes the caller a worker, in whatever language it is written: it says which tasks it can run and how many at once, is
+	// given tasks, and reports. The first message must be a hello; the first answer is a welcome. A worker must stop its tasks
+	// when the stream ends, and when its lease has run out. Its tasks fail at once when the stream ends before they have.
+	//
+	// Errors that end the stream: INVALID_ARGUMENT for a message that breaks a limit or comes out of turn, ALREADY_EXISTS for the
+	// name of a worker that is connected, RESOURCE_EXHAUSTED for a message above 8 MiB (that is what a result must not come near: its limit is 1 MiB), DEADLINE_EXCEEDED for a task that was not
+	// confirmed, or not stopped, in time, UNAVAILABLE when the executor stops, FAILED_PRECONDITION with reason FENCED when the
+	// lease was lost: then the worker may connect anew.
+	Work(grpc.BidiStreamingServer[WorkRequest, WorkResponse]) error
 	// ListRunning lists what the executor runs now.
 	ListRunning(context.Context, *ListRunningRequest) (*ListRunningResponse, error)
 	// Drain stops the executor from taking tasks. It returns at once; running tasks go on to their end.
@@ -85,6 +117,9 @@ type ExecutorServiceServer interface {
 // pointer dereference when methods are called.
 type UnimplementedExecutorServiceServer struct{}
 
+func (UnimplementedExecutorServiceServer) Work(grpc.BidiStreamingServer[WorkRequest, WorkResponse]) error {
+	return status.Error(codes.Unimplemented, "method Work not implemented")
+}
 func (UnimplementedExecutorServiceServer) ListRunning(context.Context, *ListRunningRequest) (*ListRunningResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRunning not implemented")
 }
@@ -111,6 +146,13 @@ func RegisterExecutorServiceServer(s grpc.ServiceRegistrar, srv ExecutorServiceS
 	}
 	s.RegisterService(&ExecutorService_ServiceDesc, srv)
 }
+
+func _ExecutorService_Work_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ExecutorServiceServer).Work(&grpc.GenericServerStream[WorkRequest, WorkResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ExecutorService_WorkServer = grpc.BidiStreamingServer[WorkRequest, WorkResponse]
 
 func _ExecutorService_ListRunning_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListRunningRequest)
@@ -164,6 +206,13 @@ var ExecutorService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ExecutorService_Drain_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Work",
+			Handler:       _ExecutorService_Work_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "sluice/executor/v1/executor_service.proto",
 }

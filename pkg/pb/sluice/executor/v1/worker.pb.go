@@ -10,6 +10,7 @@ import (
 	v1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -22,36 +23,42 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ToWorker is one message from the executor to a worker (a child process, over a socket pair, each message preceded by its
-// length as a varint).
-type ToWorker struct {
+// WorkRequest is one message from a worker to its executor. Workers of any language send it over ExecutorService.Work; child
+// processes over a socket that they inherit, each message preceded by its length as a varint.
+type WorkRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What it says.
 	//
 	// Types that are valid to be assigned to Message:
 	//
-	//	*ToWorker_Run
-	//	*ToWorker_Stop
-	//	*ToWorker_Reply
-	Message       isToWorker_Message `protobuf_oneof:"message"`
+	//	*WorkRequest_Hello
+	//	*WorkRequest_Started
+	//	*WorkRequest_Ended
+	//	*WorkRequest_Progress
+	//	*WorkRequest_Log
+	//	*WorkRequest_Created
+	//	*WorkRequest_Call
+	//	*WorkRequest_Drain
+	//	*WorkRequest_Discarded
+	Message       isWorkRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ToWorker) Reset() {
-	*x = ToWorker{}
+func (x *WorkRequest) Reset() {
+	*x = WorkRequest{}
 	mi := &file_sluice_executor_v1_worker_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ToWorker) String() string {
+func (x *WorkRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ToWorker) ProtoMessage() {}
+func (*WorkRequest) ProtoMessage() {}
 
-func (x *ToWorker) ProtoReflect() protoreflect.Message {
+func (x *WorkRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_sluice_executor_v1_worker_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -63,188 +70,584 @@ func (x *ToWorker) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ToWorker.ProtoReflect.Descriptor instead.
-func (*ToWorker) Descriptor() ([]byte, []int) {
+// Deprecated: Use WorkRequest.ProtoReflect.Descriptor instead.
+func (*WorkRequest) Descriptor() ([]byte, []int) {
 	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *ToWorker) GetMessage() isToWorker_Message {
+func (x *WorkRequest) GetMessage() isWorkRequest_Message {
 	if x != nil {
 		return x.Message
 	}
 	return nil
 }
 
-func (x *ToWorker) GetRun() *RunTask {
+func (x *WorkRequest) GetHello() *WorkerHello {
 	if x != nil {
-		if x, ok := x.Message.(*ToWorker_Run); ok {
-			return x.Run
+		if x, ok := x.Message.(*WorkRequest_Hello); ok {
+			return x.Hello
 		}
 	}
 	return nil
 }
 
-func (x *ToWorker) GetStop() *StopTask {
+func (x *WorkRequest) GetStarted() *RunStarted {
 	if x != nil {
-		if x, ok := x.Message.(*ToWorker_Stop); ok {
-			return x.Stop
+		if x, ok := x.Message.(*WorkRequest_Started); ok {
+			return x.Started
 		}
 	}
 	return nil
 }
 
-func (x *ToWorker) GetReply() *CallReply {
+func (x *WorkRequest) GetEnded() *RunEnded {
 	if x != nil {
-		if x, ok := x.Message.(*ToWorker_Reply); ok {
-			return x.Reply
-		}
-	}
-	return nil
-}
-
-type isToWorker_Message interface {
-	isToWorker_Message()
-}
-
-type ToWorker_Run struct {
-	// Run this. A worker runs one task at a time.
-	Run *RunTask `protobuf:"bytes,1,opt,name=run,proto3,oneof"`
-}
-
-type ToWorker_Stop struct {
-	// Stop what runs, if its claim is this one.
-	Stop *StopTask `protobuf:"bytes,2,opt,name=stop,proto3,oneof"`
-}
-
-type ToWorker_Reply struct {
-	// The answer to a call.
-	Reply *CallReply `protobuf:"bytes,3,opt,name=reply,proto3,oneof"`
-}
-
-func (*ToWorker_Run) isToWorker_Message() {}
-
-func (*ToWorker_Stop) isToWorker_Message() {}
-
-func (*ToWorker_Reply) isToWorker_Message() {}
-
-// FromWorker is one message from a worker to the executor.
-type FromWorker struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it says.
-	//
-	// Types that are valid to be assigned to Message:
-	//
-	//	*FromWorker_Ready
-	//	*FromWorker_Ended
-	//	*FromWorker_Call
-	Message       isFromWorker_Message `protobuf_oneof:"message"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *FromWorker) Reset() {
-	*x = FromWorker{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *FromWorker) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*FromWorker) ProtoMessage() {}
-
-func (x *FromWorker) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use FromWorker.ProtoReflect.Descriptor instead.
-func (*FromWorker) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *FromWorker) GetMessage() isFromWorker_Message {
-	if x != nil {
-		return x.Message
-	}
-	return nil
-}
-
-func (x *FromWorker) GetReady() *Ready {
-	if x != nil {
-		if x, ok := x.Message.(*FromWorker_Ready); ok {
-			return x.Ready
-		}
-	}
-	return nil
-}
-
-func (x *FromWorker) GetEnded() *TaskEnded {
-	if x != nil {
-		if x, ok := x.Message.(*FromWorker_Ended); ok {
+		if x, ok := x.Message.(*WorkRequest_Ended); ok {
 			return x.Ended
 		}
 	}
 	return nil
 }
 
-func (x *FromWorker) GetCall() *Call {
+func (x *WorkRequest) GetProgress() *RunProgress {
 	if x != nil {
-		if x, ok := x.Message.(*FromWorker_Call); ok {
+		if x, ok := x.Message.(*WorkRequest_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *WorkRequest) GetLog() *RunLog {
+	if x != nil {
+		if x, ok := x.Message.(*WorkRequest_Log); ok {
+			return x.Log
+		}
+	}
+	return nil
+}
+
+func (x *WorkRequest) GetCreated() *RunCreated {
+	if x != nil {
+		if x, ok := x.Message.(*WorkRequest_Created); ok {
+			return x.Created
+		}
+	}
+	return nil
+}
+
+func (x *WorkRequest) GetCall() *Call {
+	if x != nil {
+		if x, ok := x.Message.(*WorkRequest_Call); ok {
 			return x.Call
 		}
 	}
 	return nil
 }
 
-type isFromWorker_Message interface {
-	isFromWorker_Message()
+func (x *WorkRequest) GetDrain() *WorkerDrain {
+	if x != nil {
+		if x, ok := x.Message.(*WorkRequest_Drain); ok {
+			return x.Drain
+		}
+	}
+	return nil
 }
 
-type FromWorker_Ready struct {
-	// Ready for a task; sent once at the start.
-	Ready *Ready `protobuf:"bytes,1,opt,name=ready,proto3,oneof"`
+func (x *WorkRequest) GetDiscarded() *RunDiscarded {
+	if x != nil {
+		if x, ok := x.Message.(*WorkRequest_Discarded); ok {
+			return x.Discarded
+		}
+	}
+	return nil
 }
 
-type FromWorker_Ended struct {
+type isWorkRequest_Message interface {
+	isWorkRequest_Message()
+}
+
+type WorkRequest_Hello struct {
+	// Who it is. Always first, and only once.
+	Hello *WorkerHello `protobuf:"bytes,1,opt,name=hello,proto3,oneof"`
+}
+
+type WorkRequest_Started struct {
+	// It has a task and begins it.
+	Started *RunStarted `protobuf:"bytes,2,opt,name=started,proto3,oneof"`
+}
+
+type WorkRequest_Ended struct {
 	// A run ended.
-	Ended *TaskEnded `protobuf:"bytes,2,opt,name=ended,proto3,oneof"`
+	Ended *RunEnded `protobuf:"bytes,3,opt,name=ended,proto3,oneof"`
 }
 
-type FromWorker_Call struct {
-	// Asks the executor to do something for the running task.
-	Call *Call `protobuf:"bytes,3,opt,name=call,proto3,oneof"`
+type WorkRequest_Progress struct {
+	// How far a run is.
+	Progress *RunProgress `protobuf:"bytes,4,opt,name=progress,proto3,oneof"`
 }
 
-func (*FromWorker_Ready) isFromWorker_Message() {}
+type WorkRequest_Log struct {
+	// Text for a task's log.
+	Log *RunLog `protobuf:"bytes,5,opt,name=log,proto3,oneof"`
+}
 
-func (*FromWorker_Ended) isFromWorker_Message() {}
+type WorkRequest_Created struct {
+	// A run made something, or completed what it had made.
+	Created *RunCreated `protobuf:"bytes,6,opt,name=created,proto3,oneof"`
+}
 
-func (*FromWorker_Call) isFromWorker_Message() {}
+type WorkRequest_Call struct {
+	// It asks the executor to do something for a running task.
+	Call *Call `protobuf:"bytes,7,opt,name=call,proto3,oneof"`
+}
+
+type WorkRequest_Drain struct {
+	// It wants no more tasks; those it has go on.
+	Drain *WorkerDrain `protobuf:"bytes,8,opt,name=drain,proto3,oneof"`
+}
+
+type WorkRequest_Discarded struct {
+	// What a run had made that did not complete is deleted.
+	Discarded *RunDiscarded `protobuf:"bytes,9,opt,name=discarded,proto3,oneof"`
+}
+
+func (*WorkRequest_Hello) isWorkRequest_Message() {}
+
+func (*WorkRequest_Started) isWorkRequest_Message() {}
+
+func (*WorkRequest_Ended) isWorkRequest_Message() {}
+
+func (*WorkRequest_Progress) isWorkRequest_Message() {}
+
+func (*WorkRequest_Log) isWorkRequest_Message() {}
+
+func (*WorkRequest_Created) isWorkRequest_Message() {}
+
+func (*WorkRequest_Call) isWorkRequest_Message() {}
+
+func (*WorkRequest_Drain) isWorkRequest_Message() {}
+
+func (*WorkRequest_Discarded) isWorkRequest_Message() {}
+
+// WorkResponse is one message from the executor to a worker.
+type WorkResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it says.
+	//
+	// Types that are valid to be assigned to Message:
+	//
+	//	*WorkResponse_Welcome
+	//	*WorkResponse_Run
+	//	*WorkResponse_Stop
+	//	*WorkResponse_Reply
+	//	*WorkResponse_Lease
+	//	*WorkResponse_Refusal
+	//	*WorkResponse_Discard
+	Message       isWorkResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkResponse) Reset() {
+	*x = WorkResponse{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkResponse) ProtoMessage() {}
+
+func (x *WorkResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkResponse.ProtoReflect.Descriptor instead.
+func (*WorkResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *WorkResponse) GetMessage() isWorkResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *WorkResponse) GetWelcome() *WorkerWelcome {
+	if x != nil {
+		if x, ok := x.Message.(*WorkResponse_Welcome); ok {
+			return x.Welcome
+		}
+	}
+	return nil
+}
+
+func (x *WorkResponse) GetRun() *RunTask {
+	if x != nil {
+		if x, ok := x.Message.(*WorkResponse_Run); ok {
+			return x.Run
+		}
+	}
+	return nil
+}
+
+func (x *WorkResponse) GetStop() *StopRun {
+	if x != nil {
+		if x, ok := x.Message.(*WorkResponse_Stop); ok {
+			return x.Stop
+		}
+	}
+	return nil
+}
+
+func (x *WorkResponse) GetReply() *CallReply {
+	if x != nil {
+		if x, ok := x.Message.(*WorkResponse_Reply); ok {
+			return x.Reply
+		}
+	}
+	return nil
+}
+
+func (x *WorkResponse) GetLease() *Lease {
+	if x != nil {
+		if x, ok := x.Message.(*WorkResponse_Lease); ok {
+			return x.Lease
+		}
+	}
+	return nil
+}
+
+func (x *WorkResponse) GetRefusal() *Refusal {
+	if x != nil {
+		if x, ok := x.Message.(*WorkResponse_Refusal); ok {
+			return x.Refusal
+		}
+	}
+	return nil
+}
+
+func (x *WorkResponse) GetDiscard() *DiscardRun {
+	if x != nil {
+		if x, ok := x.Message.(*WorkResponse_Discard); ok {
+			return x.Discard
+		}
+	}
+	return nil
+}
+
+type isWorkResponse_Message interface {
+	isWorkResponse_Message()
+}
+
+type WorkResponse_Welcome struct {
+	// The hello was accepted.
+	Welcome *WorkerWelcome `protobuf:"bytes,1,opt,name=welcome,proto3,oneof"`
+}
+
+type WorkResponse_Run struct {
+	// Run this.
+	Run *RunTask `protobuf:"bytes,2,opt,name=run,proto3,oneof"`
+}
+
+type WorkResponse_Stop struct {
+	// Stop a run.
+	Stop *StopRun `protobuf:"bytes,3,opt,name=stop,proto3,oneof"`
+}
+
+type WorkResponse_Reply struct {
+	// The answer to a call.
+	Reply *CallReply `protobuf:"bytes,4,opt,name=reply,proto3,oneof"`
+}
+
+type WorkResponse_Lease struct {
+	// How long the worker may go on.
+	Lease *Lease `protobuf:"bytes,5,opt,name=lease,proto3,oneof"`
+}
+
+type WorkResponse_Refusal struct {
+	// Something about a run was not accepted.
+	Refusal *Refusal `protobuf:"bytes,6,opt,name=refusal,proto3,oneof"`
+}
+
+type WorkResponse_Discard struct {
+	// Delete what a run made.
+	Discard *DiscardRun `protobuf:"bytes,7,opt,name=discard,proto3,oneof"`
+}
+
+func (*WorkResponse_Welcome) isWorkResponse_Message() {}
+
+func (*WorkResponse_Run) isWorkResponse_Message() {}
+
+func (*WorkResponse_Stop) isWorkResponse_Message() {}
+
+func (*WorkResponse_Reply) isWorkResponse_Message() {}
+
+func (*WorkResponse_Lease) isWorkResponse_Message() {}
+
+func (*WorkResponse_Refusal) isWorkResponse_Message() {}
+
+func (*WorkResponse_Discard) isWorkResponse_Message() {}
+
+// WorkerHello presents a worker.
+type WorkerHello struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the worker, unique among those of the executor: 1 to 64 letters, digits, "-", "_" and ".". Empty: it is given one.
+	// Others see it as <executor>/<name>.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What it can run, each task once. 1 to 10,000; children, whose handlers the executor knows, say nothing here.
+	Handlers []*TaskHandler `protobuf:"bytes,2,rep,name=handlers,proto3" json:"handlers,omitempty"`
+	// How many tasks it runs at once. 0 means 1; at most 10,000.
+	Slots int32 `protobuf:"varint,3,opt,name=slots,proto3" json:"slots,omitempty"`
+	// How many immediate tasks it runs at once beside them. 0 to 10,000.
+	ImmediateSlots int32 `protobuf:"varint,4,opt,name=immediate_slots,json=immediateSlots,proto3" json:"immediate_slots,omitempty"`
+	// Components that it has, with their versions. At most 64; names and versions 1 to 255 bytes without control characters.
+	Versions map[string]string `protobuf:"bytes,5,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Its process id, 0 if it has none. For people.
+	Pid           int32 `protobuf:"varint,6,opt,name=pid,proto3" json:"pid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerHello) Reset() {
+	*x = WorkerHello{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerHello) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerHello) ProtoMessage() {}
+
+func (x *WorkerHello) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerHello.ProtoReflect.Descriptor instead.
+func (*WorkerHello) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *WorkerHello) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WorkerHello) GetHandlers() []*TaskHandler {
+	if x != nil {
+		return x.Handlers
+	}
+	return nil
+}
+
+func (x *WorkerHello) GetSlots() int32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *WorkerHello) GetImmediateSlots() int32 {
+	if x != nil {
+		return x.ImmediateSlots
+	}
+	return 0
+}
+
+func (x *WorkerHello) GetVersions() map[string]string {
+	if x != nil {
+		return x.Versions
+	}
+	return nil
+}
+
+func (x *WorkerHello) GetPid() int32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+// TaskHandler is one task that a worker can run.
+type TaskHandler struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the task, 1 to 255 bytes, no control characters.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// It is fit to run while the client waits for its dispatch.
+	Immediate bool `protobuf:"varint,2,opt,name=immediate,proto3" json:"immediate,omitempty"`
+	// How long it may run, unless the dispatch says otherwise. 0 to 30 days; unset means for ever.
+	Timeout *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// The worker can delete what a run of it made and did not complete.
+	Discards      bool `protobuf:"varint,4,opt,name=discards,proto3" json:"discards,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskHandler) Reset() {
+	*x = TaskHandler{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskHandler) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskHandler) ProtoMessage() {}
+
+func (x *TaskHandler) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskHandler.ProtoReflect.Descriptor instead.
+func (*TaskHandler) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TaskHandler) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TaskHandler) GetImmediate() bool {
+	if x != nil {
+		return x.Immediate
+	}
+	return false
+}
+
+func (x *TaskHandler) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *TaskHandler) GetDiscards() bool {
+	if x != nil {
+		return x.Discards
+	}
+	return false
+}
+
+// WorkerWelcome accepts a worker.
+type WorkerWelcome struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name under which others see it.
+	Worker string `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// How long it may go on without another lease.
+	Lease *durationpb.Duration `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
+	// How long a task has from its stop until it must have ended.
+	CancelGrace   *durationpb.Duration `protobuf:"bytes,3,opt,name=cancel_grace,json=cancelGrace,proto3" json:"cancel_grace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerWelcome) Reset() {
+	*x = WorkerWelcome{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerWelcome) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerWelcome) ProtoMessage() {}
+
+func (x *WorkerWelcome) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerWelcome.ProtoReflect.Descriptor instead.
+func (*WorkerWelcome) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *WorkerWelcome) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *WorkerWelcome) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *WorkerWelcome) GetCancelGrace() *durationpb.Duration {
+	if x != nil {
+		return x.CancelGrace
+	}
+	return nil
+}
 
 // RunTask hands a task over.
 type RunTask struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The task.
 	Assignment *v1.Assignment `protobuf:"bytes,1,opt,name=assignment,proto3" json:"assignment,omitempty"`
-	// Its empty working directory, which becomes the worker's current directory.
-	WorkingDir    string `protobuf:"bytes,2,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
+	// Its own empty directory, on the executor's machine. It is removed when the run has ended. A child makes it its current
+	// directory.
+	WorkingDir string `protobuf:"bytes,2,opt,name=working_dir,json=workingDir,proto3" json:"working_dir,omitempty"`
+	// How long it may run; unset for as long as it takes. The executor stops it then: the worker need not watch the time.
+	Timeout       *durationpb.Duration `protobuf:"bytes,3,opt,name=timeout,proto3" json:"timeout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RunTask) Reset() {
 	*x = RunTask{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[2]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -256,7 +659,7 @@ func (x *RunTask) String() string {
 func (*RunTask) ProtoMessage() {}
 
 func (x *RunTask) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[2]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -269,7 +672,7 @@ func (x *RunTask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTask.ProtoReflect.Descriptor instead.
 func (*RunTask) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{2}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RunTask) GetAssignment() *v1.Assignment {
@@ -286,30 +689,40 @@ func (x *RunTask) GetWorkingDir() string {
 	return ""
 }
 
-// StopTask asks a run to stop.
-type StopTask struct {
+func (x *RunTask) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// RunStarted says that a worker has a task and begins it. It is expected within 10 seconds; other messages about the run say it
+// too.
+type RunStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Number of the claim.
-	Claim         int64 `protobuf:"varint,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	Claim         int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *StopTask) Reset() {
-	*x = StopTask{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[3]
+func (x *RunStarted) Reset() {
+	*x = RunStarted{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *StopTask) String() string {
+func (x *RunStarted) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*StopTask) ProtoMessage() {}
+func (*RunStarted) ProtoMessage() {}
 
-func (x *StopTask) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[3]
+func (x *RunStarted) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,90 +733,53 @@ func (x *StopTask) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use StopTask.ProtoReflect.Descriptor instead.
-func (*StopTask) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{3}
+// Deprecated: Use RunStarted.ProtoReflect.Descriptor instead.
+func (*RunStarted) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{6}
 }
 
-func (x *StopTask) GetClaim() int64 {
+func (x *RunStarted) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *RunStarted) GetClaim() int64 {
 	if x != nil {
 		return x.Claim
 	}
 	return 0
 }
 
-// Ready says that the worker can take a task.
-type Ready struct {
+// RunEnded reports how a run ended. An outcome that breaks a limit fails the task, and no more than that.
+type RunEnded struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Process id, 0 if it has none.
-	Pid           int32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Ready) Reset() {
-	*x = Ready{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[4]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Ready) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Ready) ProtoMessage() {}
-
-func (x *Ready) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[4]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Ready.ProtoReflect.Descriptor instead.
-func (*Ready) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{4}
-}
-
-func (x *Ready) GetPid() int32 {
-	if x != nil {
-		return x.Pid
-	}
-	return 0
-}
-
-// TaskEnded reports how a run ended.
-type TaskEnded struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// Number of the claim.
-	Claim int64 `protobuf:"varint,1,opt,name=claim,proto3" json:"claim,omitempty"`
-	// How it ended.
-	Outcome       *v1.Outcome `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// How it ended. A run that was stopped may say STATE_CANCELED, or how it ended otherwise: what it was stopped for decides.
+	Outcome       *v1.Outcome `protobuf:"bytes,3,opt,name=outcome,proto3" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *TaskEnded) Reset() {
-	*x = TaskEnded{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[5]
+func (x *RunEnded) Reset() {
+	*x = RunEnded{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *TaskEnded) String() string {
+func (x *RunEnded) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*TaskEnded) ProtoMessage() {}
+func (*RunEnded) ProtoMessage() {}
 
-func (x *TaskEnded) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[5]
+func (x *RunEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,26 +790,548 @@ func (x *TaskEnded) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use TaskEnded.ProtoReflect.Descriptor instead.
-func (*TaskEnded) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{5}
+// Deprecated: Use RunEnded.ProtoReflect.Descriptor instead.
+func (*RunEnded) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{7}
 }
 
-func (x *TaskEnded) GetClaim() int64 {
+func (x *RunEnded) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *RunEnded) GetClaim() int64 {
 	if x != nil {
 		return x.Claim
 	}
 	return 0
 }
 
-func (x *TaskEnded) GetOutcome() *v1.Outcome {
+func (x *RunEnded) GetOutcome() *v1.Outcome {
 	if x != nil {
 		return x.Outcome
 	}
 	return nil
 }
 
-// Call is a request on behalf of the running task.
+// RunProgress says how far a run is. It may be sent as often as one likes: what is stored is the latest of each half second.
+type RunProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Number of the claim.
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// One part of its work. At most 100 parts of one task are kept.
+	Progress      *v1.Progress `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunProgress) Reset() {
+	*x = RunProgress{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunProgress) ProtoMessage() {}
+
+func (x *RunProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunProgress.ProtoReflect.Descriptor instead.
+func (*RunProgress) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RunProgress) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *RunProgress) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *RunProgress) GetProgress() *v1.Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+// RunLog is text for a task's log, of which the last 256 KiB are kept. What a child writes to standard output and standard
+// error gets there by itself.
+type RunLog struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Number of the claim.
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// Some lines, at most 64 KiB.
+	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunLog) Reset() {
+	*x = RunLog{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunLog) ProtoMessage() {}
+
+func (x *RunLog) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunLog.ProtoReflect.Descriptor instead.
+func (*RunLog) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RunLog) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *RunLog) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *RunLog) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// RunCreated says what a run made. The same name with another incomplete changes that. At most 1,000 of one task are kept.
+type RunCreated struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Number of the claim.
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// What was made.
+	Created       *v1.CreatedResource `protobuf:"bytes,3,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunCreated) Reset() {
+	*x = RunCreated{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunCreated) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunCreated) ProtoMessage() {}
+
+func (x *RunCreated) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunCreated.ProtoReflect.Descriptor instead.
+func (*RunCreated) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RunCreated) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *RunCreated) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *RunCreated) GetCreated() *v1.CreatedResource {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+// WorkerDrain says that a worker wants no more tasks.
+type WorkerDrain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerDrain) Reset() {
+	*x = WorkerDrain{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerDrain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerDrain) ProtoMessage() {}
+
+func (x *WorkerDrain) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerDrain.ProtoReflect.Descriptor instead.
+func (*WorkerDrain) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{11}
+}
+
+// StopRun asks a run to stop. It has the cancel grace to end; then a child is killed, and a worker's stream is ended.
+type StopRun struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Number of the claim.
+	Claim         int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopRun) Reset() {
+	*x = StopRun{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopRun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopRun) ProtoMessage() {}
+
+func (x *StopRun) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopRun.ProtoReflect.Descriptor instead.
+func (*StopRun) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *StopRun) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *StopRun) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+// Lease says how long a worker may go on, from when it gets the message. Then it must have stopped its tasks, for they may be
+// declared lost. It comes often enough that one can be missed.
+type Lease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long.
+	ValidFor      *durationpb.Duration `protobuf:"bytes,1,opt,name=valid_for,json=validFor,proto3" json:"valid_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Lease) GetValidFor() *durationpb.Duration {
+	if x != nil {
+		return x.ValidFor
+	}
+	return nil
+}
+
+// Refusal says that a message about a run changed nothing. The stream goes on.
+type Refusal struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Number of the claim.
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// Why.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Refusal) Reset() {
+	*x = Refusal{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Refusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Refusal) ProtoMessage() {}
+
+func (x *Refusal) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
+func (*Refusal) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Refusal) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *Refusal) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *Refusal) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// DiscardRun asks to delete what a run made and did not complete.
+type DiscardRun struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The task; its run has ended.
+	Assignment *v1.Assignment `protobuf:"bytes,1,opt,name=assignment,proto3" json:"assignment,omitempty"`
+	// Names of what is to be deleted.
+	Resources     []string `protobuf:"bytes,2,rep,name=resources,proto3" json:"resources,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardRun) Reset() {
+	*x = DiscardRun{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardRun) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardRun) ProtoMessage() {}
+
+func (x *DiscardRun) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardRun.ProtoReflect.Descriptor instead.
+func (*DiscardRun) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DiscardRun) GetAssignment() *v1.Assignment {
+	if x != nil {
+		return x.Assignment
+	}
+	return nil
+}
+
+func (x *DiscardRun) GetResources() []string {
+	if x != nil {
+		return x.Resources
+	}
+	return nil
+}
+
+// RunDiscarded says what became of that.
+type RunDiscarded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Number of the claim.
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// Names of what could not be deleted, with the reason: at most 1,000 names of at most 1,024 bytes, reasons of at most 64 KiB.
+	Failed        map[string]string `protobuf:"bytes,3,rep,name=failed,proto3" json:"failed,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunDiscarded) Reset() {
+	*x = RunDiscarded{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunDiscarded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunDiscarded) ProtoMessage() {}
+
+func (x *RunDiscarded) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunDiscarded.ProtoReflect.Descriptor instead.
+func (*RunDiscarded) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RunDiscarded) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *RunDiscarded) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *RunDiscarded) GetFailed() map[string]string {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+// Call is a request on behalf of a running task.
 type Call struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Chosen by the worker, unique among its open calls.
@@ -444,14 +1342,18 @@ type Call struct {
 	//
 	//	*Call_Dispatch
 	//	*Call_NewGroup
-	Request       isCall_Request `protobuf_oneof:"request"`
+	//	*Call_KeepFile
+	//	*Call_FetchFile
+	Request isCall_Request `protobuf_oneof:"request"`
+	// UUID of the task that asks. A child, which runs one at a time, may leave it out.
+	TaskId        string `protobuf:"bytes,6,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[6]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +1365,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[6]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +1378,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{6}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Call) GetId() int64 {
@@ -511,12 +1413,37 @@ func (x *Call) GetNewGroup() *NewGroup {
 	return nil
 }
 
+func (x *Call) GetKeepFile() *KeepFile {
+	if x != nil {
+		if x, ok := x.Request.(*Call_KeepFile); ok {
+			return x.KeepFile
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetFetchFile() *FetchFile {
+	if x != nil {
+		if x, ok := x.Request.(*Call_FetchFile); ok {
+			return x.FetchFile
+		}
+	}
+	return nil
+}
+
+func (x *Call) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
 type isCall_Request interface {
 	isCall_Request()
 }
 
 type Call_Dispatch struct {
-	// Dispatch a child task. Parent, domain and correlation id are filled in by the executor.
+	// Dispatch a child task. Parent, correlation id, profile options and trace are filled in by the executor.
 	Dispatch *v1.TaskSpec `protobuf:"bytes,2,opt,name=dispatch,proto3,oneof"`
 }
 
@@ -525,14 +1452,28 @@ type Call_NewGroup struct {
 	NewGroup *NewGroup `protobuf:"bytes,3,opt,name=new_group,json=newGroup,proto3,oneof"`
 }
 
+type Call_KeepFile struct {
+	// Store a file that outlives the task.
+	KeepFile *KeepFile `protobuf:"bytes,4,opt,name=keep_file,json=keepFile,proto3,oneof"`
+}
+
+type Call_FetchFile struct {
+	// Bring a temporary file.
+	FetchFile *FetchFile `protobuf:"bytes,5,opt,name=fetch_file,json=fetchFile,proto3,oneof"`
+}
+
 func (*Call_Dispatch) isCall_Request() {}
 
 func (*Call_NewGroup) isCall_Request() {}
 
+func (*Call_KeepFile) isCall_Request() {}
+
+func (*Call_FetchFile) isCall_Request() {}
+
 // NewGroup asks for a task group.
 type NewGroup struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What it is for.
+	// What it is for. At most 1,024 bytes without control characters.
 	Description   string `protobuf:"bytes,1,opt,name=description,proto3" json:"description,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -540,7 +1481,7 @@ type NewGroup struct {
 
 func (x *NewGroup) Reset() {
 	*x = NewGroup{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[7]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +1493,7 @@ func (x *NewGroup) String() string {
 func (*NewGroup) ProtoMessage() {}
 
 func (x *NewGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[7]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,12 +1506,104 @@ func (x *NewGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewGroup.ProtoReflect.Descriptor instead.
 func (*NewGroup) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{7}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *NewGroup) GetDescription() string {
 	if x != nil {
 		return x.Description
+	}
+	return ""
+}
+
+// KeepFile asks to store a file as a temporary file, which a task can be given.
+type KeepFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Path of the file, on the executor's machine: below the task's working directory.
+	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepFile) Reset() {
+	*x = KeepFile{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepFile) ProtoMessage() {}
+
+func (x *KeepFile) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepFile.ProtoReflect.Descriptor instead.
+func (*KeepFile) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *KeepFile) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// FetchFile asks for the content of a temporary file.
+type FetchFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the file.
+	FileId        string `protobuf:"bytes,1,opt,name=file_id,json=fileId,proto3" json:"file_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchFile) Reset() {
+	*x = FetchFile{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchFile) ProtoMessage() {}
+
+func (x *FetchFile) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchFile.ProtoReflect.Descriptor instead.
+func (*FetchFile) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *FetchFile) GetFileId() string {
+	if x != nil {
+		return x.FileId
 	}
 	return ""
 }
@@ -582,15 +1615,17 @@ type CallReply struct {
 	Id int64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Why the call did not succeed; empty if it did.
 	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
-	// UUID of what was made: a task or a group.
-	MadeId        string `protobuf:"bytes,3,opt,name=made_id,json=madeId,proto3" json:"made_id,omitempty"`
+	// UUID of what was made: a task, a group or a file.
+	MadeId string `protobuf:"bytes,3,opt,name=made_id,json=madeId,proto3" json:"made_id,omitempty"`
+	// Path of what was fetched, on the executor's machine. It is removed when the task has ended.
+	Path          string `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CallReply) Reset() {
 	*x = CallReply{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[8]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +1637,7 @@ func (x *CallReply) String() string {
 func (*CallReply) ProtoMessage() {}
 
 func (x *CallReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[8]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +1650,7 @@ func (x *CallReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallReply.ProtoReflect.Descriptor instead.
 func (*CallReply) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{8}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CallReply) GetId() int64 {
@@ -639,46 +1674,128 @@ func (x *CallReply) GetMadeId() string {
 	return ""
 }
 
+func (x *CallReply) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 var File_sluice_executor_v1_worker_proto protoreflect.FileDescriptor
 
 const file_sluice_executor_v1_worker_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsluice/executor/v1/worker.proto\x12\x12sluice.executor.v1\x1a\x19sluice/task/v1/task.proto\"\xb1\x01\n" +
-	"\bToWorker\x12/\n" +
-	"\x03run\x18\x01 \x01(\v2\x1b.sluice.executor.v1.RunTaskH\x00R\x03run\x122\n" +
-	"\x04stop\x18\x02 \x01(\v2\x1c.sluice.executor.v1.StopTaskH\x00R\x04stop\x125\n" +
-	"\x05reply\x18\x03 \x01(\v2\x1d.sluice.executor.v1.CallReplyH\x00R\x05replyB\t\n" +
-	"\amessage\"\xb1\x01\n" +
-	"\n" +
-	"FromWorker\x121\n" +
-	"\x05ready\x18\x01 \x01(\v2\x19.sluice.executor.v1.ReadyH\x00R\x05ready\x125\n" +
-	"\x05ended\x18\x02 \x01(\v2\x1d.sluice.executor.v1.TaskEndedH\x00R\x05ended\x12.\n" +
-	"\x04call\x18\x03 \x01(\v2\x18.sluice.executor.v1.CallH\x00R\x04callB\t\n" +
-	"\amessage\"f\n" +
+	"\x1fsluice/executor/v1/worker.proto\x12\x12sluice.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19sluice/task/v1/task.proto\"\x99\x04\n" +
+	"\vWorkRequest\x127\n" +
+	"\x05hello\x18\x01 \x01(\v2\x1f.sluice.executor.v1.WorkerHelloH\x00R\x05hello\x12:\n" +
+	"\astarted\x18\x02 \x01(\v2\x1e.sluice.executor.v1.RunStartedH\x00R\astarted\x124\n" +
+	"\x05ended\x18\x03 \x01(\v2\x1c.sluice.executor.v1.RunEndedH\x00R\x05ended\x12=\n" +
+	"\bprogress\x18\x04 \x01(\v2\x1f.sluice.executor.v1.RunProgressH\x00R\bprogress\x12.\n" +
+	"\x03log\x18\x05 \x01(\v2\x1a.sluice.executor.v1.RunLogH\x00R\x03log\x12:\n" +
+	"\acreated\x18\x06 \x01(\v2\x1e.sluice.executor.v1.RunCreatedH\x00R\acreated\x12.\n" +
+	"\x04call\x18\a \x01(\v2\x18.sluice.executor.v1.CallH\x00R\x04call\x127\n" +
+	"\x05drain\x18\b \x01(\v2\x1f.sluice.executor.v1.WorkerDrainH\x00R\x05drain\x12@\n" +
+	"\tdiscarded\x18\t \x01(\v2 .sluice.executor.v1.RunDiscardedH\x00R\tdiscardedB\t\n" +
+	"\amessage\"\x9b\x03\n" +
+	"\fWorkResponse\x12=\n" +
+	"\awelcome\x18\x01 \x01(\v2!.sluice.executor.v1.WorkerWelcomeH\x00R\awelcome\x12/\n" +
+	"\x03run\x18\x02 \x01(\v2\x1b.sluice.executor.v1.RunTaskH\x00R\x03run\x121\n" +
+	"\x04stop\x18\x03 \x01(\v2\x1b.sluice.executor.v1.StopRunH\x00R\x04stop\x125\n" +
+	"\x05reply\x18\x04 \x01(\v2\x1d.sluice.executor.v1.CallReplyH\x00R\x05reply\x121\n" +
+	"\x05lease\x18\x05 \x01(\v2\x19.sluice.executor.v1.LeaseH\x00R\x05lease\x127\n" +
+	"\arefusal\x18\x06 \x01(\v2\x1b.sluice.executor.v1.RefusalH\x00R\arefusal\x12:\n" +
+	"\adiscard\x18\a \x01(\v2\x1e.sluice.executor.v1.DiscardRunH\x00R\adiscardB\t\n" +
+	"\amessage\"\xb7\x02\n" +
+	"\vWorkerHello\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12;\n" +
+	"\bhandlers\x18\x02 \x03(\v2\x1f.sluice.executor.v1.TaskHandlerR\bhandlers\x12\x14\n" +
+	"\x05slots\x18\x03 \x01(\x05R\x05slots\x12'\n" +
+	"\x0fimmediate_slots\x18\x04 \x01(\x05R\x0eimmediateSlots\x12I\n" +
+	"\bversions\x18\x05 \x03(\v2-.sluice.executor.v1.WorkerHello.VersionsEntryR\bversions\x12\x10\n" +
+	"\x03pid\x18\x06 \x01(\x05R\x03pid\x1a;\n" +
+	"\rVersionsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x01\n" +
+	"\vTaskHandler\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\timmediate\x18\x02 \x01(\bR\timmediate\x123\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x1a\n" +
+	"\bdiscards\x18\x04 \x01(\bR\bdiscards\"\x96\x01\n" +
+	"\rWorkerWelcome\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x12/\n" +
+	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12<\n" +
+	"\fcancel_grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vcancelGrace\"\x9b\x01\n" +
 	"\aRunTask\x12:\n" +
 	"\n" +
 	"assignment\x18\x01 \x01(\v2\x1a.sluice.task.v1.AssignmentR\n" +
 	"assignment\x12\x1f\n" +
 	"\vworking_dir\x18\x02 \x01(\tR\n" +
-	"workingDir\" \n" +
-	"\bStopTask\x12\x14\n" +
-	"\x05claim\x18\x01 \x01(\x03R\x05claim\"\x19\n" +
-	"\x05Ready\x12\x10\n" +
-	"\x03pid\x18\x01 \x01(\x05R\x03pid\"T\n" +
-	"\tTaskEnded\x12\x14\n" +
-	"\x05claim\x18\x01 \x01(\x03R\x05claim\x121\n" +
-	"\aoutcome\x18\x02 \x01(\v2\x17.sluice.task.v1.OutcomeR\aoutcome\"\x96\x01\n" +
+	"workingDir\x123\n" +
+	"\atimeout\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\atimeout\";\n" +
+	"\n" +
+	"RunStarted\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\"l\n" +
+	"\bRunEnded\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x121\n" +
+	"\aoutcome\x18\x03 \x01(\v2\x17.sluice.task.v1.OutcomeR\aoutcome\"r\n" +
+	"\vRunProgress\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x124\n" +
+	"\bprogress\x18\x03 \x01(\v2\x18.sluice.task.v1.ProgressR\bprogress\"K\n" +
+	"\x06RunLog\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"v\n" +
+	"\n" +
+	"RunCreated\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x129\n" +
+	"\acreated\x18\x03 \x01(\v2\x1f.sluice.task.v1.CreatedResourceR\acreated\"\r\n" +
+	"\vWorkerDrain\"8\n" +
+	"\aStopRun\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\"?\n" +
+	"\x05Lease\x126\n" +
+	"\tvalid_for\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bvalidFor\"P\n" +
+	"\aRefusal\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"f\n" +
+	"\n" +
+	"DiscardRun\x12:\n" +
+	"\n" +
+	"assignment\x18\x01 \x01(\v2\x1a.sluice.task.v1.AssignmentR\n" +
+	"assignment\x12\x1c\n" +
+	"\tresources\x18\x02 \x03(\tR\tresources\"\xbe\x01\n" +
+	"\fRunDiscarded\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12D\n" +
+	"\x06failed\x18\x03 \x03(\v2,.sluice.executor.v1.RunDiscarded.FailedEntryR\x06failed\x1a9\n" +
+	"\vFailedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xac\x02\n" +
 	"\x04Call\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x126\n" +
 	"\bdispatch\x18\x02 \x01(\v2\x18.sluice.task.v1.TaskSpecH\x00R\bdispatch\x12;\n" +
-	"\tnew_group\x18\x03 \x01(\v2\x1c.sluice.executor.v1.NewGroupH\x00R\bnewGroupB\t\n" +
+	"\tnew_group\x18\x03 \x01(\v2\x1c.sluice.executor.v1.NewGroupH\x00R\bnewGroup\x12;\n" +
+	"\tkeep_file\x18\x04 \x01(\v2\x1c.sluice.executor.v1.KeepFileH\x00R\bkeepFile\x12>\n" +
+	"\n" +
+	"fetch_file\x18\x05 \x01(\v2\x1d.sluice.executor.v1.FetchFileH\x00R\tfetchFile\x12\x17\n" +
+	"\atask_id\x18\x06 \x01(\tR\x06taskIdB\t\n" +
 	"\arequest\",\n" +
 	"\bNewGroup\x12 \n" +
-	"\vdescription\x18\x01 \x01(\tR\vdescription\"J\n" +
+	"\vdescription\x18\x01 \x01(\tR\vdescription\"\x1e\n" +
+	"\bKeepFile\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\"$\n" +
+	"\tFetchFile\x12\x17\n" +
+	"\afile_id\x18\x01 \x01(\tR\x06fileId\"^\n" +
 	"\tCallReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x17\n" +
-	"\amade_id\x18\x03 \x01(\tR\x06madeIdBEZCgithub.com/sluice-tasks/sluice/pkg/pb/sluice/executor/v1;executorv1b\x06proto3"
+	"\amade_id\x18\x03 \x01(\tR\x06madeId\x12\x12\n" +
+	"\x04path\x18\x04 \x01(\tR\x04pathBEZCgithub.com/sluice-tasks/sluice/pkg/pb/sluice/executor/v1;executorv1b\x06proto3"
 
 var (
 	file_sluice_executor_v1_worker_proto_rawDescOnce sync.Once
@@ -692,37 +1809,78 @@ func file_sluice_executor_v1_worker_proto_rawDescGZIP() []byte {
 	return file_sluice_executor_v1_worker_proto_rawDescData
 }
 
-var file_sluice_executor_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_sluice_executor_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_sluice_executor_v1_worker_proto_goTypes = []any{
-	(*ToWorker)(nil),      // 0: sluice.executor.v1.ToWorker
-	(*FromWorker)(nil),    // 1: sluice.executor.v1.FromWorker
-	(*RunTask)(nil),       // 2: sluice.executor.v1.RunTask
-	(*StopTask)(nil),      // 3: sluice.executor.v1.StopTask
-	(*Ready)(nil),         // 4: sluice.executor.v1.Ready
-	(*TaskEnded)(nil),     // 5: sluice.executor.v1.TaskEnded
-	(*Call)(nil),          // 6: sluice.executor.v1.Call
-	(*NewGroup)(nil),      // 7: sluice.executor.v1.NewGroup
-	(*CallReply)(nil),     // 8: sluice.executor.v1.CallReply
-	(*v1.Assignment)(nil), // 9: sluice.task.v1.Assignment
-	(*v1.Outcome)(nil),    // 10: sluice.task.v1.Outcome
-	(*v1.TaskSpec)(nil),   // 11: sluice.task.v1.TaskSpec
+	(*WorkRequest)(nil),         // 0: sluice.executor.v1.WorkRequest
+	(*WorkResponse)(nil),        // 1: sluice.executor.v1.WorkResponse
+	(*WorkerHello)(nil),         // 2: sluice.executor.v1.WorkerHello
+	(*TaskHandler)(nil),         // 3: sluice.executor.v1.TaskHandler
+	(*WorkerWelcome)(nil),       // 4: sluice.executor.v1.WorkerWelcome
+	(*RunTask)(nil),             // 5: sluice.executor.v1.RunTask
+	(*RunStarted)(nil),          // 6: sluice.executor.v1.RunStarted
+	(*RunEnded)(nil),            // 7: sluice.executor.v1.RunEnded
+	(*RunProgress)(nil),         // 8: sluice.executor.v1.RunProgress
+	(*RunLog)(nil),              // 9: sluice.executor.v1.RunLog
+	(*RunCreated)(nil),          // 10: sluice.executor.v1.RunCreated
+	(*WorkerDrain)(nil),         // 11: sluice.executor.v1.WorkerDrain
+	(*StopRun)(nil),             // 12: sluice.executor.v1.StopRun
+	(*Lease)(nil),               // 13: sluice.executor.v1.Lease
+	(*Refusal)(nil),             // 14: sluice.executor.v1.Refusal
+	(*DiscardRun)(nil),          // 15: sluice.executor.v1.DiscardRun
+	(*RunDiscarded)(nil),        // 16: sluice.executor.v1.RunDiscarded
+	(*Call)(nil),                // 17: sluice.executor.v1.Call
+	(*NewGroup)(nil),            // 18: sluice.executor.v1.NewGroup
+	(*KeepFile)(nil),            // 19: sluice.executor.v1.KeepFile
+	(*FetchFile)(nil),           // 20: sluice.executor.v1.FetchFile
+	(*CallReply)(nil),           // 21: sluice.executor.v1.CallReply
+	nil,                         // 22: sluice.executor.v1.WorkerHello.VersionsEntry
+	nil,                         // 23: sluice.executor.v1.RunDiscarded.FailedEntry
+	(*durationpb.Duration)(nil), // 24: google.protobuf.Duration
+	(*v1.Assignment)(nil),       // 25: sluice.task.v1.Assignment
+	(*v1.Outcome)(nil),          // 26: sluice.task.v1.Outcome
+	(*v1.Progress)(nil),         // 27: sluice.task.v1.Progress
+	(*v1.CreatedResource)(nil),  // 28: sluice.task.v1.CreatedResource
+	(*v1.TaskSpec)(nil),         // 29: sluice.task.v1.TaskSpec
 }
 var file_sluice_executor_v1_worker_proto_depIdxs = []int32{
-	2,  // 0: sluice.executor.v1.ToWorker.run:type_name -> sluice.executor.v1.RunTask
-	3,  // 1: sluice.executor.v1.ToWorker.stop:type_name -> sluice.executor.v1.StopTask
-	8,  // 2: sluice.executor.v1.ToWorker.reply:type_name -> sluice.executor.v1.CallReply
-	4,  // 3: sluice.executor.v1.FromWorker.ready:type_name -> sluice.executor.v1.Ready
-	5,  // 4: sluice.executor.v1.FromWorker.ended:type_name -> sluice.executor.v1.TaskEnded
-	6,  // 5: sluice.executor.v1.FromWorker.call:type_name -> sluice.executor.v1.Call
-	9,  // 6: sluice.executor.v1.RunTask.assignment:type_name -> sluice.task.v1.Assignment
-	10, // 7: sluice.executor.v1.TaskEnded.outcome:type_name -> sluice.task.v1.Outcome
-	11, // 8: sluice.executor.v1.Call.dispatch:type_name -> sluice.task.v1.TaskSpec
-	7,  // 9: sluice.executor.v1.Call.new_group:type_name -> sluice.executor.v1.NewGroup
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	2,  // 0: sluice.executor.v1.WorkRequest.hello:type_name -> sluice.executor.v1.WorkerHello
+	6,  // 1: sluice.executor.v1.WorkRequest.started:type_name -> sluice.executor.v1.RunStarted
+	7,  // 2: sluice.executor.v1.WorkRequest.ended:type_name -> sluice.executor.v1.RunEnded
+	8,  // 3: sluice.executor.v1.WorkRequest.progress:type_name -> sluice.executor.v1.RunProgress
+	9,  // 4: sluice.executor.v1.WorkRequest.log:type_name -> sluice.executor.v1.RunLog
+	10, // 5: sluice.executor.v1.WorkRequest.created:type_name -> sluice.executor.v1.RunCreated
+	17, // 6: sluice.executor.v1.WorkRequest.call:type_name -> sluice.executor.v1.Call
+	11, // 7: sluice.executor.v1.WorkRequest.drain:type_name -> sluice.executor.v1.WorkerDrain
+	16, // 8: sluice.executor.v1.WorkRequest.discarded:type_name -> sluice.executor.v1.RunDiscarded
+	4,  // 9: sluice.executor.v1.WorkResponse.welcome:type_name -> sluice.executor.v1.WorkerWelcome
+	5,  // 10: sluice.executor.v1.WorkResponse.run:type_name -> sluice.executor.v1.RunTask
+	12, // 11: sluice.executor.v1.WorkResponse.stop:type_name -> sluice.executor.v1.StopRun
+	21, // 12: sluice.executor.v1.WorkResponse.reply:type_name -> sluice.executor.v1.CallReply
+	13, // 13: sluice.executor.v1.WorkResponse.lease:type_name -> sluice.executor.v1.Lease
+	14, // 14: sluice.executor.v1.WorkResponse.refusal:type_name -> sluice.executor.v1.Refusal
+	15, // 15: sluice.executor.v1.WorkResponse.discard:type_name -> sluice.executor.v1.DiscardRun
+	3,  // 16: sluice.executor.v1.WorkerHello.handlers:type_name -> sluice.executor.v1.TaskHandler
+	22, // 17: sluice.executor.v1.WorkerHello.versions:type_name -> sluice.executor.v1.WorkerHello.VersionsEntry
+	24, // 18: sluice.executor.v1.TaskHandler.timeout:type_name -> google.protobuf.Duration
+	24, // 19: sluice.executor.v1.WorkerWelcome.lease:type_name -> google.protobuf.Duration
+	24, // 20: sluice.executor.v1.WorkerWelcome.cancel_grace:type_name -> google.protobuf.Duration
+	25, // 21: sluice.executor.v1.RunTask.assignment:type_name -> sluice.task.v1.Assignment
+	24, // 22: sluice.executor.v1.RunTask.timeout:type_name -> google.protobuf.Duration
+	26, // 23: sluice.executor.v1.RunEnded.outcome:type_name -> sluice.task.v1.Outcome
+	27, // 24: sluice.executor.v1.RunProgress.progress:type_name -> sluice.task.v1.Progress
+	28, // 25: sluice.executor.v1.RunCreated.created:type_name -> sluice.task.v1.CreatedResource
+	24, // 26: sluice.executor.v1.Lease.valid_for:type_name -> google.protobuf.Duration
+	25, // 27: sluice.executor.v1.DiscardRun.assignment:type_name -> sluice.task.v1.Assignment
+	23, // 28: sluice.executor.v1.RunDiscarded.failed:type_name -> sluice.executor.v1.RunDiscarded.FailedEntry
+	29, // 29: sluice.executor.v1.Call.dispatch:type_name -> sluice.task.v1.TaskSpec
+	18, // 30: sluice.executor.v1.Call.new_group:type_name -> sluice.executor.v1.NewGroup
+	19, // 31: sluice.executor.v1.Call.keep_file:type_name -> sluice.executor.v1.KeepFile
+	20, // 32: sluice.executor.v1.Call.fetch_file:type_name -> sluice.executor.v1.FetchFile
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sluice_executor_v1_worker_proto_init() }
@@ -731,18 +1889,30 @@ func file_sluice_executor_v1_worker_proto_init() {
 		return
 	}
 	file_sluice_executor_v1_worker_proto_msgTypes[0].OneofWrappers = []any{
-		(*ToWorker_Run)(nil),
-		(*ToWorker_Stop)(nil),
-		(*ToWorker_Reply)(nil),
+		(*WorkRequest_Hello)(nil),
+		(*WorkRequest_Started)(nil),
+		(*WorkRequest_Ended)(nil),
+		(*WorkRequest_Progress)(nil),
+		(*WorkRequest_Log)(nil),
+		(*WorkRequest_Created)(nil),
+		(*WorkRequest_Call)(nil),
+		(*WorkRequest_Drain)(nil),
+		(*WorkRequest_Discarded)(nil),
 	}
 	file_sluice_executor_v1_worker_proto_msgTypes[1].OneofWrappers = []any{
-		(*FromWorker_Ready)(nil),
-		(*FromWorker_Ended)(nil),
-		(*FromWorker_Call)(nil),
+		(*WorkResponse_Welcome)(nil),
+		(*WorkResponse_Run)(nil),
+		(*WorkResponse_Stop)(nil),
+		(*WorkResponse_Reply)(nil),
+		(*WorkResponse_Lease)(nil),
+		(*WorkResponse_Refusal)(nil),
+		(*WorkResponse_Discard)(nil),
 	}
-	file_sluice_executor_v1_worker_proto_msgTypes[6].OneofWrappers = []any{
+	file_sluice_executor_v1_worker_proto_msgTypes[17].OneofWrappers = []any{
 		(*Call_Dispatch)(nil),
 		(*Call_NewGroup)(nil),
+		(*Call_KeepFile)(nil),
+		(*Call_FetchFile)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -750,7 +1920,7 @@ func file_sluice_executor_v1_worker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_executor_v1_worker_proto_rawDesc), len(file_sluice_executor_v1_worker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -102,7 +102,9 @@ type OfferedTask struct {
 	// Component name to the lowest version that an executor must have.
 	Versions map[string]string `protobuf:"bytes,8,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// When it was dispatched.
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Which failures are retried; unset if none are.
+	Retry         *v1.RetryPolicy `protobuf:"bytes,10,opt,name=retry,proto3" json:"retry,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -196,6 +198,13 @@ func (x *OfferedTask) GetVersions() map[string]string {
 func (x *OfferedTask) GetCreatedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *OfferedTask) GetRetry() *v1.RetryPolicy {
+	if x != nil {
+		return x.Retry
 	}
 	return nil
 }
@@ -362,7 +371,9 @@ type Hello struct {
 	Draining bool `protobuf:"varint,8,opt,name=draining,proto3" json:"draining,omitempty"`
 	// Which line of this life it is: higher than all before. A hello that the network held back can arrive after a younger one,
 	// and what it says is held is not so any more. It is refused.
-	Line          int64 `protobuf:"varint,9,opt,name=line,proto3" json:"line,omitempty"`
+	Line int64 `protobuf:"varint,9,opt,name=line,proto3" json:"line,omitempty"`
+	// It wants to be told when there is nothing left for it to run.
+	Burst         bool `protobuf:"varint,10,opt,name=burst,proto3" json:"burst,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -458,6 +469,13 @@ func (x *Hello) GetLine() int64 {
 		return x.Line
 	}
 	return 0
+}
+
+func (x *Hello) GetBurst() bool {
+	if x != nil {
+		return x.Burst
+	}
+	return false
 }
 
 // Claim names one claim on one task.
@@ -760,7 +778,10 @@ type Orders struct {
 	// The finish of these was committed; the executor may forget them.
 	Finished []*Claim `protobuf:"bytes,3,rep,name=finished,proto3" json:"finished,omitempty"`
 	// These are not, or no longer, the executor's: it must stop the runs and report nothing.
-	Refused       []*Refused `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
+	Refused []*Refused `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
+	// There is nothing left that the executor could run now or after a retry's pause. Said to one whose hello asked for it, when
+	// it has no task.
+	NothingLeft   bool `protobuf:"varint,5,opt,name=nothing_left,json=nothingLeft,proto3" json:"nothing_left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -821,6 +842,13 @@ func (x *Orders) GetRefused() []*Refused {
 		return x.Refused
 	}
 	return nil
+}
+
+func (x *Orders) GetNothingLeft() bool {
+	if x != nil {
+		return x.NothingLeft
+	}
+	return false
 }
 
 // Welcome answers a hello.
@@ -1218,7 +1246,9 @@ type ExplainResponse struct {
 	// Those of them whose component versions suffice.
 	ExecutorsWithVersions int32 `protobuf:"varint,6,opt,name=executors_with_versions,json=executorsWithVersions,proto3" json:"executors_with_versions,omitempty"`
 	// Free slots on those.
-	FreeSlots     int32 `protobuf:"varint,7,opt,name=free_slots,json=freeSlots,proto3" json:"free_slots,omitempty"`
+	FreeSlots int32 `protobuf:"varint,7,opt,name=free_slots,json=freeSlots,proto3" json:"free_slots,omitempty"`
+	// When its next attempt begins at the earliest; set while it waits for that.
+	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1300,6 +1330,13 @@ func (x *ExplainResponse) GetFreeSlots() int32 {
 		return x.FreeSlots
 	}
 	return 0
+}
+
+func (x *ExplainResponse) GetRetryAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryAt
+	}
+	return nil
 }
 
 // ResourceWait is one resource that a task lacks.
@@ -1757,7 +1794,7 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"+sluice/scheduler/v1/scheduler_service.proto\x12\x13sluice.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\"n\n" +
 	"\fOfferRequest\x12&\n" +
 	"\x0fsettle_task_ids\x18\x01 \x03(\tR\rsettleTaskIds\x126\n" +
-	"\x05tasks\x18\x02 \x03(\v2 .sluice.scheduler.v1.OfferedTaskR\x05tasks\"\xa6\x03\n" +
+	"\x05tasks\x18\x02 \x03(\v2 .sluice.scheduler.v1.OfferedTaskR\x05tasks\"\xd9\x03\n" +
 	"\vOfferedTask\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x03R\x03seq\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12\x12\n" +
@@ -1768,7 +1805,9 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\bdeferred\x18\a \x01(\bR\bdeferred\x12J\n" +
 	"\bversions\x18\b \x03(\v2..sluice.scheduler.v1.OfferedTask.VersionsEntryR\bversions\x129\n" +
 	"\n" +
-	"created_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x1a;\n" +
+	"created_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x121\n" +
+	"\x05retry\x18\n" +
+	" \x01(\v2\x1b.sluice.task.v1.RetryPolicyR\x05retry\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x0f\n" +
@@ -1777,7 +1816,7 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.HelloH\x00R\x05hello\x122\n" +
 	"\x05drain\x18\x04 \x01(\v2\x1a.sluice.scheduler.v1.DrainH\x00R\x05drain\x125\n" +
 	"\x06report\x18\x05 \x01(\v2\x1b.sluice.scheduler.v1.ReportH\x00R\x06reportB\t\n" +
-	"\amessageJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\vacknowledgeR\x06finish\"\x86\x03\n" +
+	"\amessageJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\vacknowledgeR\x06finish\"\x9c\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bexecutor\x18\x01 \x01(\tR\bexecutor\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x14\n" +
@@ -1788,7 +1827,9 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\bversions\x18\x06 \x03(\v2(.sluice.scheduler.v1.Hello.VersionsEntryR\bversions\x12.\n" +
 	"\x04held\x18\a \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\x04held\x12\x1a\n" +
 	"\bdraining\x18\b \x01(\bR\bdraining\x12\x12\n" +
-	"\x04line\x18\t \x01(\x03R\x04line\x1a;\n" +
+	"\x04line\x18\t \x01(\x03R\x04line\x12\x14\n" +
+	"\x05burst\x18\n" +
+	" \x01(\bR\x05burst\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"6\n" +
@@ -1805,12 +1846,13 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x0fAcquireResponse\x128\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.sluice.scheduler.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\x06orders\x18\x06 \x01(\v2\x1b.sluice.scheduler.v1.OrdersH\x00R\x06ordersB\t\n" +
-	"\amessageJ\x04\b\x02\x10\x06R\x06assignR\x06cancelR\bfinishedR\arefused\"\xe0\x01\n" +
+	"\amessageJ\x04\b\x02\x10\x06R\x06assignR\x06cancelR\bfinishedR\arefused\"\x83\x02\n" +
 	"\x06Orders\x122\n" +
 	"\x06assign\x18\x01 \x03(\v2\x1a.sluice.task.v1.AssignmentR\x06assign\x122\n" +
 	"\x06cancel\x18\x02 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\x06cancel\x126\n" +
 	"\bfinished\x18\x03 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\bfinished\x126\n" +
-	"\arefused\x18\x04 \x03(\v2\x1c.sluice.scheduler.v1.RefusedR\arefused\"\x1f\n" +
+	"\arefused\x18\x04 \x03(\v2\x1c.sluice.scheduler.v1.RefusedR\arefused\x12!\n" +
+	"\fnothing_left\x18\x05 \x01(\bR\vnothingLeft\"\x1f\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\"S\n" +
 	"\aRefused\x120\n" +
@@ -1827,7 +1869,7 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12+\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\")\n" +
 	"\x0eExplainRequest\x12\x17\n" +
-	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\x9d\x02\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xd4\x02\n" +
 	"\x0fExplainResponse\x12\x12\n" +
 	"\x04live\x18\x01 \x01(\bR\x04live\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x127\n" +
@@ -1836,7 +1878,8 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x13executors_with_name\x18\x05 \x01(\x05R\x11executorsWithName\x126\n" +
 	"\x17executors_with_versions\x18\x06 \x01(\x05R\x15executorsWithVersions\x12\x1d\n" +
 	"\n" +
-	"free_slots\x18\a \x01(\x05R\tfreeSlots\"\xbd\x01\n" +
+	"free_slots\x18\a \x01(\x05R\tfreeSlots\x125\n" +
+	"\bretry_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\"\xbd\x01\n" +
 	"\fResourceWait\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\texclusive\x18\x02 \x01(\bR\texclusive\x12:\n" +
@@ -1919,57 +1962,60 @@ var file_sluice_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	nil,                             // 27: sluice.scheduler.v1.OfferedTask.VersionsEntry
 	nil,                             // 28: sluice.scheduler.v1.Hello.VersionsEntry
 	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
-	(*v1.Outcome)(nil),              // 30: sluice.task.v1.Outcome
-	(*v1.Assignment)(nil),           // 31: sluice.task.v1.Assignment
-	(v1.State)(0),                   // 32: sluice.task.v1.State
+	(*v1.RetryPolicy)(nil),          // 30: sluice.task.v1.RetryPolicy
+	(*v1.Outcome)(nil),              // 31: sluice.task.v1.Outcome
+	(*v1.Assignment)(nil),           // 32: sluice.task.v1.Assignment
+	(v1.State)(0),                   // 33: sluice.task.v1.State
 }
 var file_sluice_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
 	1,  // 0: sluice.scheduler.v1.OfferRequest.tasks:type_name -> sluice.scheduler.v1.OfferedTask
 	27, // 1: sluice.scheduler.v1.OfferedTask.versions:type_name -> sluice.scheduler.v1.OfferedTask.VersionsEntry
 	29, // 2: sluice.scheduler.v1.OfferedTask.created_at:type_name -> google.protobuf.Timestamp
-	4,  // 3: sluice.scheduler.v1.AcquireRequest.hello:type_name -> sluice.scheduler.v1.Hello
-	8,  // 4: sluice.scheduler.v1.AcquireRequest.drain:type_name -> sluice.scheduler.v1.Drain
-	6,  // 5: sluice.scheduler.v1.AcquireRequest.report:type_name -> sluice.scheduler.v1.Report
-	28, // 6: sluice.scheduler.v1.Hello.versions:type_name -> sluice.scheduler.v1.Hello.VersionsEntry
-	5,  // 7: sluice.scheduler.v1.Hello.held:type_name -> sluice.scheduler.v1.Claim
-	5,  // 8: sluice.scheduler.v1.Report.acknowledged:type_name -> sluice.scheduler.v1.Claim
-	7,  // 9: sluice.scheduler.v1.Report.finished:type_name -> sluice.scheduler.v1.Finish
-	5,  // 10: sluice.scheduler.v1.Finish.claim:type_name -> sluice.scheduler.v1.Claim
-	30, // 11: sluice.scheduler.v1.Finish.outcome:type_name -> sluice.task.v1.Outcome
-	11, // 12: sluice.scheduler.v1.AcquireResponse.welcome:type_name -> sluice.scheduler.v1.Welcome
-	10, // 13: sluice.scheduler.v1.AcquireResponse.orders:type_name -> sluice.scheduler.v1.Orders
-	31, // 14: sluice.scheduler.v1.Orders.assign:type_name -> sluice.task.v1.Assignment
-	5,  // 15: sluice.scheduler.v1.Orders.cancel:type_name -> sluice.scheduler.v1.Claim
-	5,  // 16: sluice.scheduler.v1.Orders.finished:type_name -> sluice.scheduler.v1.Claim
-	12, // 17: sluice.scheduler.v1.Orders.refused:type_name -> sluice.scheduler.v1.Refused
-	5,  // 18: sluice.scheduler.v1.Refused.claim:type_name -> sluice.scheduler.v1.Claim
-	17, // 19: sluice.scheduler.v1.FollowResponse.changes:type_name -> sluice.scheduler.v1.Change
-	32, // 20: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
-	20, // 21: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
-	21, // 22: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
-	29, // 23: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
-	24, // 24: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
-	24, // 25: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
-	21, // 26: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
-	0,  // 27: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
-	3,  // 28: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
-	13, // 29: sluice.scheduler.v1.SchedulerService.WatchLeadership:input_type -> sluice.scheduler.v1.WatchLeadershipRequest
-	15, // 30: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
-	18, // 31: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
-	22, // 32: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
-	25, // 33: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
-	2,  // 34: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
-	9,  // 35: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
-	14, // 36: sluice.scheduler.v1.SchedulerService.WatchLeadership:output_type -> sluice.scheduler.v1.WatchLeadershipResponse
-	16, // 37: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
-	19, // 38: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
-	23, // 39: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
-	26, // 40: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
-	34, // [34:41] is the sub-list for method output_type
-	27, // [27:34] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	30, // 3: sluice.scheduler.v1.OfferedTask.retry:type_name -> sluice.task.v1.RetryPolicy
+	4,  // 4: sluice.scheduler.v1.AcquireRequest.hello:type_name -> sluice.scheduler.v1.Hello
+	8,  // 5: sluice.scheduler.v1.AcquireRequest.drain:type_name -> sluice.scheduler.v1.Drain
+	6,  // 6: sluice.scheduler.v1.AcquireRequest.report:type_name -> sluice.scheduler.v1.Report
+	28, // 7: sluice.scheduler.v1.Hello.versions:type_name -> sluice.scheduler.v1.Hello.VersionsEntry
+	5,  // 8: sluice.scheduler.v1.Hello.held:type_name -> sluice.scheduler.v1.Claim
+	5,  // 9: sluice.scheduler.v1.Report.acknowledged:type_name -> sluice.scheduler.v1.Claim
+	7,  // 10: sluice.scheduler.v1.Report.finished:type_name -> sluice.scheduler.v1.Finish
+	5,  // 11: sluice.scheduler.v1.Finish.claim:type_name -> sluice.scheduler.v1.Claim
+	31, // 12: sluice.scheduler.v1.Finish.outcome:type_name -> sluice.task.v1.Outcome
+	11, // 13: sluice.scheduler.v1.AcquireResponse.welcome:type_name -> sluice.scheduler.v1.Welcome
+	10, // 14: sluice.scheduler.v1.AcquireResponse.orders:type_name -> sluice.scheduler.v1.Orders
+	32, // 15: sluice.scheduler.v1.Orders.assign:type_name -> sluice.task.v1.Assignment
+	5,  // 16: sluice.scheduler.v1.Orders.cancel:type_name -> sluice.scheduler.v1.Claim
+	5,  // 17: sluice.scheduler.v1.Orders.finished:type_name -> sluice.scheduler.v1.Claim
+	12, // 18: sluice.scheduler.v1.Orders.refused:type_name -> sluice.scheduler.v1.Refused
+	5,  // 19: sluice.scheduler.v1.Refused.claim:type_name -> sluice.scheduler.v1.Claim
+	17, // 20: sluice.scheduler.v1.FollowResponse.changes:type_name -> sluice.scheduler.v1.Change
+	33, // 21: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
+	20, // 22: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
+	29, // 23: sluice.scheduler.v1.ExplainResponse.retry_at:type_name -> google.protobuf.Timestamp
+	21, // 24: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
+	29, // 25: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
+	24, // 26: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
+	24, // 27: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
+	21, // 28: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
+	0,  // 29: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
+	3,  // 30: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
+	13, // 31: sluice.scheduler.v1.SchedulerService.WatchLeadership:input_type -> sluice.scheduler.v1.WatchLeadershipRequest
+	15, // 32: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
+	18, // 33: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
+	22, // 34: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
+	25, // 35: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
+	2,  // 36: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
+	9,  // 37: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
+	14, // 38: sluice.scheduler.v1.SchedulerService.WatchLeadership:output_type -> sluice.scheduler.v1.WatchLeadershipResponse
+	16, // 39: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
+	19, // 40: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
+	23, // 41: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
+	26, // 42: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
+	36, // [36:43] is the sub-list for method output_type
+	29, // [29:36] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_sluice_scheduler_v1_scheduler_service_proto_init() }

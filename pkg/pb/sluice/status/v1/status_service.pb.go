@@ -78,7 +78,12 @@ type GetTaskResponse struct {
 	// The task.
 	Task *v1.Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
 	// UUIDs of the tasks that it dispatched, the oldest first; at most 1,000.
-	ChildIds      []string `protobuf:"bytes,2,rep,name=child_ids,json=childIds,proto3" json:"child_ids,omitempty"`
+	ChildIds []string `protobuf:"bytes,2,rep,name=child_ids,json=childIds,proto3" json:"child_ids,omitempty"`
+	// What it has told of its work.
+	Report *TaskReport `protobuf:"bytes,3,opt,name=report,proto3" json:"report,omitempty"`
+	// Attempts that failed and were retried, the first one first. The latest attempt is the task itself. When their errors are
+	// more than 1 MiB together, those of older ones are cut to 1 KiB and have no traceback.
+	Attempts      []*Attempt `protobuf:"bytes,4,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -127,6 +132,166 @@ func (x *GetTaskResponse) GetChildIds() []string {
 	return nil
 }
 
+func (x *GetTaskResponse) GetReport() *TaskReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *GetTaskResponse) GetAttempts() []*Attempt {
+	if x != nil {
+		return x.Attempts
+	}
+	return nil
+}
+
+// TaskReport is what a task has told of its work.
+type TaskReport struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How far the parts of its work are, in the order in which they were first reported.
+	Progress []*v1.Progress `protobuf:"bytes,1,rep,name=progress,proto3" json:"progress,omitempty"`
+	// What it made, in the order in which that was first reported.
+	Created       []*v1.CreatedResource `protobuf:"bytes,2,rep,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskReport) Reset() {
+	*x = TaskReport{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskReport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskReport) ProtoMessage() {}
+
+func (x *TaskReport) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskReport.ProtoReflect.Descriptor instead.
+func (*TaskReport) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TaskReport) GetProgress() []*v1.Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *TaskReport) GetCreated() []*v1.CreatedResource {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+// Attempt is one that failed and was retried.
+type Attempt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which one, from 1.
+	Attempt int32 `protobuf:"varint,1,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Number of its claim.
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// Name of the executor.
+	Executor string `protobuf:"bytes,3,opt,name=executor,proto3" json:"executor,omitempty"`
+	// When it began.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// When it had failed.
+	EndedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
+	// Why.
+	Error         *v1.TaskError `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Attempt) Reset() {
+	*x = Attempt{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attempt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attempt) ProtoMessage() {}
+
+func (x *Attempt) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attempt.ProtoReflect.Descriptor instead.
+func (*Attempt) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Attempt) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Attempt) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *Attempt) GetExecutor() string {
+	if x != nil {
+		return x.Executor
+	}
+	return ""
+}
+
+func (x *Attempt) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *Attempt) GetEndedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndedAt
+	}
+	return nil
+}
+
+func (x *Attempt) GetError() *v1.TaskError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 // ListTasksRequest selects tasks. All that is set must match.
 type ListTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -149,14 +314,16 @@ type ListTasksRequest struct {
 	// Skip this many; for callers that page by number. At most 1,000,000; not together with page_token.
 	Offset int32 `protobuf:"varint,9,opt,name=offset,proto3" json:"offset,omitempty"`
 	// Also count all that match. Costs a scan of what matches.
-	Count         bool `protobuf:"varint,10,opt,name=count,proto3" json:"count,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Count bool `protobuf:"varint,10,opt,name=count,proto3" json:"count,omitempty"`
+	// Also return what the tasks have told of their work.
+	IncludeReports bool `protobuf:"varint,11,opt,name=include_reports,json=includeReports,proto3" json:"include_reports,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ListTasksRequest) Reset() {
 	*x = ListTasksRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[2]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -168,7 +335,7 @@ func (x *ListTasksRequest) String() string {
 func (*ListTasksRequest) ProtoMessage() {}
 
 func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[2]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -181,7 +348,7 @@ func (x *ListTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksRequest.ProtoReflect.Descriptor instead.
 func (*ListTasksRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{2}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListTasksRequest) GetStates() []v1.State {
@@ -254,6 +421,13 @@ func (x *ListTasksRequest) GetCount() bool {
 	return false
 }
 
+func (x *ListTasksRequest) GetIncludeReports() bool {
+	if x != nil {
+		return x.IncludeReports
+	}
+	return false
+}
+
 // ListTasksResponse is one page.
 type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -262,14 +436,16 @@ type ListTasksResponse struct {
 	// Where to go on; empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// How many match in all, if count was set.
-	Total         int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	Total int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	// What the tasks have told of their work, by task id, if include_reports was set: of those that have told anything.
+	Reports       map[string]*TaskReport `protobuf:"bytes,4,rep,name=reports,proto3" json:"reports,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[3]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -281,7 +457,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[3]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -294,7 +470,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{3}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ListTasksResponse) GetTasks() []*v1.Task {
@@ -318,6 +494,13 @@ func (x *ListTasksResponse) GetTotal() int64 {
 	return 0
 }
 
+func (x *ListTasksResponse) GetReports() map[string]*TaskReport {
+	if x != nil {
+		return x.Reports
+	}
+	return nil
+}
+
 // WaitTasksRequest names tasks.
 type WaitTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -331,7 +514,7 @@ type WaitTasksRequest struct {
 
 func (x *WaitTasksRequest) Reset() {
 	*x = WaitTasksRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[4]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -343,7 +526,7 @@ func (x *WaitTasksRequest) String() string {
 func (*WaitTasksRequest) ProtoMessage() {}
 
 func (x *WaitTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[4]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -356,7 +539,7 @@ func (x *WaitTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitTasksRequest.ProtoReflect.Descriptor instead.
 func (*WaitTasksRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{4}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *WaitTasksRequest) GetTaskIds() []string {
@@ -386,7 +569,7 @@ type WaitTasksResponse struct {
 
 func (x *WaitTasksResponse) Reset() {
 	*x = WaitTasksResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[5]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -398,7 +581,7 @@ func (x *WaitTasksResponse) String() string {
 func (*WaitTasksResponse) ProtoMessage() {}
 
 func (x *WaitTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[5]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -411,7 +594,7 @@ func (x *WaitTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitTasksResponse.ProtoReflect.Descriptor instead.
 func (*WaitTasksResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{5}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WaitTasksResponse) GetTasks() []*v1.Task {
@@ -439,7 +622,7 @@ type WatchTaskRequest struct {
 
 func (x *WatchTaskRequest) Reset() {
 	*x = WatchTaskRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[6]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +634,7 @@ func (x *WatchTaskRequest) String() string {
 func (*WatchTaskRequest) ProtoMessage() {}
 
 func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[6]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +647,7 @@ func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTaskRequest.ProtoReflect.Descriptor instead.
 func (*WatchTaskRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{6}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *WatchTaskRequest) GetTaskId() string {
@@ -485,7 +668,7 @@ type WatchTaskResponse struct {
 
 func (x *WatchTaskResponse) Reset() {
 	*x = WatchTaskResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[7]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +680,7 @@ func (x *WatchTaskResponse) String() string {
 func (*WatchTaskResponse) ProtoMessage() {}
 
 func (x *WatchTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[7]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +693,7 @@ func (x *WatchTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTaskResponse.ProtoReflect.Descriptor instead.
 func (*WatchTaskResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{7}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *WatchTaskResponse) GetTask() *v1.Task {
@@ -531,7 +714,7 @@ type GetTaskGroupRequest struct {
 
 func (x *GetTaskGroupRequest) Reset() {
 	*x = GetTaskGroupRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[8]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +726,7 @@ func (x *GetTaskGroupRequest) String() string {
 func (*GetTaskGroupRequest) ProtoMessage() {}
 
 func (x *GetTaskGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[8]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +739,7 @@ func (x *GetTaskGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskGroupRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{8}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetTaskGroupRequest) GetGroupId() string {
@@ -583,7 +766,7 @@ type GetTaskGroupResponse struct {
 
 func (x *GetTaskGroupResponse) Reset() {
 	*x = GetTaskGroupResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[9]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +778,7 @@ func (x *GetTaskGroupResponse) String() string {
 func (*GetTaskGroupResponse) ProtoMessage() {}
 
 func (x *GetTaskGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[9]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +791,7 @@ func (x *GetTaskGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskGroupResponse.ProtoReflect.Descriptor instead.
 func (*GetTaskGroupResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{9}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetTaskGroupResponse) GetId() string {
@@ -652,7 +835,7 @@ type StateCount struct {
 
 func (x *StateCount) Reset() {
 	*x = StateCount{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[10]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -664,7 +847,7 @@ func (x *StateCount) String() string {
 func (*StateCount) ProtoMessage() {}
 
 func (x *StateCount) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[10]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -677,7 +860,7 @@ func (x *StateCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCount.ProtoReflect.Descriptor instead.
 func (*StateCount) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{10}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StateCount) GetState() v1.State {
@@ -705,7 +888,7 @@ type GetTaskLogRequest struct {
 
 func (x *GetTaskLogRequest) Reset() {
 	*x = GetTaskLogRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[11]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +900,7 @@ func (x *GetTaskLogRequest) String() string {
 func (*GetTaskLogRequest) ProtoMessage() {}
 
 func (x *GetTaskLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[11]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +913,7 @@ func (x *GetTaskLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskLogRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskLogRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{11}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetTaskLogRequest) GetTaskId() string {
@@ -753,7 +936,7 @@ type GetTaskLogResponse struct {
 
 func (x *GetTaskLogResponse) Reset() {
 	*x = GetTaskLogResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[12]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +948,7 @@ func (x *GetTaskLogResponse) String() string {
 func (*GetTaskLogResponse) ProtoMessage() {}
 
 func (x *GetTaskLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[12]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +961,7 @@ func (x *GetTaskLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskLogResponse.ProtoReflect.Descriptor instead.
 func (*GetTaskLogResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{12}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetTaskLogResponse) GetText() string {
@@ -812,7 +995,7 @@ type PutTaskLogRequest struct {
 
 func (x *PutTaskLogRequest) Reset() {
 	*x = PutTaskLogRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[13]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +1007,7 @@ func (x *PutTaskLogRequest) String() string {
 func (*PutTaskLogRequest) ProtoMessage() {}
 
 func (x *PutTaskLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[13]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +1020,7 @@ func (x *PutTaskLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskLogRequest.ProtoReflect.Descriptor instead.
 func (*PutTaskLogRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{13}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PutTaskLogRequest) GetTaskId() string {
@@ -877,7 +1060,7 @@ type PutTaskLogResponse struct {
 
 func (x *PutTaskLogResponse) Reset() {
 	*x = PutTaskLogResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[14]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +1072,7 @@ func (x *PutTaskLogResponse) String() string {
 func (*PutTaskLogResponse) ProtoMessage() {}
 
 func (x *PutTaskLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[14]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +1085,126 @@ func (x *PutTaskLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskLogResponse.ProtoReflect.Descriptor instead.
 func (*PutTaskLogResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{14}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{16}
+}
+
+// PutTaskReportRequest is the whole report of one run.
+type PutTaskReportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task. Required.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Number of the claim; an older one than stored is ignored.
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// All parts that were reported, at most 100. They replace what is stored.
+	Progress []*v1.Progress `protobuf:"bytes,3,rep,name=progress,proto3" json:"progress,omitempty"`
+	// All that the run made, at most 1,000. It is added to what earlier attempts made.
+	Created []*v1.CreatedResource `protobuf:"bytes,4,rep,name=created,proto3" json:"created,omitempty"`
+	// Names of what was made and has been deleted again, at most 1,000.
+	Discarded     []string `protobuf:"bytes,5,rep,name=discarded,proto3" json:"discarded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTaskReportRequest) Reset() {
+	*x = PutTaskReportRequest{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTaskReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTaskReportRequest) ProtoMessage() {}
+
+func (x *PutTaskReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTaskReportRequest.ProtoReflect.Descriptor instead.
+func (*PutTaskReportRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PutTaskReportRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *PutTaskReportRequest) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *PutTaskReportRequest) GetProgress() []*v1.Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *PutTaskReportRequest) GetCreated() []*v1.CreatedResource {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *PutTaskReportRequest) GetDiscarded() []string {
+	if x != nil {
+		return x.Discarded
+	}
+	return nil
+}
+
+// PutTaskReportResponse says that the report is stored.
+type PutTaskReportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTaskReportResponse) Reset() {
+	*x = PutTaskReportResponse{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTaskReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTaskReportResponse) ProtoMessage() {}
+
+func (x *PutTaskReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTaskReportResponse.ProtoReflect.Descriptor instead.
+func (*PutTaskReportResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{18}
 }
 
 // GetStatsRequest selects finished tasks.
@@ -918,7 +1220,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[15]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1232,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[15]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1245,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{15}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetStatsRequest) GetName() string {
@@ -971,7 +1273,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[16]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -983,7 +1285,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[16]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -996,7 +1298,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{16}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetStatsResponse) GetNames() []*NameStats {
@@ -1029,7 +1331,7 @@ type NameStats struct {
 
 func (x *NameStats) Reset() {
 	*x = NameStats{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[17]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1041,7 +1343,7 @@ func (x *NameStats) String() string {
 func (*NameStats) ProtoMessage() {}
 
 func (x *NameStats) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[17]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1054,7 +1356,7 @@ func (x *NameStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameStats.ProtoReflect.Descriptor instead.
 func (*NameStats) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{17}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *NameStats) GetName() string {
@@ -1123,7 +1425,7 @@ type Percentiles struct {
 
 func (x *Percentiles) Reset() {
 	*x = Percentiles{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[18]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1437,7 @@ func (x *Percentiles) String() string {
 func (*Percentiles) ProtoMessage() {}
 
 func (x *Percentiles) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[18]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1450,7 @@ func (x *Percentiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Percentiles.ProtoReflect.Descriptor instead.
 func (*Percentiles) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{18}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Percentiles) GetP50() float64 {
@@ -1188,7 +1490,7 @@ type GetSystemStatusRequest struct {
 
 func (x *GetSystemStatusRequest) Reset() {
 	*x = GetSystemStatusRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[19]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1200,7 +1502,7 @@ func (x *GetSystemStatusRequest) String() string {
 func (*GetSystemStatusRequest) ProtoMessage() {}
 
 func (x *GetSystemStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[19]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1213,7 +1515,7 @@ func (x *GetSystemStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSystemStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetSystemStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{19}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{23}
 }
 
 // GetSystemStatusResponse says how the whole is doing.
@@ -1237,7 +1539,7 @@ type GetSystemStatusResponse struct {
 
 func (x *GetSystemStatusResponse) Reset() {
 	*x = GetSystemStatusResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[20]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1249,7 +1551,7 @@ func (x *GetSystemStatusResponse) String() string {
 func (*GetSystemStatusResponse) ProtoMessage() {}
 
 func (x *GetSystemStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[20]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1262,7 +1564,7 @@ func (x *GetSystemStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSystemStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetSystemStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{20}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetSystemStatusResponse) GetVersion() string {
@@ -1313,10 +1615,24 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\n" +
 	"%sluice/status/v1/status_service.proto\x12\x10sluice.status.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\")\n" +
 	"\x0eGetTaskRequest\x12\x17\n" +
-	"\atask_id\x18\x01 \x01(\tR\x06taskId\"X\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xc5\x01\n" +
 	"\x0fGetTaskResponse\x12(\n" +
 	"\x04task\x18\x01 \x01(\v2\x14.sluice.task.v1.TaskR\x04task\x12\x1b\n" +
-	"\tchild_ids\x18\x02 \x03(\tR\bchildIds\"\xbc\x02\n" +
+	"\tchild_ids\x18\x02 \x03(\tR\bchildIds\x124\n" +
+	"\x06report\x18\x03 \x01(\v2\x1c.sluice.status.v1.TaskReportR\x06report\x125\n" +
+	"\battempts\x18\x04 \x03(\v2\x19.sluice.status.v1.AttemptR\battempts\"}\n" +
+	"\n" +
+	"TaskReport\x124\n" +
+	"\bprogress\x18\x01 \x03(\v2\x18.sluice.task.v1.ProgressR\bprogress\x129\n" +
+	"\acreated\x18\x02 \x03(\v2\x1f.sluice.task.v1.CreatedResourceR\acreated\"\xf8\x01\n" +
+	"\aAttempt\x12\x18\n" +
+	"\aattempt\x18\x01 \x01(\x05R\aattempt\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x1a\n" +
+	"\bexecutor\x18\x03 \x01(\tR\bexecutor\x129\n" +
+	"\n" +
+	"started_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
+	"\bended_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12/\n" +
+	"\x05error\x18\x06 \x01(\v2\x19.sluice.task.v1.TaskErrorR\x05error\"\xe5\x02\n" +
 	"\x10ListTasksRequest\x12-\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x15.sluice.task.v1.StateR\x06states\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
@@ -1329,11 +1645,16 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"page_token\x18\b \x01(\tR\tpageToken\x12\x16\n" +
 	"\x06offset\x18\t \x01(\x05R\x06offset\x12\x14\n" +
 	"\x05count\x18\n" +
-	" \x01(\bR\x05count\"}\n" +
+	" \x01(\bR\x05count\x12'\n" +
+	"\x0finclude_reports\x18\v \x01(\bR\x0eincludeReports\"\xa3\x02\n" +
 	"\x11ListTasksResponse\x12*\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x14.sluice.task.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x03R\x05total\"b\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12J\n" +
+	"\areports\x18\x04 \x03(\v20.sluice.status.v1.ListTasksResponse.ReportsEntryR\areports\x1aX\n" +
+	"\fReportsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.sluice.status.v1.TaskReportR\x05value:\x028\x01\"b\n" +
 	"\x10WaitTasksRequest\x12\x19\n" +
 	"\btask_ids\x18\x01 \x03(\tR\ataskIds\x123\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"S\n" +
@@ -1366,7 +1687,14 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x1c\n" +
 	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x14\n" +
-	"\x12PutTaskLogResponse\"V\n" +
+	"\x12PutTaskLogResponse\"\xd4\x01\n" +
+	"\x14PutTaskReportRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x124\n" +
+	"\bprogress\x18\x03 \x03(\v2\x18.sluice.task.v1.ProgressR\bprogress\x129\n" +
+	"\acreated\x18\x04 \x03(\v2\x1f.sluice.task.v1.CreatedResourceR\acreated\x12\x1c\n" +
+	"\tdiscarded\x18\x05 \x03(\tR\tdiscarded\"\x17\n" +
+	"\x15PutTaskReportResponse\"V\n" +
 	"\x0fGetStatsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
 	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\"E\n" +
@@ -1392,7 +1720,7 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x0fscheduler_leads\x18\x03 \x01(\bR\x0eschedulerLeads\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x03R\x05epoch\x120\n" +
 	"\x04live\x18\x05 \x03(\v2\x1c.sluice.status.v1.StateCountR\x04live\x12\x1c\n" +
-	"\texecutors\x18\x06 \x01(\x05R\texecutors2\xd7\x06\n" +
+	"\texecutors\x18\x06 \x01(\x05R\texecutors2\xbe\a\n" +
 	"\rStatusService\x12S\n" +
 	"\aGetTask\x12 .sluice.status.v1.GetTaskRequest\x1a!.sluice.status.v1.GetTaskResponse\"\x03\x90\x02\x01\x12Y\n" +
 	"\tListTasks\x12\".sluice.status.v1.ListTasksRequest\x1a#.sluice.status.v1.ListTasksResponse\"\x03\x90\x02\x01\x12Y\n" +
@@ -1402,7 +1730,8 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\n" +
 	"GetTaskLog\x12#.sluice.status.v1.GetTaskLogRequest\x1a$.sluice.status.v1.GetTaskLogResponse\"\x03\x90\x02\x01\x12\\\n" +
 	"\n" +
-	"PutTaskLog\x12#.sluice.status.v1.PutTaskLogRequest\x1a$.sluice.status.v1.PutTaskLogResponse\"\x03\x90\x02\x02\x12V\n" +
+	"PutTaskLog\x12#.sluice.status.v1.PutTaskLogRequest\x1a$.sluice.status.v1.PutTaskLogResponse\"\x03\x90\x02\x02\x12e\n" +
+	"\rPutTaskReport\x12&.sluice.status.v1.PutTaskReportRequest\x1a'.sluice.status.v1.PutTaskReportResponse\"\x03\x90\x02\x02\x12V\n" +
 	"\bGetStats\x12!.sluice.status.v1.GetStatsRequest\x1a\".sluice.status.v1.GetStatsResponse\"\x03\x90\x02\x01\x12k\n" +
 	"\x0fGetSystemStatus\x12(.sluice.status.v1.GetSystemStatusRequest\x1a).sluice.status.v1.GetSystemStatusResponse\"\x03\x90\x02\x01BAZ?github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1;statusv1b\x06proto3"
 
@@ -1418,73 +1747,94 @@ func file_sluice_status_v1_status_service_proto_rawDescGZIP() []byte {
 	return file_sluice_status_v1_status_service_proto_rawDescData
 }
 
-var file_sluice_status_v1_status_service_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_sluice_status_v1_status_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_sluice_status_v1_status_service_proto_goTypes = []any{
 	(*GetTaskRequest)(nil),          // 0: sluice.status.v1.GetTaskRequest
 	(*GetTaskResponse)(nil),         // 1: sluice.status.v1.GetTaskResponse
-	(*ListTasksRequest)(nil),        // 2: sluice.status.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),       // 3: sluice.status.v1.ListTasksResponse
-	(*WaitTasksRequest)(nil),        // 4: sluice.status.v1.WaitTasksRequest
-	(*WaitTasksResponse)(nil),       // 5: sluice.status.v1.WaitTasksResponse
-	(*WatchTaskRequest)(nil),        // 6: sluice.status.v1.WatchTaskRequest
-	(*WatchTaskResponse)(nil),       // 7: sluice.status.v1.WatchTaskResponse
-	(*GetTaskGroupRequest)(nil),     // 8: sluice.status.v1.GetTaskGroupRequest
-	(*GetTaskGroupResponse)(nil),    // 9: sluice.status.v1.GetTaskGroupResponse
-	(*StateCount)(nil),              // 10: sluice.status.v1.StateCount
-	(*GetTaskLogRequest)(nil),       // 11: sluice.status.v1.GetTaskLogRequest
-	(*GetTaskLogResponse)(nil),      // 12: sluice.status.v1.GetTaskLogResponse
-	(*PutTaskLogRequest)(nil),       // 13: sluice.status.v1.PutTaskLogRequest
-	(*PutTaskLogResponse)(nil),      // 14: sluice.status.v1.PutTaskLogResponse
-	(*GetStatsRequest)(nil),         // 15: sluice.status.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),        // 16: sluice.status.v1.GetStatsResponse
-	(*NameStats)(nil),               // 17: sluice.status.v1.NameStats
-	(*Percentiles)(nil),             // 18: sluice.status.v1.Percentiles
-	(*GetSystemStatusRequest)(nil),  // 19: sluice.status.v1.GetSystemStatusRequest
-	(*GetSystemStatusResponse)(nil), // 20: sluice.status.v1.GetSystemStatusResponse
-	(*v1.Task)(nil),                 // 21: sluice.task.v1.Task
-	(v1.State)(0),                   // 22: sluice.task.v1.State
-	(*durationpb.Duration)(nil),     // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 24: google.protobuf.Timestamp
+	(*TaskReport)(nil),              // 2: sluice.status.v1.TaskReport
+	(*Attempt)(nil),                 // 3: sluice.status.v1.Attempt
+	(*ListTasksRequest)(nil),        // 4: sluice.status.v1.ListTasksRequest
+	(*ListTasksResponse)(nil),       // 5: sluice.status.v1.ListTasksResponse
+	(*WaitTasksRequest)(nil),        // 6: sluice.status.v1.WaitTasksRequest
+	(*WaitTasksResponse)(nil),       // 7: sluice.status.v1.WaitTasksResponse
+	(*WatchTaskRequest)(nil),        // 8: sluice.status.v1.WatchTaskRequest
+	(*WatchTaskResponse)(nil),       // 9: sluice.status.v1.WatchTaskResponse
+	(*GetTaskGroupRequest)(nil),     // 10: sluice.status.v1.GetTaskGroupRequest
+	(*GetTaskGroupResponse)(nil),    // 11: sluice.status.v1.GetTaskGroupResponse
+	(*StateCount)(nil),              // 12: sluice.status.v1.StateCount
+	(*GetTaskLogRequest)(nil),       // 13: sluice.status.v1.GetTaskLogRequest
+	(*GetTaskLogResponse)(nil),      // 14: sluice.status.v1.GetTaskLogResponse
+	(*PutTaskLogRequest)(nil),       // 15: sluice.status.v1.PutTaskLogRequest
+	(*PutTaskLogResponse)(nil),      // 16: sluice.status.v1.PutTaskLogResponse
+	(*PutTaskReportRequest)(nil),    // 17: sluice.status.v1.PutTaskReportRequest
+	(*PutTaskReportResponse)(nil),   // 18: sluice.status.v1.PutTaskReportResponse
+	(*GetStatsRequest)(nil),         // 19: sluice.status.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),        // 20: sluice.status.v1.GetStatsResponse
+	(*NameStats)(nil),               // 21: sluice.status.v1.NameStats
+	(*Percentiles)(nil),             // 22: sluice.status.v1.Percentiles
+	(*GetSystemStatusRequest)(nil),  // 23: sluice.status.v1.GetSystemStatusRequest
+	(*GetSystemStatusResponse)(nil), // 24: sluice.status.v1.GetSystemStatusResponse
+	nil,                             // 25: sluice.status.v1.ListTasksResponse.ReportsEntry
+	(*v1.Task)(nil),                 // 26: sluice.task.v1.Task
+	(*v1.Progress)(nil),             // 27: sluice.task.v1.Progress
+	(*v1.CreatedResource)(nil),      // 28: sluice.task.v1.CreatedResource
+	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
+	(*v1.TaskError)(nil),            // 30: sluice.task.v1.TaskError
+	(v1.State)(0),                   // 31: sluice.task.v1.State
+	(*durationpb.Duration)(nil),     // 32: google.protobuf.Duration
 }
 var file_sluice_status_v1_status_service_proto_depIdxs = []int32{
-	21, // 0: sluice.status.v1.GetTaskResponse.task:type_name -> sluice.task.v1.Task
-	22, // 1: sluice.status.v1.ListTasksRequest.states:type_name -> sluice.task.v1.State
-	21, // 2: sluice.status.v1.ListTasksResponse.tasks:type_name -> sluice.task.v1.Task
-	23, // 3: sluice.status.v1.WaitTasksRequest.timeout:type_name -> google.protobuf.Duration
-	21, // 4: sluice.status.v1.WaitTasksResponse.tasks:type_name -> sluice.task.v1.Task
-	21, // 5: sluice.status.v1.WatchTaskResponse.task:type_name -> sluice.task.v1.Task
-	24, // 6: sluice.status.v1.GetTaskGroupResponse.created_at:type_name -> google.protobuf.Timestamp
-	10, // 7: sluice.status.v1.GetTaskGroupResponse.counts:type_name -> sluice.status.v1.StateCount
-	22, // 8: sluice.status.v1.StateCount.state:type_name -> sluice.task.v1.State
-	23, // 9: sluice.status.v1.GetStatsRequest.since:type_name -> google.protobuf.Duration
-	17, // 10: sluice.status.v1.GetStatsResponse.names:type_name -> sluice.status.v1.NameStats
-	18, // 11: sluice.status.v1.NameStats.unblock:type_name -> sluice.status.v1.Percentiles
-	18, // 12: sluice.status.v1.NameStats.start:type_name -> sluice.status.v1.Percentiles
-	18, // 13: sluice.status.v1.NameStats.run:type_name -> sluice.status.v1.Percentiles
-	10, // 14: sluice.status.v1.GetSystemStatusResponse.live:type_name -> sluice.status.v1.StateCount
-	0,  // 15: sluice.status.v1.StatusService.GetTask:input_type -> sluice.status.v1.GetTaskRequest
-	2,  // 16: sluice.status.v1.StatusService.ListTasks:input_type -> sluice.status.v1.ListTasksRequest
-	4,  // 17: sluice.status.v1.StatusService.WaitTasks:input_type -> sluice.status.v1.WaitTasksRequest
-	6,  // 18: sluice.status.v1.StatusService.WatchTask:input_type -> sluice.status.v1.WatchTaskRequest
-	8,  // 19: sluice.status.v1.StatusService.GetTaskGroup:input_type -> sluice.status.v1.GetTaskGroupRequest
-	11, // 20: sluice.status.v1.StatusService.GetTaskLog:input_type -> sluice.status.v1.GetTaskLogRequest
-	13, // 21: sluice.status.v1.StatusService.PutTaskLog:input_type -> sluice.status.v1.PutTaskLogRequest
-	15, // 22: sluice.status.v1.StatusService.GetStats:input_type -> sluice.status.v1.GetStatsRequest
-	19, // 23: sluice.status.v1.StatusService.GetSystemStatus:input_type -> sluice.status.v1.GetSystemStatusRequest
-	1,  // 24: sluice.status.v1.StatusService.GetTask:output_type -> sluice.status.v1.GetTaskResponse
-	3,  // 25: sluice.status.v1.StatusService.ListTasks:output_type -> sluice.status.v1.ListTasksResponse
-	5,  // 26: sluice.status.v1.StatusService.WaitTasks:output_type -> sluice.status.v1.WaitTasksResponse
-	7,  // 27: sluice.status.v1.StatusService.WatchTask:output_type -> sluice.status.v1.WatchTaskResponse
-	9,  // 28: sluice.status.v1.StatusService.GetTaskGroup:output_type -> sluice.status.v1.GetTaskGroupResponse
-	12, // 29: sluice.status.v1.StatusService.GetTaskLog:output_type -> sluice.status.v1.GetTaskLogResponse
-	14, // 30: sluice.status.v1.StatusService.PutTaskLog:output_type -> sluice.status.v1.PutTaskLogResponse
-	16, // 31: sluice.status.v1.StatusService.GetStats:output_type -> sluice.status.v1.GetStatsResponse
-	20, // 32: sluice.status.v1.StatusService.GetSystemStatus:output_type -> sluice.status.v1.GetSystemStatusResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	26, // 0: sluice.status.v1.GetTaskResponse.task:type_name -> sluice.task.v1.Task
+	2,  // 1: sluice.status.v1.GetTaskResponse.report:type_name -> sluice.status.v1.TaskReport
+	3,  // 2: sluice.status.v1.GetTaskResponse.attempts:type_name -> sluice.status.v1.Attempt
+	27, // 3: sluice.status.v1.TaskReport.progress:type_name -> sluice.task.v1.Progress
+	28, // 4: sluice.status.v1.TaskReport.created:type_name -> sluice.task.v1.CreatedResource
+	29, // 5: sluice.status.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	29, // 6: sluice.status.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	30, // 7: sluice.status.v1.Attempt.error:type_name -> sluice.task.v1.TaskError
+	31, // 8: sluice.status.v1.ListTasksRequest.states:type_name -> sluice.task.v1.State
+	26, // 9: sluice.status.v1.ListTasksResponse.tasks:type_name -> sluice.task.v1.Task
+	25, // 10: sluice.status.v1.ListTasksResponse.reports:type_name -> sluice.status.v1.ListTasksResponse.ReportsEntry
+	32, // 11: sluice.status.v1.WaitTasksRequest.timeout:type_name -> google.protobuf.Duration
+	26, // 12: sluice.status.v1.WaitTasksResponse.tasks:type_name -> sluice.task.v1.Task
+	26, // 13: sluice.status.v1.WatchTaskResponse.task:type_name -> sluice.task.v1.Task
+	29, // 14: sluice.status.v1.GetTaskGroupResponse.created_at:type_name -> google.protobuf.Timestamp
+	12, // 15: sluice.status.v1.GetTaskGroupResponse.counts:type_name -> sluice.status.v1.StateCount
+	31, // 16: sluice.status.v1.StateCount.state:type_name -> sluice.task.v1.State
+	27, // 17: sluice.status.v1.PutTaskReportRequest.progress:type_name -> sluice.task.v1.Progress
+	28, // 18: sluice.status.v1.PutTaskReportRequest.created:type_name -> sluice.task.v1.CreatedResource
+	32, // 19: sluice.status.v1.GetStatsRequest.since:type_name -> google.protobuf.Duration
+	21, // 20: sluice.status.v1.GetStatsResponse.names:type_name -> sluice.status.v1.NameStats
+	22, // 21: sluice.status.v1.NameStats.unblock:type_name -> sluice.status.v1.Percentiles
+	22, // 22: sluice.status.v1.NameStats.start:type_name -> sluice.status.v1.Percentiles
+	22, // 23: sluice.status.v1.NameStats.run:type_name -> sluice.status.v1.Percentiles
+	12, // 24: sluice.status.v1.GetSystemStatusResponse.live:type_name -> sluice.status.v1.StateCount
+	2,  // 25: sluice.status.v1.ListTasksResponse.ReportsEntry.value:type_name -> sluice.status.v1.TaskReport
+	0,  // 26: sluice.status.v1.StatusService.GetTask:input_type -> sluice.status.v1.GetTaskRequest
+	4,  // 27: sluice.status.v1.StatusService.ListTasks:input_type -> sluice.status.v1.ListTasksRequest
+	6,  // 28: sluice.status.v1.StatusService.WaitTasks:input_type -> sluice.status.v1.WaitTasksRequest
+	8,  // 29: sluice.status.v1.StatusService.WatchTask:input_type -> sluice.status.v1.WatchTaskRequest
+	10, // 30: sluice.status.v1.StatusService.GetTaskGroup:input_type -> sluice.status.v1.GetTaskGroupRequest
+	13, // 31: sluice.status.v1.StatusService.GetTaskLog:input_type -> sluice.status.v1.GetTaskLogRequest
+	15, // 32: sluice.status.v1.StatusService.PutTaskLog:input_type -> sluice.status.v1.PutTaskLogRequest
+	17, // 33: sluice.status.v1.StatusService.PutTaskReport:input_type -> sluice.status.v1.PutTaskReportRequest
+	19, // 34: sluice.status.v1.StatusService.GetStats:input_type -> sluice.status.v1.GetStatsRequest
+	23, // 35: sluice.status.v1.StatusService.GetSystemStatus:input_type -> sluice.status.v1.GetSystemStatusRequest
+	1,  // 36: sluice.status.v1.StatusService.GetTask:output_type -> sluice.status.v1.GetTaskResponse
+	5,  // 37: sluice.status.v1.StatusService.ListTasks:output_type -> sluice.status.v1.ListTasksResponse
+	7,  // 38: sluice.status.v1.StatusService.WaitTasks:output_type -> sluice.status.v1.WaitTasksResponse
+	9,  // 39: sluice.status.v1.StatusService.WatchTask:output_type -> sluice.status.v1.WatchTaskResponse
+	11, // 40: sluice.status.v1.StatusService.GetTaskGroup:output_type -> sluice.status.v1.GetTaskGroupResponse
+	14, // 41: sluice.status.v1.StatusService.GetTaskLog:output_type -> sluice.status.v1.GetTaskLogResponse
+	16, // 42: sluice.status.v1.StatusService.PutTaskLog:output_type -> sluice.status.v1.PutTaskLogResponse
+	18, // 43: sluice.status.v1.StatusService.PutTaskReport:output_type -> sluice.status.v1.PutTaskReportResponse
+	20, // 44: sluice.status.v1.StatusService.GetStats:output_type -> sluice.status.v1.GetStatsResponse
+	24, // 45: sluice.status.v1.StatusService.GetSystemStatus:output_type -> sluice.status.v1.GetSystemStatusResponse
+	36, // [36:46] is the sub-list for method output_type
+	26, // [26:36] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_sluice_status_v1_status_service_proto_init() }
@@ -1498,7 +1848,7 @@ func file_sluice_status_v1_status_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_status_v1_status_service_proto_rawDesc), len(file_sluice_status_v1_status_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	StatusService_GetTaskGroup_FullMethodName    = "/sluice.status.v1.StatusService/GetTaskGroup"
 	StatusService_GetTaskLog_FullMethodName      = "/sluice.status.v1.StatusService/GetTaskLog"
 	StatusService_PutTaskLog_FullMethodName      = "/sluice.status.v1.StatusService/PutTaskLog"
+	StatusService_PutTaskReport_FullMethodName   = "/sluice.status.v1.StatusService/PutTaskReport"
 	StatusService_GetStats_FullMethodName        = "/sluice.status.v1.StatusService/GetStats"
 	StatusService_GetSystemStatus_FullMethodName = "/sluice.status.v1.StatusService/GetSystemStatus"
 )
@@ -52,6 +53,9 @@ type StatusServiceClient interface {
 	GetTaskLog(ctx context.Context, in *GetTaskLogRequest, opts ...grpc.CallOption) (*GetTaskLogResponse, error)
 	// PutTaskLog stores what a run wrote, in place of what was stored for it before. For executors.
 	PutTaskLog(ctx context.Context, in *PutTaskLogRequest, opts ...grpc.CallOption) (*PutTaskLogResponse, error)
+	// PutTaskReport stores how far a run is and what it made. For executors, who send it at most every half second for each task,
+	// and once more before they report its end.
+	PutTaskReport(ctx context.Context, in *PutTaskReportRequest, opts ...grpc.CallOption) (*PutTaskReportResponse, error)
 	// GetStats returns counts, and times of waiting and running of the tasks that finished within a window.
 	GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error)
 	// GetSystemStatus says how the whole is doing.
@@ -145,6 +149,16 @@ func (c *statusServiceClient) PutTaskLog(ctx context.Context, in *PutTaskLogRequ
 	return out, nil
 }
 
+func (c *statusServiceClient) PutTaskReport(ctx context.Context, in *PutTaskReportRequest, opts ...grpc.CallOption) (*PutTaskReportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutTaskReportResponse)
+	err := c.cc.Invoke(ctx, StatusService_PutTaskReport_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *statusServiceClient) GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetStatsResponse)
@@ -185,6 +199,9 @@ type StatusServiceServer interface {
 	GetTaskLog(context.Context, *GetTaskLogRequest) (*GetTaskLogResponse, error)
 	// PutTaskLog stores what a run wrote, in place of what was stored for it before. For executors.
 	PutTaskLog(context.Context, *PutTaskLogRequest) (*PutTaskLogResponse, error)
+	// PutTaskReport stores how far a run is and what it made. For executors, who send it at most every half second for each task,
+	// and once more before they report its end.
+	PutTaskReport(context.Context, *PutTaskReportRequest) (*PutTaskReportResponse, error)
 	// GetStats returns counts, and times of waiting and running of the tasks that finished within a window.
 	GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error)
 	// GetSystemStatus says how the whole is doing.
@@ -219,6 +236,9 @@ func (UnimplementedStatusServiceServer) GetTaskLog(context.Context, *GetTaskLogR
 }
 func (UnimplementedStatusServiceServer) PutTaskLog(context.Context, *PutTaskLogRequest) (*PutTaskLogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PutTaskLog not implemented")
+}
+func (UnimplementedStatusServiceServer) PutTaskReport(context.Context, *PutTaskReportRequest) (*PutTaskReportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutTaskReport not implemented")
 }
 func (UnimplementedStatusServiceServer) GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStats not implemented")
@@ -366,6 +386,24 @@ func _StatusService_PutTaskLog_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StatusService_PutTaskReport_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutTaskReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StatusServiceServer).PutTaskReport(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StatusService_PutTaskReport_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StatusServiceServer).PutTaskReport(ctx, req.(*PutTaskReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StatusService_GetStats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetStatsRequest)
 	if err := dec(in); err != nil {
@@ -432,6 +470,10 @@ var StatusService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "PutTaskLog",
 			Handler:    _StatusService_PutTaskLog_Handler,
+		},
+		{
+			MethodName: "PutTaskReport",
+			Handler:    _StatusService_PutTaskReport_Handler,
 		},
 		{
 			MethodName: "GetStats",

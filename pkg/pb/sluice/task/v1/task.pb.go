@@ -11,6 +11,7 @@ package taskv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -106,7 +107,12 @@ type TaskError struct {
 	// Where it happened, empty if unknown or withheld. At most 64 KiB.
 	Traceback string `protobuf:"bytes,2,opt,name=traceback,proto3" json:"traceback,omitempty"`
 	// Why the task was ended from outside, for example "Worker has gone missing.".
-	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What kind of failure it is, for programs and for retries: at most 64 capital letters, digits and underscores. A handler
+	// may choose its own. Sluice's are ERROR (a handler's, without one), PANIC, TIMEOUT, PROCESS_DIED (killed, or exited),
+	// DISCONNECTED (a worker's stream ended), SHUTDOWN, WORKER_MISSING, and PERMANENT (a handler's, never to be retried).
+	// Empty for a task that was canceled.
+	Code          string `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -162,6 +168,234 @@ func (x *TaskError) GetReason() string {
 	return ""
 }
 
+func (x *TaskError) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+// RetryPolicy says which failures are worth another attempt. Between attempts the task is waiting and keeps its resources, so
+// nothing overtakes it.
+type RetryPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many times the task is started at most, the first time included. 1 to 100; 1 means no retry.
+	MaxAttempts int32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
+	// The pause before the second attempt, doubled before each one after it. The pause taken is between half of that and all of
+	// it, at random. 0 to 24 hours; unset means 1 second.
+	Backoff *durationpb.Duration `protobuf:"bytes,2,opt,name=backoff,proto3" json:"backoff,omitempty"`
+	// What the pause does not grow beyond. 0 to 24 hours; unset means 1 minute.
+	MaxBackoff *durationpb.Duration `protobuf:"bytes,3,opt,name=max_backoff,json=maxBackoff,proto3" json:"max_backoff,omitempty"`
+	// Codes of the errors that are retried, at most 32 (see TaskError). Empty means all but PERMANENT, which never is.
+	On            []string `protobuf:"bytes,4,rep,name=on,proto3" json:"on,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryPolicy) Reset() {
+	*x = RetryPolicy{}
+	mi := &file_sluice_task_v1_task_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryPolicy) ProtoMessage() {}
+
+func (x *RetryPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_task_v1_task_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryPolicy.ProtoReflect.Descriptor instead.
+func (*RetryPolicy) Descriptor() ([]byte, []int) {
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RetryPolicy) GetMaxAttempts() int32 {
+	if x != nil {
+		return x.MaxAttempts
+	}
+	return 0
+}
+
+func (x *RetryPolicy) GetBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.Backoff
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetMaxBackoff() *durationpb.Duration {
+	if x != nil {
+		return x.MaxBackoff
+	}
+	return nil
+}
+
+func (x *RetryPolicy) GetOn() []string {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+// Progress is how far one part of a task's work is.
+type Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the part, for programs: 1 to 255 bytes, no control characters. A later report with the same code replaces it.
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// Names the part, for people. At most 1,024 bytes, no control characters.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Where the part is. Unset means running; when the task ends, what still runs gets the task's own end.
+	State State `protobuf:"varint,3,opt,name=state,proto3,enum=sluice.task.v1.State" json:"state,omitempty"`
+	// How much there is to do; unset if that is not known. At least 0.
+	Total *int64 `protobuf:"varint,4,opt,name=total,proto3,oneof" json:"total,omitempty"`
+	// How much is done. At least 0.
+	Done int64 `protobuf:"varint,5,opt,name=done,proto3" json:"done,omitempty"`
+	// What is counted, for people: at most 255 bytes, no control characters.
+	Suffix        string `protobuf:"bytes,6,opt,name=suffix,proto3" json:"suffix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_sluice_task_v1_task_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_task_v1_task_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Progress) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *Progress) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *Progress) GetState() State {
+	if x != nil {
+		return x.State
+	}
+	return State_STATE_UNSPECIFIED
+}
+
+func (x *Progress) GetTotal() int64 {
+	if x != nil && x.Total != nil {
+		return *x.Total
+	}
+	return 0
+}
+
+func (x *Progress) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *Progress) GetSuffix() string {
+	if x != nil {
+		return x.Suffix
+	}
+	return ""
+}
+
+// CreatedResource is something that a task made.
+type CreatedResource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name: a path of the application's API, or another name that it knows. 1 to 1,024 bytes, no control characters.
+	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// It is not to be used yet. If the task does not complete, the executor has it deleted by the handler's own means.
+	Incomplete    bool `protobuf:"varint,2,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreatedResource) Reset() {
+	*x = CreatedResource{}
+	mi := &file_sluice_task_v1_task_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreatedResource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreatedResource) ProtoMessage() {}
+
+func (x *CreatedResource) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_task_v1_task_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreatedResource.ProtoReflect.Descriptor instead.
+func (*CreatedResource) Descriptor() ([]byte, []int) {
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CreatedResource) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *CreatedResource) GetIncomplete() bool {
+	if x != nil {
+		return x.Incomplete
+	}
+	return false
+}
+
 // Task is the public view of one task. Arguments are not part of it: only the executor that runs the task sees them.
 type Task struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -210,14 +444,24 @@ type Task struct {
 	// What the handler returned, as JSON text of at most 1 MiB; empty unless completed.
 	ResultJson string `protobuf:"bytes,22,opt,name=result_json,json=resultJson,proto3" json:"result_json,omitempty"`
 	// Why it failed or was canceled; unset otherwise.
-	Error         *TaskError `protobuf:"bytes,23,opt,name=error,proto3" json:"error,omitempty"`
+	Error *TaskError `protobuf:"bytes,23,opt,name=error,proto3" json:"error,omitempty"`
+	// How long one attempt may run; unset if nobody said.
+	Timeout *durationpb.Duration `protobuf:"bytes,24,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Which failures are retried; unset if none are.
+	Retry *RetryPolicy `protobuf:"bytes,25,opt,name=retry,proto3" json:"retry,omitempty"`
+	// When the next attempt begins at the earliest; set while it waits for that.
+	RetryAt *timestamppb.Timestamp `protobuf:"bytes,26,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	// Diagnostics that were asked for.
+	ProfileOptions []string `protobuf:"bytes,27,rep,name=profile_options,json=profileOptions,proto3" json:"profile_options,omitempty"`
+	// UUIDs of the temporary files that it was given.
+	FileIds       []string `protobuf:"bytes,28,rep,name=file_ids,json=fileIds,proto3" json:"file_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_sluice_task_v1_task_proto_msgTypes[1]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -229,7 +473,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_task_v1_task_proto_msgTypes[1]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -242,7 +486,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{1}
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Task) GetId() string {
@@ -406,6 +650,41 @@ func (x *Task) GetError() *TaskError {
 	return nil
 }
 
+func (x *Task) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Task) GetRetry() *RetryPolicy {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *Task) GetRetryAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryAt
+	}
+	return nil
+}
+
+func (x *Task) GetProfileOptions() []string {
+	if x != nil {
+		return x.ProfileOptions
+	}
+	return nil
+}
+
+func (x *Task) GetFileIds() []string {
+	if x != nil {
+		return x.FileIds
+	}
+	return nil
+}
+
 // TaskSpec is what a client says about a task that it dispatches.
 type TaskSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -432,13 +711,23 @@ type TaskSpec struct {
 	GroupId string `protobuf:"bytes,10,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	// At most 255 bytes without control characters. Empty: one is made.
 	CorrelationId string `protobuf:"bytes,11,opt,name=correlation_id,json=correlationId,proto3" json:"correlation_id,omitempty"`
+	// How long one attempt may run; it fails with the code TIMEOUT. 1 millisecond to 30 days. Unset: what the handler declared,
+	// if anything. It does not lengthen the limit of immediate tasks.
+	Timeout *durationpb.Duration `protobuf:"bytes,12,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// Which failures are retried. Unset: none. Not for immediate tasks, whose client waits.
+	Retry *RetryPolicy `protobuf:"bytes,13,opt,name=retry,proto3" json:"retry,omitempty"`
+	// Diagnostics to be made while it runs, as the handlers know them. Child tasks inherit them. At most 16, each 1 to 64 bytes
+	// without control characters.
+	ProfileOptions []string `protobuf:"bytes,14,rep,name=profile_options,json=profileOptions,proto3" json:"profile_options,omitempty"`
+	// UUIDs of temporary files that the task is to have. They are kept until it is final. At most 100.
+	FileIds       []string `protobuf:"bytes,15,rep,name=file_ids,json=fileIds,proto3" json:"file_ids,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskSpec) Reset() {
 	*x = TaskSpec{}
-	mi := &file_sluice_task_v1_task_proto_msgTypes[2]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -450,7 +739,7 @@ func (x *TaskSpec) String() string {
 func (*TaskSpec) ProtoMessage() {}
 
 func (x *TaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_task_v1_task_proto_msgTypes[2]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -463,7 +752,7 @@ func (x *TaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSpec.ProtoReflect.Descriptor instead.
 func (*TaskSpec) Descriptor() ([]byte, []int) {
-	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{2}
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *TaskSpec) GetName() string {
@@ -543,6 +832,34 @@ func (x *TaskSpec) GetCorrelationId() string {
 	return ""
 }
 
+func (x *TaskSpec) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetRetry() *RetryPolicy {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetProfileOptions() []string {
+	if x != nil {
+		return x.ProfileOptions
+	}
+	return nil
+}
+
+func (x *TaskSpec) GetFileIds() []string {
+	if x != nil {
+		return x.FileIds
+	}
+	return nil
+}
+
 // Assignment hands one claimed task to an executor, and by it to a worker.
 type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -567,14 +884,24 @@ type Assignment struct {
 	// UUID of its task group, empty if none.
 	GroupId string `protobuf:"bytes,10,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
 	// It runs on an immediate slot, under the immediate time limit.
-	Immediate     bool `protobuf:"varint,11,opt,name=immediate,proto3" json:"immediate,omitempty"`
+	Immediate bool `protobuf:"varint,11,opt,name=immediate,proto3" json:"immediate,omitempty"`
+	// How long it may run; unset if the dispatcher of the task did not say.
+	Timeout *durationpb.Duration `protobuf:"bytes,12,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// W3C trace state that goes with traceparent, empty if none.
+	Tracestate string `protobuf:"bytes,13,opt,name=tracestate,proto3" json:"tracestate,omitempty"`
+	// Diagnostics to be made; its child tasks get the same.
+	ProfileOptions []string `protobuf:"bytes,14,rep,name=profile_options,json=profileOptions,proto3" json:"profile_options,omitempty"`
+	// UUIDs of its temporary files.
+	FileIds []string `protobuf:"bytes,15,rep,name=file_ids,json=fileIds,proto3" json:"file_ids,omitempty"`
+	// How many attempts there may be, 0 or 1 for one.
+	MaxAttempts   int32 `protobuf:"varint,16,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_sluice_task_v1_task_proto_msgTypes[3]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -586,7 +913,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_task_v1_task_proto_msgTypes[3]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -599,7 +926,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{3}
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Assignment) GetTaskId() string {
@@ -679,6 +1006,41 @@ func (x *Assignment) GetImmediate() bool {
 	return false
 }
 
+func (x *Assignment) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Assignment) GetTracestate() string {
+	if x != nil {
+		return x.Tracestate
+	}
+	return ""
+}
+
+func (x *Assignment) GetProfileOptions() []string {
+	if x != nil {
+		return x.ProfileOptions
+	}
+	return nil
+}
+
+func (x *Assignment) GetFileIds() []string {
+	if x != nil {
+		return x.FileIds
+	}
+	return nil
+}
+
+func (x *Assignment) GetMaxAttempts() int32 {
+	if x != nil {
+		return x.MaxAttempts
+	}
+	return 0
+}
+
 // Outcome is how a run ended.
 type Outcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -687,14 +1049,16 @@ type Outcome struct {
 	// JSON text of at most 1 MiB, only for STATE_COMPLETED. Empty means null.
 	ResultJson string `protobuf:"bytes,2,opt,name=result_json,json=resultJson,proto3" json:"result_json,omitempty"`
 	// Set unless the state is STATE_COMPLETED.
-	Error         *TaskError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	Error *TaskError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// The text of the error was written for whoever may see the task. An executor can be set to show no other.
+	Safe          bool `protobuf:"varint,4,opt,name=safe,proto3" json:"safe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_sluice_task_v1_task_proto_msgTypes[4]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +1070,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_task_v1_task_proto_msgTypes[4]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +1083,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{4}
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Outcome) GetState() State {
@@ -743,15 +1107,42 @@ func (x *Outcome) GetError() *TaskError {
 	return nil
 }
 
+func (x *Outcome) GetSafe() bool {
+	if x != nil {
+		return x.Safe
+	}
+	return false
+}
+
 var File_sluice_task_v1_task_proto protoreflect.FileDescriptor
 
 const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\n" +
-	"\x19sluice/task/v1/task.proto\x12\x0esluice.task.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"c\n" +
+	"\x19sluice/task/v1/task.proto\x12\x0esluice.task.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"w\n" +
 	"\tTaskError\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\x12\x1c\n" +
 	"\ttraceback\x18\x02 \x01(\tR\ttraceback\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\xbe\a\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\tR\x04code\"\xb1\x01\n" +
+	"\vRetryPolicy\x12!\n" +
+	"\fmax_attempts\x18\x01 \x01(\x05R\vmaxAttempts\x123\n" +
+	"\abackoff\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\abackoff\x12:\n" +
+	"\vmax_backoff\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"maxBackoff\x12\x0e\n" +
+	"\x02on\x18\x04 \x03(\tR\x02on\"\xb6\x01\n" +
+	"\bProgress\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12+\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\x12\x19\n" +
+	"\x05total\x18\x04 \x01(\x03H\x00R\x05total\x88\x01\x01\x12\x12\n" +
+	"\x04done\x18\x05 \x01(\x03R\x04done\x12\x16\n" +
+	"\x06suffix\x18\x06 \x01(\tR\x06suffixB\b\n" +
+	"\x06_total\"M\n" +
+	"\x0fCreatedResource\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1e\n" +
+	"\n" +
+	"incomplete\x18\x02 \x01(\bR\n" +
+	"incomplete\"\xa1\t\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x12\n" +
@@ -781,10 +1172,15 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\x05claim\x18\x15 \x01(\x03R\x05claim\x12\x1f\n" +
 	"\vresult_json\x18\x16 \x01(\tR\n" +
 	"resultJson\x12/\n" +
-	"\x05error\x18\x17 \x01(\v2\x19.sluice.task.v1.TaskErrorR\x05error\x1a;\n" +
+	"\x05error\x18\x17 \x01(\v2\x19.sluice.task.v1.TaskErrorR\x05error\x123\n" +
+	"\atimeout\x18\x18 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x121\n" +
+	"\x05retry\x18\x19 \x01(\v2\x1b.sluice.task.v1.RetryPolicyR\x05retry\x125\n" +
+	"\bretry_at\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12'\n" +
+	"\x0fprofile_options\x18\x1b \x03(\tR\x0eprofileOptions\x12\x19\n" +
+	"\bfile_ids\x18\x1c \x03(\tR\afileIds\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe4\x03\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x05\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\targs_json\x18\x02 \x01(\tR\bargsJson\x12\x1f\n" +
@@ -798,11 +1194,15 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\tparent_id\x18\t \x01(\tR\bparentId\x12\x19\n" +
 	"\bgroup_id\x18\n" +
 	" \x01(\tR\agroupId\x12%\n" +
-	"\x0ecorrelation_id\x18\v \x01(\tR\rcorrelationId\x1a;\n" +
+	"\x0ecorrelation_id\x18\v \x01(\tR\rcorrelationId\x123\n" +
+	"\atimeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\atimeout\x121\n" +
+	"\x05retry\x18\r \x01(\v2\x1b.sluice.task.v1.RetryPolicyR\x05retry\x12'\n" +
+	"\x0fprofile_options\x18\x0e \x03(\tR\x0eprofileOptions\x12\x19\n" +
+	"\bfile_ids\x18\x0f \x03(\tR\afileIds\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_deferred\"\xc1\x02\n" +
+	"\t_deferred\"\xfd\x03\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
@@ -817,12 +1217,20 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\vtraceparent\x18\t \x01(\tR\vtraceparent\x12\x19\n" +
 	"\bgroup_id\x18\n" +
 	" \x01(\tR\agroupId\x12\x1c\n" +
-	"\timmediate\x18\v \x01(\bR\timmediate\"\x88\x01\n" +
+	"\timmediate\x18\v \x01(\bR\timmediate\x123\n" +
+	"\atimeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x1e\n" +
+	"\n" +
+	"tracestate\x18\r \x01(\tR\n" +
+	"tracestate\x12'\n" +
+	"\x0fprofile_options\x18\x0e \x03(\tR\x0eprofileOptions\x12\x19\n" +
+	"\bfile_ids\x18\x0f \x03(\tR\afileIds\x12!\n" +
+	"\fmax_attempts\x18\x10 \x01(\x05R\vmaxAttempts\"\x9c\x01\n" +
 	"\aOutcome\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\x12\x1f\n" +
 	"\vresult_json\x18\x02 \x01(\tR\n" +
 	"resultJson\x12/\n" +
-	"\x05error\x18\x03 \x01(\v2\x19.sluice.task.v1.TaskErrorR\x05error*\xa7\x01\n" +
+	"\x05error\x18\x03 \x01(\v2\x19.sluice.task.v1.TaskErrorR\x05error\x12\x12\n" +
+	"\x04safe\x18\x04 \x01(\bR\x04safe*\xa7\x01\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSTATE_WAITING\x10\x01\x12\x11\n" +
@@ -846,35 +1254,48 @@ func file_sluice_task_v1_task_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_task_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_task_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_sluice_task_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_sluice_task_v1_task_proto_goTypes = []any{
 	(State)(0),                    // 0: sluice.task.v1.State
 	(*TaskError)(nil),             // 1: sluice.task.v1.TaskError
-	(*Task)(nil),                  // 2: sluice.task.v1.Task
-	(*TaskSpec)(nil),              // 3: sluice.task.v1.TaskSpec
-	(*Assignment)(nil),            // 4: sluice.task.v1.Assignment
-	(*Outcome)(nil),               // 5: sluice.task.v1.Outcome
-	nil,                           // 6: sluice.task.v1.Task.VersionsEntry
-	nil,                           // 7: sluice.task.v1.TaskSpec.VersionsEntry
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*RetryPolicy)(nil),           // 2: sluice.task.v1.RetryPolicy
+	(*Progress)(nil),              // 3: sluice.task.v1.Progress
+	(*CreatedResource)(nil),       // 4: sluice.task.v1.CreatedResource
+	(*Task)(nil),                  // 5: sluice.task.v1.Task
+	(*TaskSpec)(nil),              // 6: sluice.task.v1.TaskSpec
+	(*Assignment)(nil),            // 7: sluice.task.v1.Assignment
+	(*Outcome)(nil),               // 8: sluice.task.v1.Outcome
+	nil,                           // 9: sluice.task.v1.Task.VersionsEntry
+	nil,                           // 10: sluice.task.v1.TaskSpec.VersionsEntry
+	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_sluice_task_v1_task_proto_depIdxs = []int32{
-	0,  // 0: sluice.task.v1.Task.state:type_name -> sluice.task.v1.State
-	6,  // 1: sluice.task.v1.Task.versions:type_name -> sluice.task.v1.Task.VersionsEntry
-	8,  // 2: sluice.task.v1.Task.created_at:type_name -> google.protobuf.Timestamp
-	8,  // 3: sluice.task.v1.Task.updated_at:type_name -> google.protobuf.Timestamp
-	8,  // 4: sluice.task.v1.Task.unblocked_at:type_name -> google.protobuf.Timestamp
-	8,  // 5: sluice.task.v1.Task.started_at:type_name -> google.protobuf.Timestamp
-	8,  // 6: sluice.task.v1.Task.finished_at:type_name -> google.protobuf.Timestamp
-	1,  // 7: sluice.task.v1.Task.error:type_name -> sluice.task.v1.TaskError
-	7,  // 8: sluice.task.v1.TaskSpec.versions:type_name -> sluice.task.v1.TaskSpec.VersionsEntry
-	0,  // 9: sluice.task.v1.Outcome.state:type_name -> sluice.task.v1.State
-	1,  // 10: sluice.task.v1.Outcome.error:type_name -> sluice.task.v1.TaskError
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	11, // 0: sluice.task.v1.RetryPolicy.backoff:type_name -> google.protobuf.Duration
+	11, // 1: sluice.task.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
+	0,  // 2: sluice.task.v1.Progress.state:type_name -> sluice.task.v1.State
+	0,  // 3: sluice.task.v1.Task.state:type_name -> sluice.task.v1.State
+	9,  // 4: sluice.task.v1.Task.versions:type_name -> sluice.task.v1.Task.VersionsEntry
+	12, // 5: sluice.task.v1.Task.created_at:type_name -> google.protobuf.Timestamp
+	12, // 6: sluice.task.v1.Task.updated_at:type_name -> google.protobuf.Timestamp
+	12, // 7: sluice.task.v1.Task.unblocked_at:type_name -> google.protobuf.Timestamp
+	12, // 8: sluice.task.v1.Task.started_at:type_name -> google.protobuf.Timestamp
+	12, // 9: sluice.task.v1.Task.finished_at:type_name -> google.protobuf.Timestamp
+	1,  // 10: sluice.task.v1.Task.error:type_name -> sluice.task.v1.TaskError
+	11, // 11: sluice.task.v1.Task.timeout:type_name -> google.protobuf.Duration
+	2,  // 12: sluice.task.v1.Task.retry:type_name -> sluice.task.v1.RetryPolicy
+	12, // 13: sluice.task.v1.Task.retry_at:type_name -> google.protobuf.Timestamp
+	10, // 14: sluice.task.v1.TaskSpec.versions:type_name -> sluice.task.v1.TaskSpec.VersionsEntry
+	11, // 15: sluice.task.v1.TaskSpec.timeout:type_name -> google.protobuf.Duration
+	2,  // 16: sluice.task.v1.TaskSpec.retry:type_name -> sluice.task.v1.RetryPolicy
+	11, // 17: sluice.task.v1.Assignment.timeout:type_name -> google.protobuf.Duration
+	0,  // 18: sluice.task.v1.Outcome.state:type_name -> sluice.task.v1.State
+	1,  // 19: sluice.task.v1.Outcome.error:type_name -> sluice.task.v1.TaskError
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_sluice_task_v1_task_proto_init() }
@@ -883,13 +1304,14 @@ func file_sluice_task_v1_task_proto_init() {
 		return
 	}
 	file_sluice_task_v1_task_proto_msgTypes[2].OneofWrappers = []any{}
+	file_sluice_task_v1_task_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_task_v1_task_proto_rawDesc), len(file_sluice_task_v1_task_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

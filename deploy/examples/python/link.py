@@ -1,0 +1,155 @@
+"""How a worker speaks with Sluice: what README.md tells about the protocol, as code. To have a worker of your own, take this
+file and protos.py as they are, and write something like worker.py."""
+
+import itertools
+import json
+import os
+import queue
+import random
+import sys
+import threading
+import time
+import traceback
+
+import grpc
+
+from protos import connect, executor, work
+
+
+class Canceled(Exception):
+    """For handlers to raise when they were asked to stop and did."""
+
+
+class Failure(Exception):
+    """An error that was written for whoever may see the task. The text of any other may be withheld from them."""
+
+    def __init__(self, text, code=""):
+        super().__init__(text)
+        self.code = code
+
+
+class Run:
+    """One task, as its handler sees it."""
+
+    def __init__(self, link, message):
+        self.link, self.assignment, self.working_dir = link, message.assignment, message.working_dir
+        self.key = self.assignment.task_id, self.assignment.claim
+        self.stopped = threading.Event()
+
+    def say(self, kind, **fields):
+        self.link.send(**{kind: dict(task_id=self.key[0], claim=self.key[1], **fields)})
+
+    def progress(self, code, text, done, total=None):
+        self.say("progress", progress=dict(code=code, message=text, done=done, total=total))
+
+    def log(self, line):
+        for i in range(0, len(line) + 1, 16000):  # one message may have 64 KiB, and a character four bytes
+            self.say("log", text=(line + "\n")[i : i + 16000])
+
+    def dispatch(self, name, **kwargs):
+        """Hands in a child task and returns its id."""
+        call = next(self.link.calls)
+        answers = self.link.answers[call] = queue.SimpleQueue()
+        self.link.send(call=dict(id=call, task_id=self.key[0], dispatch=dict(name=name, kwargs_json=json.dumps(kwargs))))
+        answer = answers.get()
+        if answer.error:
+            raise RuntimeError(f"dispatch {name}: {answer.error}")
+        return answer.made_id
+
+    def perform(self, handler):
+        """Runs the handler, in a thread of its own, and reports how it ended."""
+        self.say("started")
+        try:
+            args, kwargs = json.loads(self.assignment.args_json or "[]"), json.loads(self.assignment.kwargs_json or "{}")
+            outcome = dict(state="STATE_COMPLETED", result_json=json.dumps(handler(self, *args, **kwargs)))
+        except Canceled:
+            outcome = dict(state="STATE_CANCELED", error=dict(reason="Canceled on request."))
+        except Exception as e:  # whatever it is, it ends this task and no other
+            error = dict(description=str(e) or repr(e), traceback=traceback.format_exc(), code=getattr(e, "code", ""))
+            outcome = dict(state="STATE_FAILED", error=error, safe=isinstance(e, Failure))
+        del self.link.runs[self.key]
+        self.say("ended", outcome=outcome)
+
+
+class Link:
+    """One stream, from its hello to its end."""
+
+    def __init__(self, stub, hello, handlers):
+        self.handlers, self.welcomed, self.lease, self.until = handlers, False, None, 0.0
+        self.runs, self.threads, self.calls, self.answers = {}, [], itertools.count(1), {}
+        self.outgoing = queue.SimpleQueue()
+        self.send(hello=hello)
+        self.stream = stub.Work(iter(self.outgoing.get, None))
+
+    def send(self, **message):
+        self.outgoing.put(work.WorkRequest(**message))
+
+    def follow(self):
+        """Does what it is told until the stream ends."""
+        for message in self.stream:
+            kind = message.WhichOneof("message")
+            what = getattr(message, kind)
+            if kind == "welcome":
+                self.welcomed = True
+                self.hold(what.lease)
+                print(f"worker {what.worker} is ready", flush=True)
+            elif kind == "lease":
+                self.hold(what.valid_for)
+            elif kind == "run":
+                run = Run(self, what)
+                self.runs[run.key] = run
+                thread = threading.Thread(target=run.perform, args=[self.handlers[what.assignment.name]], daemon=True)
+                self.threads = [t for t in self.threads if t.is_alive()] + [thread]
+                thread.start()
+            elif kind == "stop" and (what.task_id, what.claim) in self.runs:  # it may have ended meanwhile
+                self.runs[what.task_id, what.claim].stopped.set()
+            elif kind == "reply":
+                self.answers.pop(what.id).put(what)
+            elif kind == "refusal":
+                print(f"task {what.task_id}: {what.reason}", file=sys.stderr, flush=True)
+
+    def hold(self, lease):
+        """Ends the stream when no other lease comes in time. The last eighth of it is for stopping the tasks."""
+        if self.lease:
+            self.lease.cancel()
+        seconds = lease.ToTimedelta().total_seconds()
+        self.until = time.monotonic() + seconds
+        self.lease = threading.Timer(seconds * 7 / 8, self.stream.cancel)
+        self.lease.daemon = True
+        self.lease.start()
+
+    def end(self):
+        """Stops all tasks. They failed with the stream, and what they had reserved may be another's by now."""
+        self.stream.cancel()
+        self.outgoing.put(None)
+        if self.lease:
+            self.lease.cancel()
+        for run in list(self.runs.values()):
+            run.stopped.set()
+        for answers in list(self.answers.values()):
+            answers.put(work.CallReply(error="the stream has ended"))
+        deadline = min(self.until, time.monotonic() + 5)
+        for thread in self.threads:
+            thread.join(max(0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in self.threads):
+            print("a task does not stop, so its process does", file=sys.stderr, flush=True)
+            os._exit(1)  # nothing else ends a thread
+
+
+def serve(handlers, addr, name="", slots=1):
+    """Runs tasks for ever. handlers maps names of tasks to functions of a Run and the task's arguments."""
+    hello = dict(name=name, slots=slots, pid=os.getpid(), handlers=[dict(name=task) for task in handlers])
+    stub, pause = executor.ExecutorServiceStub(connect(addr)), 0.1
+    while True:
+        link = Link(stub, hello, handlers)
+        try:
+            link.follow()
+            print("the stream has ended", file=sys.stderr, flush=True)
+        except grpc.RpcError as e:
+            print(f"the stream has ended: {e.code().name}: {e.details()}", file=sys.stderr, flush=True)
+            if not link.welcomed and e.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED):
+                sys.exit(1)  # trying again would not make it right
+        finally:
+            link.end()
+        pause = 0.1 if link.welcomed else min(pause * 2, 10)
+        time.sleep(pause * random.uniform(0.5, 1))

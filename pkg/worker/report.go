@@ -1,0 +1,146 @@
+package worker
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sluice-tasks/sluice/pkg/limits"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+)
+
+// progressInterval is how long changes of progress are collected before they are sent. What people see of it is stored half a
+// second apart at best, so more messages would be wasted.
+const progressInterval = 100 * time.Millisecond
+
+// errOver is what one gets who reports when the handler has returned.
+var errOver = errors.New("the run has ended")
+
+// report is what a run has to say about itself while it goes on. Progress is collected: a change only marks its part, and a
+// timer sends what is marked. Between two firings there is no goroutine.
+type report struct {
+	calls Calls // nil: nobody listens
+
+	// sending takes one token, from who hands something over: so it arrives in order, and nothing after the end. Taken before
+	// mu. A channel, because tests with a clock of their own can't wait for what waits for a mutex.
+	sending chan struct{}
+
+	mu      sync.Mutex
+	parts   map[string]*Progress // the latest of each code
+	changed []*Progress          // not sent yet
+	timer   *time.Timer          // nil until there was something to send
+	armed   bool                 // the timer fires, or has fired and is not heard yet
+	created map[string]struct{}
+	over    bool
+}
+
+func newReport(calls Calls) *report { return &report{calls: calls, sending: make(chan struct{}, 1)} }
+
+// add begins a part, in place of an older one with its code.
+func (r *report) add(p *Progress) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	code := p.state.GetCode()
+	if _, again := r.parts[code]; !again && len(r.parts) == limits.MaxParts {
+		return fmt.Errorf("a task has at most %d parts", limits.MaxParts)
+	}
+	if r.over {
+		return errOver
+	}
+	if r.parts == nil {
+		r.parts = map[string]*Progress{}
+	}
+	r.parts[code] = p
+	r.changeLocked(p)
+	return nil
+}
+
+// changeLocked notes that a part is to be sent. The first change goes out at once, those that follow wait for each other.
+func (r *report) changeLocked(p *Progress) {
+	if p.marked || r.over || r.calls == nil || r.parts[p.state.GetCode()] != p {
+		return
+	}
+	p.marked = true
+	r.changed = append(r.changed, p)
+	switch {
+	case r.armed:
+		return
+	case r.timer == nil:
+		r.timer = time.AfterFunc(0, r.tick)
+	default:
+		r.timer.Reset(0)
+	}
+	r.armed = true
+}
+
+// tick sends what has changed, and looks again an interval later. If nothing has changed, it rests.
+func (r *report) tick() {
+	r.sending <- struct{}{} // a slow receiver holds up the next tick, not the handler
+	defer func() { <-r.sending }()
+	r.mu.Lock()
+	states := r.takeLocked()
+	r.armed = len(states) > 0 && !r.over
+	if r.armed {
+		r.timer.Reset(progressInterval)
+	}
+	r.mu.Unlock()
+	r.send(states)
+}
+
+// takeLocked copies the states of the parts that have changed since they were sent.
+func (r *report) takeLocked() []*taskv1.Progress {
+	states := make([]*taskv1.Progress, 0, len(r.changed))
+	for _, p := range r.changed {
+		p.marked = false
+		if r.parts[p.state.GetCode()] == p { // else another part took its place meanwhile
+			states = append(states, p.copyLocked())
+		}
+	}
+	r.changed = r.changed[:0]
+	return states
+}
+
+func (r *report) send(states []*taskv1.Progress) {
+	for _, state := range states {
+		r.calls.Progress(state)
+	}
+}
+
+// make hands over what the task made. It does not wait for others: what is not told can't be deleted.
+func (r *report) make(c *taskv1.CreatedResource) error {
+	r.sending <- struct{}{}
+	defer func() { <-r.sending }()
+	r.mu.Lock()
+	_, again := r.created[c.GetResource()]
+	full, over := !again && len(r.created) == limits.MaxCreated, r.over
+	if !full && !over {
+		if r.created == nil {
+			r.created = map[string]struct{}{}
+		}
+		r.created[c.GetResource()] = struct{}{}
+	}
+	r.mu.Unlock()
+	switch {
+	case over:
+		return errOver
+	case full:
+		return fmt.Errorf("a task makes at most %d resources", limits.MaxCreated)
+	}
+	r.calls.Created(c)
+	return nil
+}
+
+// close sends what has not been sent. When it returns, nothing more will be.
+func (r *report) close() {
+	r.mu.Lock()
+	states := r.takeLocked()
+	r.over = true
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	r.mu.Unlock()
+	r.sending <- struct{}{} // a tick that has begun carries older states
+	defer func() { <-r.sending }()
+	r.send(states)
+}

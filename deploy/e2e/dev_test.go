@@ -145,7 +145,8 @@ func (d *dev) stopped(s *system, code int) {
 	}
 	var found []string
 	_ = filepath.WalkDir(s.work, func(path string, _ os.DirEntry, _ error) error {
-		if path != s.work {
+		// The lock stays: whoever removed it could take it from somebody who has just opened it.
+		if path != s.work && path != filepath.Join(s.work, ".lock") {
 			found = append(found, path)
 		}
 		return nil

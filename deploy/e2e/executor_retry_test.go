@@ -2,9 +2,9 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -31,14 +31,7 @@ func retried(c *crew) {
 	if got.code != 0 || !strings.Contains(got.stdout, `"attempt": 3`) {
 		c.t.Fatalf("dispatch --retry ended with %d, %q %q; want the result of the third attempt", got.code, got.stdout, got.stderr)
 	}
-	var found []taskJSON
-	c.cliJSON(0, &found, "task", "list", "--correlation-id", c.component)
-	if len(found) != 1 {
-		c.t.Fatalf("there are %d tasks of this correlation id", len(found))
-	}
-	id := found[0].ID
-
-	one := c.get(id)
+	one := c.correlated(c.component)
 	if one.State != task.Completed || one.Attempt != 3 || one.Error != nil || len(one.Attempts) != 2 {
 		c.t.Fatalf("the task is %s in attempt %d, %v, after %d attempts; want completed in the third", one.State, one.Attempt, one.Error, len(one.Attempts))
 	}
@@ -57,7 +50,7 @@ func retried(c *crew) {
 	}
 
 	var byREST attemptsREST
-	c.call(http.MethodGet, href(id), nil).decode(c.t, &byREST)
+	c.call(http.MethodGet, href(one.ID), nil).decode(c.t, &byREST)
 	var numbers []int
 	for _, a := range byREST.Attempts {
 		numbers = append(numbers, a.Attempt)
@@ -69,14 +62,16 @@ func retried(c *crew) {
 		c.t.Errorf("the REST face shows attempt %d: %s", byREST.Attempt, diff)
 	}
 
-	shown := c.cli("task", "show", id).stdout
+	shown := c.cli("task", "show", one.ID).stdout
 	for _, want := range []string{"3 of 3", "1 failed after", "2 failed after", "(FLAKY)"} {
 		if !strings.Contains(shown, want) {
 			c.t.Errorf("task show does not say %q: %s", want, shown)
 		}
 	}
-	var asJSON struct{ Attempts []struct{ Error struct{ Code string } } }
-	c.cliJSON(0, &asJSON, "task", "show", id)
+	var asJSON struct {
+		Attempts []struct{ Error struct{ Code string } }
+	}
+	c.cliJSON(0, &asJSON, "task", "show", one.ID)
 	if len(asJSON.Attempts) != 2 || asJSON.Attempts[1].Error.Code != "FLAKY" {
 		c.t.Errorf("task show --output json shows the attempts %+v", asJSON)
 	}
@@ -195,7 +190,15 @@ func retriedElsewhere(c *crew) {
 	behind := c.dispatch(client.Spec{Name: "test.noop", Exclusive: []string{resource}})
 
 	first.kill()
+	g.open()
+	eventually(c.t, "no process of its tasks is left", func() error {
+		if left := left(c.work); len(left) > 0 {
+			return errors.New(strings.Join(left, "\n"))
+		}
+		return nil
+	})
 	c.executor(short)
+	g.reached()
 	c.failed(c.end(once.ID)[0], task.CodeMissing, task.ReasonWorkerMissing)
 	again := c.running(twice.ID, 2)
 	if again.Executor != c.name(2) {
@@ -214,18 +217,55 @@ func retriedElsewhere(c *crew) {
 	}
 }
 
+func retriedAfterShutdown(c *crew) {
+	first := c.executor(map[string]string{"task-grace-interval": "1h"})
+	g := c.gate()
+	spec := g.task(nil, nil)
+	spec.Retry = &client.Retry{MaxAttempts: 2, Backoff: -1, On: []string{task.CodeShutdown}}
+	one := c.dispatch(spec)
+	g.reached()
+	first.signal(syscall.SIGINT)
+	c.stopping(first)
+	c.stops(first, syscall.SIGINT)
+	g.open()
+	if now := c.get(one.ID); now.State != task.Waiting || now.Attempt != 1 {
+		c.t.Errorf("when the executor is gone it is %s in attempt %d: %v", now.State, now.Attempt, now.Error)
+	}
+	c.executor(nil)
+	g.reached().open()
+	c.is(task.Completed, c.end(one.ID)...)
+	now := c.get(one.ID)
+	if len(now.Attempts) != 1 || now.Attempts[0].Error.Code != task.CodeShutdown || now.Attempts[0].Executor != c.name(1) || now.Executor != c.name(2) {
+		c.t.Errorf("it ran on %s after %+v", now.Executor, now.Attempts)
+	}
+}
+
+// retriedFromTheBeginning has a task that would find, if it was there, what its first attempt made.
+func retriedFromTheBeginning(c *crew) {
+	c.executor(nil)
+	incomplete := c.file("incomplete")
+	one := c.get(c.run(client.Spec{
+		Name: "test.create", Kwargs: map[string]any{"incomplete": []string{incomplete}, "message": "no paper"},
+		Retry: &client.Retry{MaxAttempts: 3, Backoff: -1},
+	}).ID)
+	if c.failed(one, task.CodeError, "no paper"); len(one.Attempts) != 2 || len(one.Created) > 0 {
+		c.t.Errorf("it made %+v in %d attempts before the last", one.Created, len(one.Attempts))
+	}
+	for _, a := range one.Attempts {
+		if a.Error.String() != "no paper" {
+			c.t.Errorf("attempt %d failed for another reason: %v", a.Number, a.Error)
+		}
+	}
+	c.gone(incomplete)
+}
+
 func timedOut(c *crew) {
 	c.executor(nil)
 	got := c.typed("test.sleep", "--args", "[3600]", "--timeout", "100ms", "--wait", "--correlation-id", c.component)
 	if got.code != 1 || !strings.Contains(got.stderr, "Timed out after 100ms.") {
 		c.t.Errorf("dispatch --timeout --wait ended with %d: %q %q", got.code, got.stdout, got.stderr)
 	}
-	ids := c.all("test.sleep")
-	ids = slices.DeleteFunc(ids, func(id string) bool { return c.get(id).CorrelationID != c.component })
-	if len(ids) != 1 {
-		c.t.Fatalf("there are %d tasks of this correlation id", len(ids))
-	}
-	one := c.get(ids[0])
+	one := c.correlated(c.component)
 	if c.failed(one, task.CodeTimeout, "Timed out after 100ms."); one.Timeout != 100*time.Millisecond {
 		c.t.Errorf("its time limit is %s", one.Timeout)
 	}

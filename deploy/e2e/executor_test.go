@@ -27,6 +27,10 @@ var executorStories = []struct {
 	{"a task that is canceled between two attempts is canceled at once", canceledBetweenAttempts},
 	{"only those failures are retried that the dispatch names, and no mistake is", retriedOn},
 	{"what a killed executor ran is run again by another one, if it may be", retriedElsewhere},
+	{"what a stopped executor aborted is run again by another one, if it may be", retriedAfterShutdown},
+	{"what an attempt left incomplete is deleted before the next one begins", retriedFromTheBeginning},
+
+	{"whatever becomes of tasks and executors, those that conflict keep their order", mixed},
 
 	{"a task that takes longer than it may fails", timedOut},
 	{"a task that ignores that its time is over is killed", timedOutGooey},
@@ -52,6 +56,8 @@ var executorStories = []struct {
 	{"with --no-redact-errors all texts are shown", redactsNot},
 
 	{"a working directory is empty, closed to others, and gone when the task is", directories},
+	{"a process is used for as many tasks as it may be", recycles},
+	{"a task that takes more memory than it may fails, and nothing else does", limitsMemory},
 	{"what a killed executor left is removed by the next one on the same folder", leftovers},
 	{"an executor that has nothing to do has no children and speaks with the gateway alone", idle},
 }
@@ -166,6 +172,17 @@ func (c *crew) run(spec client.Spec) client.Task {
 func (c *crew) typed(args ...string) typed {
 	c.t.Helper()
 	return c.cli(append([]string{"dispatch", "--need", c.component + "=1"}, args...)...)
+}
+
+// correlated finds the only task of a correlation id.
+func (c *crew) correlated(id string) client.Task {
+	c.t.Helper()
+	var found []taskJSON
+	c.cliJSON(0, &found, "task", "list", "--correlation-id", id)
+	if len(found) != 1 {
+		c.t.Fatalf("there are %d tasks of the correlation id %s", len(found), id)
+	}
+	return c.get(found[0].ID)
 }
 
 // held is a task that stands at a gate.

@@ -15,11 +15,11 @@ import (
 
 // What the services send, as far as it is broken here. A test whose rule meets nothing fails, so a change is noticed.
 var (
-	ticks    = faults.Committing("scheduler_tick(")
+	ticks    = faults.Committing("scheduler_tick_2(")
 	finishes = faults.Committing("finish_seqs =>")
 	claims   = faults.Committing("claim_seqs =>")
 	looks    = faults.Committing("from task_cancel order by seq")
-	inserts  = faults.Committing("dispatcher_insert(")
+	inserts  = faults.Committing("dispatcher_insert_2(")
 )
 
 // TestPromisesHoldWhenTheDatabaseBreaks has the connection of one service break, or its answers come late, at the worst

@@ -30,7 +30,7 @@ type ExecutorFlags struct {
 	ImmediateSlots   int           `name:"immediate-slots" default:"4" placeholder:"N" group:"executor" help:"How many immediate tasks run at once, beside the others (${default})."`
 	ImmediateTimeout time.Duration `name:"immediate-timeout" default:"5s" placeholder:"DURATION" group:"executor" help:"How long an immediate task may run (${default})."`
 	TasksPerChild    int           `name:"tasks-per-child" default:"100" placeholder:"N" group:"executor" help:"After how many tasks a child process is replaced (${default}); 1 is a fresh one for each task."`
-	ChildMemory      byteSize      `name:"child-memory" placeholder:"SIZE" group:"executor" help:"How much memory each process of a task may have for its data, such as 512MiB. Default: no limit."`
+	ChildMemory      byteSize      `name:"child-memory" placeholder:"SIZE" group:"executor" help:"How much memory each process of a task may have for its data, such as 512MiB, at least 256MiB. Default: no limit."`
 	ChildIdle        time.Duration `name:"child-idle" default:"5m" placeholder:"DURATION" group:"executor" help:"How long a child process is kept without a task (${default})."`
 }
 
@@ -260,4 +260,3 @@ func withOwnVersion(versions map[string]string) map[string]string {
 	}
 	return versions
 }
-

@@ -2,7 +2,6 @@ package rpc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -10,6 +9,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc"
@@ -106,8 +106,8 @@ func (s *Server) Stop(grace time.Duration) {
 	}
 }
 
-// Listen opens a TCP address, or, for unix:PATH, a socket that only this user can connect to. As long as there are no credentials to configure, it refuses anything but loopback: who can
-// connect can run commands.
+// Listen opens a TCP address, or, for unix:PATH, a socket that only this user can connect to. As long as there are no
+// credentials to configure, it refuses any TCP address but loopback: who can connect can run commands.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	if path, local := strings.CutPrefix(addr, "unix:"); local {
 		return listenUnix(ctx, path)
@@ -141,15 +141,21 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 			return nil, fmt.Errorf("replace the socket %s: %w", path, err)
 		}
 	}
-	var config net.ListenConfig
+	config := net.ListenConfig{Control: onlyMine}
 	listener, err := config.Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("keep others from %s: %w", path, err), listener.Close())
-	}
 	return listener, nil
+}
+
+// onlyMine keeps others from a socket before it has its name: the file gets the socket's mode. Changed afterwards, it would
+// leave others a moment to connect.
+func onlyMine(_, _ string, socket syscall.RawConn) (err error) {
+	if failed := socket.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) }); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // faults are the codes that are ours to mend; the others are ordinary outcomes and not worth an error line.

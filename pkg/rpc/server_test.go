@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -332,6 +335,101 @@ func TestListenTakesLoopbackAndSaysWhenItIsTaken(t *testing.T) {
 		if err := listener.Close(); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func modeOf(t *testing.T, path string) fs.FileMode {
+	t.Helper()
+	info, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Mode()
+}
+
+func TestListenMakesASocketForThisUserOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	listener, err := rpc.Listen(t.Context(), "unix:"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode := modeOf(t, path); mode != fs.ModeSocket|0o600 {
+		t.Errorf("it is %v", mode)
+	}
+	server := rpc.NewServer(slog.New(slog.DiscardHandler))
+	server.SetServing(true)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+		t.Errorf("call over it: %v", err)
+	}
+	// Somebody listens: his socket is left alone.
+	if second, err := rpc.Listen(t.Context(), "unix:"+path); err == nil {
+		_ = second.Close()
+		t.Error("a second one listens on it")
+	} else if !strings.Contains(err.Error(), path+": another process does") {
+		t.Errorf("a second one: %v", err)
+	}
+	if _, err := healthpb.NewHealthClient(conn).Check(t.Context(), &healthpb.HealthCheckRequest{}); err != nil {
+		t.Errorf("call over it after a second one tried: %v", err)
+	}
+	server.Stop(0)
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is still there after the end: %v", err)
+	}
+}
+
+func TestListenReplacesASocketThatADeadProcessLeft(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	if err := stale.Close(); err != nil {
+		t.Fatal(err)
+	}
+	listener, err := rpc.Listen(t.Context(), "unix:"+path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mode := modeOf(t, path); mode != fs.ModeSocket|0o600 {
+		t.Errorf("it is %v", mode)
+	}
+	if err := listener.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestListenLeavesAloneWhatIsNoSocket(t *testing.T) {
+	dir := t.TempDir()
+	file, folder, link := filepath.Join(dir, "file"), filepath.Join(dir, "folder"), filepath.Join(dir, "link")
+	for _, err := range []error{os.WriteFile(file, []byte("mine"), 0o644), os.Mkdir(folder, 0o755), os.Symlink(file, link)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{file, folder, link, filepath.Join(dir, "none", "socket")} {
+		if listener, err := rpc.Listen(t.Context(), "unix:"+path); err == nil {
+			_ = listener.Close()
+			t.Errorf("%q: it listens", path)
+		} else if !strings.Contains(err.Error(), "listen on "+path) {
+			t.Errorf("%q: %v", path, err)
+		}
+	}
+	if text, err := os.ReadFile(link); err != nil || string(text) != "mine" {
+		t.Errorf("the file has %q, %v", text, err)
+	}
+	if mode := modeOf(t, file); mode != 0o644 {
+		t.Errorf("the file is %v", mode)
 	}
 }
 

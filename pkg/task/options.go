@@ -55,8 +55,8 @@ func (r *Retry) Pause(attempts int32) time.Duration {
 		}
 		pause *= 2
 	}
-	pause = min(pause, r.MaxBackoff)
-	return pause/2 + rand.N(pause/2+1) //nolint:gosec // nobody gains anything by guessing it
+	pause = max(0, min(pause, r.MaxBackoff))
+	return pause/2 + rand.N(pause/2+1)
 }
 
 // storedOptions is how options stand in the database: times in milliseconds.

@@ -14,7 +14,7 @@
 //	    |              |       |
 //	    |              +--> canceling --> canceled      (however the run itself ended)
 //	    +--------------+
-//	     an assignment that no executor ever took over
+//	     an assignment that no executor ever took over, or a failure that is retried
 //
 // skipped exists only because Pulp's clients know it. Each arrow is one guarded statement of the service that owns it.
 //

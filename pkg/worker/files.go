@@ -9,9 +9,9 @@ import (
 )
 
 // KeepFile stores the file at path as a temporary file, which outlives the task, and returns its UUID: tasks can be given it
-// through Spec.FileIDs. A path that is not absolute is one in the working directory, and all must lead below that. The
-// content is copied: what happens to the file afterwards does not matter. Without a task that is given it, the temporary
-// file is removed after a while.
+// through Spec.FileIDs. A path that is not absolute is one in the working directory, and all must lead below that, in at most
+// 4,096 bytes without control characters. The content is copied: what happens to the file afterwards does not matter. Without a
+// task that is given it, the temporary file is removed after a while.
 func KeepFile(ctx context.Context, path string) (id string, err error) {
 	s, inside := scopeOf(ctx)
 	if !inside || s.calls == nil {

@@ -51,7 +51,8 @@ type component struct{ name, version string }
 
 // InProcess declares that a handler may run as a goroutine of the executor. It must return soon after its context is
 // canceled, for nothing can kill it; must not leave the current directory or the environment changed; and shares the
-// executor's fate if it exhausts memory. In return it costs no process.
+// executor's fate if it exhausts memory; and a panic in a goroutine that it starts itself ends the executor. In return it costs
+// no process.
 func InProcess() Option {
 	return func(d *declaration) { d.traits.InProcess = true }
 }

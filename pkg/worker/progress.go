@@ -121,8 +121,8 @@ func (p *Progress) copyLocked() *taskv1.Progress { return proto.CloneOf(p.state)
 
 // Creating says, before the running task makes a resource, that it is going to: until [Created] says that it is complete it is
 // not to be used. If the task does not complete, however it ends, the executor has it deleted by what the handler declared
-// with [Discards]. Resource is a path of the application's API or another name that it knows: 1 to 1,024 bytes without control
-// characters. A task can name 1,000.
+// with [Discards]; only when the executor itself dies it stays, incomplete. Resource is a path of the application's API or
+// another name that it knows: 1 to 1,024 bytes without control characters. A task can name 1,000.
 func Creating(ctx context.Context, resource string) error { return create(ctx, resource, true) }
 
 // Created says that the running task has made a resource, and that it is complete: it stays, however the task ends.

@@ -3,6 +3,7 @@ package worker
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +29,7 @@ type report struct {
 
 	mu      sync.Mutex
 	parts   map[string]*Progress // the latest of each code
-	changed []*Progress          // not sent yet
+	changed []*Progress          // of these, those that are to be sent
 	timer   *time.Timer          // nil until there was something to send
 	armed   bool                 // the timer fires, or has fired and is not heard yet
 	created map[string]struct{}
@@ -42,16 +43,22 @@ func (r *report) add(p *Progress) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	code := p.state.GetCode()
-	if _, again := r.parts[code]; !again && len(r.parts) == limits.MaxParts {
-		return fmt.Errorf("a task has at most %d parts", limits.MaxParts)
-	}
-	if r.over {
+	older, again := r.parts[code]
+	switch {
+	case r.over:
 		return errOver
-	}
-	if r.parts == nil {
+	case !again && len(r.parts) == limits.MaxParts:
+		return fmt.Errorf("a task has at most %d parts", limits.MaxParts)
+	case r.parts == nil:
 		r.parts = map[string]*Progress{}
 	}
 	r.parts[code] = p
+	if again && older.marked {
+		// In its place: a handler that begins a part faster than it is sent must not fill the memory.
+		older.marked, p.marked = false, true
+		r.changed[slices.Index(r.changed, older)] = p
+		return nil
+	}
 	r.changeLocked(p)
 	return nil
 }
@@ -93,9 +100,7 @@ func (r *report) takeLocked() []*taskv1.Progress {
 	states := make([]*taskv1.Progress, 0, len(r.changed))
 	for _, p := range r.changed {
 		p.marked = false
-		if r.parts[p.state.GetCode()] == p { // else another part took its place meanwhile
-			states = append(states, p.copyLocked())
-		}
+		states = append(states, p.copyLocked())
 	}
 	r.changed = r.changed[:0]
 	return states

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-tasks/sluice/pkg/limits"
@@ -316,6 +317,7 @@ func TestHintsTellOfCommittedRowsAsTheyAre(t *testing.T) {
 			want = append(want, &schedulerv1.OfferedTask{
 				Seq: a.GetSeq(), TaskId: a.GetId(), Name: a.GetName(), ExclusiveResources: a.GetExclusiveResources(), SharedResources: a.GetSharedResources(),
 				Immediate: a.GetImmediate(), Deferred: a.GetDeferred(), Versions: a.GetVersions(), CreatedAt: timestamppb.New(a.GetCreatedAt().AsTime()),
+				Retry: a.GetRetry(),
 			})
 		}
 	}
@@ -328,7 +330,9 @@ func TestHintsTellOfCommittedRowsAsTheyAre(t *testing.T) {
 	if _, err := w.tryBatch(t.Context(), append(specs(2), &taskv1.TaskSpec{Name: "n", ParentId: unknownID})...); err == nil {
 		t.Error("a child of nobody is stored")
 	}
-	expect(w.send(t, newSpec("last")))
+	last := newSpec("last")
+	last.Retry = &taskv1.RetryPolicy{MaxAttempts: 3, Backoff: durationpb.New(time.Minute), On: []string{"TIMEOUT"}}
+	expect(w.send(t, last))
 	probe.Eventually(t, "all are told of", func() bool {
 		mu.Lock()
 		defer mu.Unlock()

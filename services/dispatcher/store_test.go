@@ -152,3 +152,38 @@ func TestDispatcherSaysThatTheDatabaseIsAwayAndGoesOnWhenItIsBack(t *testing.T) 
 	w.cancel(t, id)
 	w.dispatch(t)
 }
+
+// A file that many have had is looked for among its tasks, with its row locked, and not among all there are. Statements inside
+// functions don't show in the plans above.
+func TestUsesOfAFileAreFoundWithoutSearchingTheTasks(t *testing.T) {
+	db := pgtest.New(t)
+	for _, sql := range []string{
+		`insert into temporary_file (id, name, state, size, sha256, used_at)
+		 select gen_random_uuid(), 'f', 'complete', 1, 'x', now() - interval '1 day' from generate_series(1, 20)`,
+		`insert into task (id, domain_id, name, state, unblocked_at, started_at, finished_at, executor, incarnation, claim, attempt, result)
+		 select gen_random_uuid(), gen_random_uuid(), 'n', 'completed', now(), now(), now(), 'e', gen_random_uuid(), 1, 1, 'null' from generate_series(1, 8000)`,
+		`insert into task_file (file_id, task_id) select f.id, t.id from task t join (select id, row_number() over () - 1 n from temporary_file) f on f.n = t.seq % 20`,
+		`analyze`,
+	} {
+		if _, err := db.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	for name, call := range map[string]string{
+		"remove": `select count(dispatcher_remove_file(id::text)) from (select id from temporary_file limit 3) f`,
+		"sweep":  `select count(*) from dispatcher_sweep_files(interval '1 h', interval '1 h', 10)`,
+	} {
+		tx := pgtest.Begin(t, db)
+		searches := func() int {
+			return pgtest.One[int](t, tx, `select sum(pg_stat_get_xact_numscans(name::regclass)) from unnest(array['task', 'task_file']) name`)
+		}
+		before := searches()
+		if n := pgtest.One[int](t, tx, call); n == 0 {
+			t.Errorf("%s: no file is removed", name)
+		}
+		if n := searches() - before; n != 0 {
+			t.Errorf("%s searches a table %d times", name, n)
+		}
+		tx.Rollback(t)
+	}
+}

@@ -81,7 +81,7 @@ func (c calls) Created(made *taskv1.CreatedResource) {
 
 func (c calls) note(what string, err error) {
 	if err != nil {
-		c.log.Warn("a task told of "+what+", which is not kept", append(c.run.attrs(), slog.Any("error", err))...)
+		c.log.Warn("a task told of something that is not kept", append(c.run.attrs(), slog.String("what", what), slog.Any("error", err))...)
 	}
 }
 

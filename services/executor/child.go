@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protodelim"
 
@@ -37,6 +38,10 @@ type child struct {
 	since  time.Time
 	lost   bool            // the line has closed; under the lock of the pool
 	strays []procs.Process // descendants that had left the group and were killed with it
+	// mark is in the environment of the child and of all that it starts, and in no other process's.
+	mark string
+	// settled: it has seen to it itself that nothing is left of its last task.
+	settled bool
 	// messages are what the child says. Closed when it has closed the line, which is when it has ended, or was going to.
 	messages chan *executorv1.WorkRequest
 	outgoing chan *executorv1.WorkResponse
@@ -70,7 +75,8 @@ func startChild(config Config, dir string, env []string, fork fork, lost func(*c
 		cmd.Args[0] = path // what ps shows
 	}
 	cmd.Dir = dir
-	cmd.Env = env
+	mark := treeEnv + "=" + uuid.NewString()
+	cmd.Env = append(slices.Clone(env), mark)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -96,7 +102,7 @@ func startChild(config Config, dir string, env []string, fork fork, lost func(*c
 		}
 	}
 	c := &child{
-		pid: cmd.Process.Pid, cmd: cmd, conn: conn, output: capture,
+		pid: cmd.Process.Pid, cmd: cmd, conn: conn, output: capture, mark: mark,
 		messages: make(chan *executorv1.WorkRequest), outgoing: make(chan *executorv1.WorkResponse, openCalls+8), gone: make(chan struct{}),
 	}
 	c.parts.Go(c.write)
@@ -247,7 +253,35 @@ func (c *child) kill() {
 	c.signal(unix.SIGKILL)
 }
 
-// end kills what is left of the process group, reaps the child, and returns the outcome for a task that it had.
+// treeEnv is the variable by which the processes of a child are known, wherever they moved to, when it has died and can't be
+// asked any more. What hides it on purpose is not found.
+const treeEnv = "SLUICE_TASK_TREE"
+
+// killMarked kills what a child has started that outlived it: what left the group. More can be started while we look.
+func (c *child) killMarked() {
+	killed := map[int]bool{}
+	for range maxLooks {
+		more := false
+		for _, p := range procs.Marked(c.mark) {
+			if killed[p.PID] {
+				continue
+			}
+			_ = unix.Kill(p.PID, unix.SIGKILL)
+			c.strays, killed[p.PID], more = append(c.strays, p), true, true
+		}
+		if !more {
+			return
+		}
+	}
+}
+
+// retire ends a child that has no task and left nothing of one behind.
+func (c *child) retire() *taskv1.Outcome {
+	c.settled = true
+	return c.end()
+}
+
+// end kills what is left of a child's processes, reaps the child, and returns the outcome for a task that it had.
 func (c *child) end() *taskv1.Outcome {
 	c.signal(unix.SIGKILL)
 	// With the status, Wait gives away the number: nothing may be sent to the group from here on.
@@ -255,6 +289,9 @@ func (c *child) end() *taskv1.Outcome {
 	c.reaped = true
 	c.mu.Unlock()
 	err := c.cmd.Wait()
+	if !c.settled {
+		c.killMarked()
+	}
 	// The others of the group have been killed too, but that takes effect when each next runs; the task is over when all are.
 	procs.AwaitGroup(c.pid, killTimeout)
 	for _, p := range c.strays {

@@ -46,7 +46,8 @@ type Config struct {
 	LogEvery time.Duration
 	// MaxTasksPerChild is after how many tasks a child is replaced. Default 100; 1 is a fresh process for each task.
 	MaxTasksPerChild int
-	// ChildMemory is how many bytes of memory a child, and each process that it starts, may have for its data; 0 for no limit.
+	// ChildMemory is how many bytes of memory a child, and each process that it starts, may have for its data, at least
+	// MinChildMemory; 0 for no limit.
 	ChildMemory int64
 	// ChildIdle is how long a child is kept without a task. Default 5 minutes.
 	ChildIdle time.Duration
@@ -70,8 +71,9 @@ type Peers struct {
 	Status     statusv1.StatusServiceClient
 }
 
-// MinChildMemory is the least that a child can be limited to, in bytes.
-const MinChildMemory = 64 << 20
+// MinChildMemory is the least that a child can be limited to, in bytes. The runtime of Go maps memory in large pieces: with 112 MiB
+// a child died before it was ready, with 144 MiB it had 4 MiB to spare.
+const MinChildMemory = 256 << 20
 
 // Limits that nobody had a reason to set yet.
 const (

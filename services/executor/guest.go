@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -61,6 +62,8 @@ type visit struct {
 	heard  sync.Once
 	ended  chan *taskv1.Outcome // holds one
 	thrown chan map[string]string
+	// discarding: it was asked to delete something.
+	discarding atomic.Bool
 }
 
 // admit makes a guest of a worker that has said hello.
@@ -325,6 +328,7 @@ func (g *guest) discard(v *visit, handler *executorv1.TaskHandler, names []strin
 	if !handler.GetDiscards() {
 		return all(names, "the handler declares no way to delete it")
 	}
+	v.discarding.Store(true)
 	g.send(&executorv1.WorkResponse{Message: &executorv1.WorkResponse_Discard{
 		Discard: &executorv1.DiscardRun{Assignment: v.run.assignment, Resources: names},
 	}})
@@ -396,12 +400,11 @@ func (g *guest) receive(request *executorv1.WorkRequest) error {
 		g.of(m.Log, func(v *visit) error { return v.run.told.write(m.Log.GetText()) })
 	case *executorv1.WorkRequest_Discarded:
 		g.of(m.Discarded, func(v *visit) error {
-			select {
-			case v.thrown <- m.Discarded.GetFailed():
-				return nil
-			default:
+			if !v.discarding.Swap(false) {
 				return errors.New("nothing was to be deleted")
 			}
+			v.thrown <- m.Discarded.GetFailed() // holds one
+			return nil
 		})
 	case *executorv1.WorkRequest_Call:
 		g.call(m.Call)

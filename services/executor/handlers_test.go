@@ -39,6 +39,12 @@ func testMux() *worker.Mux {
 	})
 	worker.Handle(mux, "family", family)
 	worker.Handle(mux, "orphan", orphan)
+	worker.Handle(mux, "orphan.dies", func(ctx context.Context, in struct{}) (worker.None, error) {
+		if _, err := orphan(ctx, in); err != nil {
+			return worker.None{}, err
+		}
+		return worker.None{}, syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	})
 	worker.Handle(mux, "wait", wait)
 	worker.Handle(mux, "wait.here", wait, worker.InProcess())
 	worker.Handle(mux, "sticky", sticky)

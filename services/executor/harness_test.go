@@ -612,6 +612,20 @@ func (s *subject) quiet() {
 	}
 }
 
+// canceling waits until all that the executor runs, which is something, is being stopped.
+func (s *subject) canceling() {
+	s.t.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		running := s.running()
+		if len(running) > 0 && !slices.ContainsFunc(running, func(r *executorv1.Run) bool { return !r.GetCanceling() }) {
+			return
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("not being stopped: %v", running)
+		}
+	}
+}
+
 // readPID reads a process id from a fifo.
 func readPID(t testing.TB, fifo string) int {
 	t.Helper()

@@ -44,8 +44,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// register begins a life, however long that takes; it only returns an error when ctx ends.
-func (s *station) register(ctx context.Context) (life, error) {
+// register begins a life, however long that takes; it reports false when ctx ended before.
+func (s *station) register(ctx context.Context) (life, bool) {
 	delays := newDelays()
 	for {
 		began := time.Now()
@@ -53,10 +53,10 @@ func (s *station) register(ctx context.Context) (life, error) {
 		if err == nil {
 			s.log.InfoContext(ctx, "registered", slog.String("incarnation", response.GetIncarnation()))
 			s.nowWaitsFor(errors.New("waiting for the scheduler"))
-			return life{incarnation: response.GetIncarnation(), began: began}, nil
+			return life{incarnation: response.GetIncarnation(), began: began}, true
 		}
 		if ctx.Err() != nil {
-			return life{}, ctx.Err()
+			return life{}, false
 		}
 		if errs.Is(err, errs.NameTaken) {
 			err = fmt.Errorf("another living executor is called %q; waiting until it ends, or is silent for its time to live: %w", s.name, err)
@@ -65,7 +65,7 @@ func (s *station) register(ctx context.Context) (life, error) {
 		}
 		s.nowWaitsFor(err)
 		if !pause(ctx, delays.NextBackOff()) {
-			return life{}, ctx.Err()
+			return life{}, false
 		}
 	}
 }

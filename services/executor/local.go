@@ -276,8 +276,8 @@ func (l *local) supervise(r *run, child *child, calls calls, served *callServer)
 			}
 			switch m := message.GetMessage().(type) {
 			case *executorv1.WorkRequest_Ended:
-				if m.Ended.GetClaim() != r.claim.number {
-					child.blame(fmt.Errorf("it reported the end of claim %d while it had claim %d", m.Ended.GetClaim(), r.claim.number))
+				if c := (claim{task: m.Ended.GetTaskId(), number: m.Ended.GetClaim()}); c != r.claim {
+					child.blame(fmt.Errorf("it reported the end of claim %d of task %s while it had claim %d of task %s", c.number, c.task, r.claim.number, r.claim.task))
 					return nil
 				}
 				return honest(m.Ended.GetOutcome())

@@ -74,7 +74,7 @@ func (p *pool) close() {
 	}
 	p.mu.Unlock()
 	for _, c := range idle {
-		c.end()
+		c.retire()
 	}
 	p.ending.Wait()
 	close(p.forks)
@@ -139,7 +139,7 @@ func (p *pool) put(c *child, reuse bool) {
 	}
 	p.mu.Unlock()
 	if !keep {
-		c.end()
+		c.retire()
 	}
 }
 
@@ -164,7 +164,7 @@ func (p *pool) trim() {
 	p.mu.Unlock()
 	for _, c := range over {
 		p.log.Debug("ending a child that nobody needs", slog.Int("pid", c.pid))
-		c.end()
+		c.retire()
 	}
 }
 

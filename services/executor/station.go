@@ -24,11 +24,11 @@ var (
 type Stopping int
 
 const (
-	// Patiently: no new tasks, and those that run end, however long they take.
+	// Patiently lets those tasks that run end, however long they take; no new ones are taken.
 	Patiently Stopping = iota + 1
-	// Graceful: they have the shutdown grace, then they are aborted.
+	// Graceful gives them the shutdown grace, then they are aborted.
 	Graceful
-	// AtOnce: they are aborted now.
+	// AtOnce aborts them now.
 	AtOnce
 )
 
@@ -142,8 +142,8 @@ func (s *station) stop(how Stopping, abort error) {
 // context. It returns an error if the station can't be prepared, or errFenced if it has one life only and lost it.
 func (s *station) run() error {
 	for {
-		life, err := s.register(s.begun)
-		if err != nil {
+		life, registered := s.register(s.begun)
+		if !registered {
 			return nil // stopped before it began
 		}
 		if s.prepare != nil {
@@ -153,15 +153,17 @@ func (s *station) run() error {
 			}
 			s.prepare = nil
 		}
-		fenced := s.live(life)
-		switch {
-		case !fenced || s.begun.Err() != nil:
+		if fenced := s.live(life); !fenced || s.stops() {
 			return nil
-		case s.once:
+		}
+		if s.once {
 			return errFenced
 		}
 	}
 }
+
+// stops reports whether the station was told to stop.
+func (s *station) stops() bool { return s.begun.Err() != nil }
 
 // live is one life: it beats and works until the station stops or the life is fenced, and reports the latter.
 func (s *station) live(life life) (fenced bool) {

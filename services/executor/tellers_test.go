@@ -29,6 +29,8 @@ func registerTellers(mux *worker.Mux) {
 	worker.Handle(mux, "ladder", ladder)
 	worker.Handle(mux, "spreads", spreads)
 	worker.Handle(mux, "lingers", lingers)
+	worker.Handle(mux, "unsafe", failing)
+	worker.Handle(mux, "unsafe.here", failing, worker.InProcess())
 	worker.Handle(mux, "safe", func(context.Context, struct{}) (worker.None, error) {
 		return worker.None{}, worker.Safef("the disk is full")
 	})
@@ -169,6 +171,10 @@ func lingers(ctx context.Context, in struct{ Gate, Answer string }) (int, error)
 		_ = os.WriteFile(in.Answer, []byte(text), 0)
 	}()
 	return os.Getpid(), nil
+}
+
+func failing(context.Context, struct{}) (worker.None, error) {
+	return worker.None{}, errors.New("the password is 1234")
 }
 
 type dataLimit struct{ Own, Inherited string }

@@ -298,7 +298,7 @@ func (s *station) keepReport(ctx context.Context, r *run, report *statusv1.PutTa
 	report.TaskId, report.Claim = r.claim.task, r.claim.number
 	_, err := s.peers.Status.PutTaskReport(ctx, report)
 	if err != nil {
-		s.log.Warn("could not store how far a task is and what it made", append(r.attrs(), slog.Any("error", err))...)
+		s.log.WarnContext(ctx, "could not store how far a task is and what it made", append(r.attrs(), slog.Any("error", err))...)
 	}
 	return err == nil
 }
@@ -308,7 +308,7 @@ func (s *station) keepLog(ctx context.Context, r *run, log *output) (kept bool) 
 		TaskId: r.claim.task, Claim: r.claim.number, Text: log.text, Truncated: log.truncated,
 	})
 	if err != nil {
-		s.log.Warn("could not store the task's log", append(r.attrs(), slog.Any("error", err), slog.Int("bytes", len(log.text)))...)
+		s.log.WarnContext(ctx, "could not store the task's log", append(r.attrs(), slog.Any("error", err), slog.Int("bytes", len(log.text)))...)
 	}
 	return err == nil
 }

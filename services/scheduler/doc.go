@@ -23,10 +23,25 @@
 //
 // # States
 //
+// A scheduler:
+//
 //	standby --(lease taken)--> loading --> leading --(any error, any doubt)--> standby
 //
 // A leader that is told to stop lets its tick end, then its streams, then yields the lease, and then says so to those who
 // watch it. A standby asks for the lease at that word, when the lease runs out, and every quarter of it in any case.
+//
+// A task in the leader's memory:
+//
+//	blocked --(has all it named)--> ready --(slot)--> claimed --(end)--> gone
+//	                                  ^                  |
+//	                                  +--(not taken)-----+
+//	                                  |                  |
+//	                                  +---- resting <----+
+//	                                 (pause)    (failed, and its policy says: again)
+//
+// From ready on it holds its resources, and it gives them back when it goes, so nothing that conflicts starts between two of its
+// attempts. In the database a task that rests is waiting, with the time of the next attempt in its row and the failed ones in
+// task_attempt; the leader wakes it by its own clock. A cancel ends a rest at once. Immediate tasks are not tried again.
 //
 // # Failure
 //

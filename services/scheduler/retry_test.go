@@ -57,7 +57,7 @@ func (s *stage) given(what string, got []int64, want ...*modelRow) {
 		seqs = append(seqs, row.Seq)
 	}
 	if !slices.Equal(got, seqs) {
-		s.t.Errorf("%s: x was given %v, want %v", what, got, seqs)
+		s.t.Fatalf("%s: x was given %v, want %v", what, got, seqs)
 	}
 }
 

@@ -122,8 +122,10 @@ func tickRows(report *Report, plan *Plan) func(pgx.Rows) error {
 		var claim *int64
 		var attempt *int32
 		var state, args, kwargs, correlation, traceparent, tracestate, group, options *string
-		_, err := pgx.ForEachRow(rows, []any{&part, &seq, &claim, &attempt, &state, &args, &kwargs, &correlation, &traceparent,
-			&tracestate, &group, &options}, func() error {
+		_, err := pgx.ForEachRow(rows, []any{
+			&part, &seq, &claim, &attempt, &state, &args, &kwargs, &correlation, &traceparent,
+			&tracestate, &group, &options,
+		}, func() error {
 			switch part {
 			case 0:
 				report.Now, report.Xact = seq, uint64(*claim)

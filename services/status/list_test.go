@@ -9,8 +9,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/limits"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
@@ -235,6 +237,33 @@ func TestPagesOfLargeTasksAreShorter(t *testing.T) {
 	}
 	if want := n << 20 / status.PageBytes; pages+1 < want {
 		t.Errorf("%d pages, want at least %d", pages+1, want)
+	}
+}
+
+// What a dispatch may say beside arguments is 40 KB, too much for a thousand tasks on one page.
+func TestPagesOfTasksThatAskForMuchAreShorter(t *testing.T) {
+	for column, value := range map[string]string{
+		"versions": `(select jsonb_object_agg(n || repeat('c', 250), repeat('v', 255)) from generate_series(10, 73) n)`,
+		"options": `json_build_object('files', array_fill(id::text, array[100]), 'profile', array_fill(repeat('p', 64), array[16]),
+			'retry', json_build_object('attempts', 2, 'on', array_fill(repeat('C', 64), array[32])))`,
+	} {
+		t.Run(column, func(t *testing.T) {
+			w := newWorld(t)
+			all := w.many(t, limits.MaxPage)
+			pgtest.Must(t, w, limits.MaxPage, `update task set `+column+` = `+value)
+			pages := 0
+			seen := w.walk(t, limits.MaxPage, func() { pages++ })
+			if diff := cmp.Diff(all, ids(seen)); diff != "" {
+				t.Error(diff)
+			}
+			bytes := 0
+			for _, one := range seen {
+				bytes += proto.Size(one)
+			}
+			if least := bytes/status.PageBytes + 1; pages+1 < least {
+				t.Errorf("%d bytes on %d pages, want at least %d", bytes, pages+1, least)
+			}
+		})
 	}
 }
 

@@ -108,11 +108,17 @@ func (s server) WaitTasks(ctx context.Context, req *statusv1.WaitTasksRequest) (
 		return nil, err
 	}
 	answer := &statusv1.WaitTasksResponse{Tasks: onWire(tasks), Done: done}
-	// A thousand results of a mebibyte each are more than any client takes.
+	// A thousand results of a mebibyte each are more than any client takes, and so are a thousand tracebacks.
 	size := 0
 	for _, t := range answer.GetTasks() {
-		if size += len(t.GetResultJson()); size > resultsShown {
-			t.ResultJson = ""
+		cause := t.GetError()
+		size += len(t.GetResultJson()) + len(cause.GetDescription()) + len(cause.GetReason()) + len(cause.GetTraceback())
+		if size <= resultsShown {
+			continue
+		}
+		t.ResultJson = ""
+		if cause != nil {
+			cause.Description, cause.Reason, cause.Traceback = begin(cause.GetDescription()), begin(cause.GetReason()), ""
 		}
 	}
 	return answer, nil
@@ -121,7 +127,7 @@ func (s server) WaitTasks(ctx context.Context, req *statusv1.WaitTasksRequest) (
 // systemLook is how long the database may take to say how the whole is doing.
 const systemLook = 3 * time.Second
 
-// resultsShown is how many bytes of results an answer to a wait may have.
+// resultsShown is how many bytes of results and errors an answer to a wait may have in full.
 const resultsShown = 4 << 20
 
 // WatchTask streams one task.

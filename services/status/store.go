@@ -212,10 +212,17 @@ func weight(t *task.Task) int {
 	if t.Error != nil {
 		bytes += len(t.Error.Description) + len(t.Error.Traceback) + len(t.Error.Reason)
 	}
-	for _, names := range [][]string{t.Reserved.Exclusive, t.Reserved.Shared} {
-		for _, name := range names {
-			bytes += len(name)
+	lists := [][]string{t.Reserved.Exclusive, t.Reserved.Shared, t.Options.Profile, t.Options.Files}
+	if t.Options.Retry != nil {
+		lists = append(lists, t.Options.Retry.On)
+	}
+	for _, texts := range lists {
+		for _, text := range texts {
+			bytes += len(text) + 4
 		}
+	}
+	for component, version := range t.Versions {
+		bytes += len(component) + len(version) + 8
 	}
 	return bytes
 }
@@ -360,7 +367,7 @@ func scanReport(row pgx.Row, before ...any) (*Report, error) {
 }
 
 // Reports reads what the tasks of a page have told of their work, by id. fit is how many of the tasks have room on the page
-// together with that; of the others nothing is read.
+// together with that; what the others told is not kept.
 func (s *Store) Reports(ctx context.Context, tasks []*task.Task) (reports map[string]*Report, fit int, err error) {
 	ids := make([]string, len(tasks))
 	for i, t := range tasks {

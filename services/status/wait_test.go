@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,8 +13,10 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/limits"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
@@ -88,6 +91,39 @@ func TestWaitReturnsAtOnceWhenAllAreFinal(t *testing.T) {
 	p.returns(t, ids...)
 	if n := w.store.looks.Load(); n != 1 {
 		t.Errorf("it took %d looks", n)
+	}
+}
+
+// The answer must fit into a message however much the tasks have to say. The first ones say all of it.
+func TestAnswerToAWaitIsCutToAMessage(t *testing.T) {
+	for state, change := range map[string]string{
+		"completed": `update task set result = to_json(repeat('x', 1000000))`,
+		"failed": `update task set error = json_build_object('description', repeat('ä', 30000), 'reason', repeat('ö', 30000), 'traceback', repeat('x', 60000),
+			'code', 'ERROR')`,
+	} {
+		t.Run(state, func(t *testing.T) {
+			w := newWorld(t)
+			var ids []string
+			for range 200 {
+				ids = append(ids, w.add(t, row{state: state, result: "1"}))
+			}
+			pgtest.Must(t, w, int64(len(ids)), change)
+			answer, err := w.client.WaitTasks(t.Context(), &statusv1.WaitTasksRequest{TaskIds: ids})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if size := proto.Size(answer); !answer.GetDone() || len(answer.GetTasks()) != len(ids) || size > limits.MaxMessage {
+				t.Errorf("done %t, %d tasks in %d bytes", answer.GetDone(), len(answer.GetTasks()), size)
+			}
+			first, last := answer.GetTasks()[0], answer.GetTasks()[len(ids)-1]
+			if state == "completed" && (len(first.GetResultJson()) != 1_000_002 || last.GetResultJson() != "") {
+				t.Errorf("results of %d and %d bytes", len(first.GetResultJson()), len(last.GetResultJson()))
+			}
+			if state == "failed" && (len(first.GetError().GetTraceback()) != 60_000 || last.GetError().GetTraceback() != "" ||
+				last.GetError().GetDescription() != strings.Repeat("ä", 512)+"…" || last.GetError().GetCode() != "ERROR") {
+				t.Errorf("the first one %d bytes, the last one %v", proto.Size(first), last.GetError())
+			}
+		})
 	}
 }
 

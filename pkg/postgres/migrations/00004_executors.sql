@@ -180,11 +180,13 @@ end
 $$;
 -- +goose StatementEnd
 
--- Whether a task has a file that is not final.
+-- Whether a task that is not final has a file. It looks at the tasks of the file one by one, as in 00003, for its callers have
+-- locked it: left to itself the planner searched the whole of task when the usual file had been given to many.
 -- +goose StatementBegin
-create function temporary_file_in_use(file uuid) returns boolean language sql stable as $$
+create function temporary_file_in_use(file uuid) returns boolean language sql stable
+set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
     select exists (
-        select from task_file l join task t on t.id = l.task_id
+        select from task_file l cross join lateral (select k.state from task k where k.id = l.task_id offset 0) t
         where l.file_id = file and t.state in ('waiting', 'running', 'canceling'))
 $$;
 -- +goose StatementEnd
@@ -222,7 +224,7 @@ begin
         update temporary_file f set
             state   = case when o.used then f.state else 'removed' end,
             used_at = case when o.used then now() else f.used_at end
-        from (select i.id, temporary_file_in_use(i.id) as used from unnest(stale) i (id)) o
+        from (select i.id, temporary_file_in_use(i.id) as used from unnest(stale) i (id) offset 0) o -- asks once for each
         where f.id = o.id;
     end if;
     update temporary_file f set state = 'removed'

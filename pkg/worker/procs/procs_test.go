@@ -3,6 +3,8 @@ package procs_test
 import (
 	"os"
 	"os/exec"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -79,5 +81,35 @@ func TestAwaitGroup(t *testing.T) {
 	_ = cmd.Wait()
 	if !procs.AwaitGroup(leader, time.Minute) {
 		t.Error("a group that is gone is not over")
+	}
+}
+
+func TestMarkedProcessesAreFoundWhereverTheyMovedTo(t *testing.T) {
+	const mark = "PROCS_TEST_MARK=here"
+	cmd := exec.Command("sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & echo $!")
+	cmd.Env = append(os.Environ(), mark)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := procs.Marked(mark)
+	if len(found) != 1 || found[0].PID != pid {
+		t.Fatalf("found %v, expected process %d, whose parent has ended", found, pid)
+	}
+	if other := procs.Marked(mark + "x"); len(other) != 0 {
+		t.Errorf("found %v by another mark", other)
+	}
+	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if !found[0].Await(time.Minute) {
+		t.Fatal("it does not end")
+	}
+	if left := procs.Marked(mark); len(left) != 0 {
+		t.Errorf("found %v after its end", left)
 	}
 }

@@ -377,7 +377,7 @@ type Retry struct {
 	MaxAttempts int32 `protobuf:"varint,1,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
 	// The pause before the second attempt, in seconds, doubled before each one after it. Default 1.
 	Backoff *float64 `protobuf:"fixed64,2,opt,name=backoff,proto3,oneof" json:"backoff,omitempty"`
-	// What the pause does not grow beyond, in seconds. Default 60.
+	// What the pause does not grow beyond, in seconds. Default 60, or the backoff if that is longer.
 	MaxBackoff *float64 `protobuf:"fixed64,3,opt,name=max_backoff,json=maxBackoff,proto3,oneof" json:"max_backoff,omitempty"`
 	// Codes of the errors that are retried; empty means all but PERMANENT.
 	On            []string `protobuf:"bytes,4,rep,name=on,proto3" json:"on,omitempty"`

@@ -37,9 +37,9 @@ type ExecutorServiceClient interface {
 	// when the stream ends, and when its lease has run out. Its tasks fail at once when the stream ends before they have.
 	//
 	// Errors that end the stream: INVALID_ARGUMENT for a message that breaks a limit or comes out of turn, ALREADY_EXISTS for the
-	// name of a worker that is connected, RESOURCE_EXHAUSTED for a message above 8 MiB (that is what a result must not come near: its limit is 1 MiB), DEADLINE_EXCEEDED for a task that was not
-	// confirmed, or not stopped, in time, UNAVAILABLE when the executor stops, FAILED_PRECONDITION with reason FENCED when the
-	// lease was lost: then the worker may connect anew.
+	// name of a worker that is connected, RESOURCE_EXHAUSTED for a message above 8 MiB (a result above 1 MiB, in a smaller message,
+	// fails its task only), DEADLINE_EXCEEDED for a task that was not confirmed, or not stopped, in time, UNAVAILABLE when the
+	// executor stops, FAILED_PRECONDITION with reason FENCED when the lease was lost: then the worker may connect anew.
 	Work(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[WorkRequest, WorkResponse], error)
 	// ListRunning lists what the executor runs now.
 	ListRunning(ctx context.Context, in *ListRunningRequest, opts ...grpc.CallOption) (*ListRunningResponse, error)
@@ -99,9 +99,9 @@ type ExecutorServiceServer interface {
 	// when the stream ends, and when its lease has run out. Its tasks fail at once when the stream ends before they have.
 	//
 	// Errors that end the stream: INVALID_ARGUMENT for a message that breaks a limit or comes out of turn, ALREADY_EXISTS for the
-	// name of a worker that is connected, RESOURCE_EXHAUSTED for a message above 8 MiB (that is what a result must not come near: its limit is 1 MiB), DEADLINE_EXCEEDED for a task that was not
-	// confirmed, or not stopped, in time, UNAVAILABLE when the executor stops, FAILED_PRECONDITION with reason FENCED when the
-	// lease was lost: then the worker may connect anew.
+	// name of a worker that is connected, RESOURCE_EXHAUSTED for a message above 8 MiB (a result above 1 MiB, in a smaller message,
+	// fails its task only), DEADLINE_EXCEEDED for a task that was not confirmed, or not stopped, in time, UNAVAILABLE when the
+	// executor stops, FAILED_PRECONDITION with reason FENCED when the lease was lost: then the worker may connect anew.
 	Work(grpc.BidiStreamingServer[WorkRequest, WorkResponse]) error
 	// ListRunning lists what the executor runs now.
 	ListRunning(context.Context, *ListRunningRequest) (*ListRunningResponse, error)

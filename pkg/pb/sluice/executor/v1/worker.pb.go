@@ -1519,7 +1519,8 @@ func (x *NewGroup) GetDescription() string {
 // KeepFile asks to store a file as a temporary file, which a task can be given.
 type KeepFile struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Path of the file, on the executor's machine: below the task's working directory.
+	// Path of the file, on the executor's machine: below the task's working directory. At most 4,096 bytes without control
+	// characters.
 	Path          string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -559,7 +559,8 @@ func (x *WaitTasksRequest) GetTimeout() *durationpb.Duration {
 // WaitTasksResponse holds the tasks as they are now.
 type WaitTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The tasks, in the order asked for. After 4 MiB of results further ones are left out; GetTask has them.
+	// The tasks, in the order asked for. After 4 MiB of results and errors further results are left out, and
+	// errors are cut to 1 KiB and have no traceback; GetTask has them.
 	Tasks []*v1.Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// All of them are final.
 	Done          bool `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
@@ -1093,7 +1094,7 @@ type PutTaskReportRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the task. Required.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	// Number of the claim; an older one than stored is ignored.
+	// Number of the claim, at least 1; an older one than stored is ignored.
 	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
 	// All parts that were reported, at most 100. They replace what is stored.
 	Progress []*v1.Progress `protobuf:"bytes,3,rep,name=progress,proto3" json:"progress,omitempty"`

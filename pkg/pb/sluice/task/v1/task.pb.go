@@ -184,7 +184,7 @@ type RetryPolicy struct {
 	// The pause before the second attempt, doubled before each one after it. The pause taken is between half of that and all of
 	// it, at random. 0 to 24 hours; unset means 1 second.
 	Backoff *durationpb.Duration `protobuf:"bytes,2,opt,name=backoff,proto3" json:"backoff,omitempty"`
-	// What the pause does not grow beyond. 0 to 24 hours; unset means 1 minute.
+	// What the pause does not grow beyond. 0 to 24 hours; unset means 1 minute, or the backoff if that is longer.
 	MaxBackoff *durationpb.Duration `protobuf:"bytes,3,opt,name=max_backoff,json=maxBackoff,proto3" json:"max_backoff,omitempty"`
 	// Codes of the errors that are retried, at most 32 (see TaskError). Empty means all but PERMANENT, which never is.
 	On            []string `protobuf:"bytes,4,rep,name=on,proto3" json:"on,omitempty"`
@@ -346,7 +346,8 @@ type CreatedResource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name: a path of the application's API, or another name that it knows. 1 to 1,024 bytes, no control characters.
 	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
-	// It is not to be used yet. If the task does not complete, the executor has it deleted by the handler's own means.
+	// It is not to be used yet. If the task does not complete, the executor has it deleted by the handler's own means; if it is the
+	// executor that dies, nobody does.
 	Incomplete    bool `protobuf:"varint,2,opt,name=incomplete,proto3" json:"incomplete,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -38,6 +38,8 @@ type child struct {
 	mux  *Mux
 	conn io.ReadWriteCloser
 	log  *slog.Logger
+	// home is where the process is when it has no task.
+	home string
 	// settle is called when a handler has returned, before that is reported: what must be over by then.
 	settle func()
 
@@ -58,9 +60,14 @@ type job struct {
 }
 
 func newChild(mux *Mux, conn io.ReadWriteCloser) *child {
+	home, err := os.Getwd()
+	if err != nil {
+		home = "/"
+	}
 	return &child{
 		mux:    mux,
 		conn:   conn,
+		home:   home,
 		log:    slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		settle: func() {},
 		open:   map[int64]chan *executorv1.CallReply{},
@@ -147,17 +154,13 @@ func (c *child) start(ctx context.Context, a *taskv1.Assignment, do func(context
 
 // perform runs a task in its directory.
 func (j *job) perform(ctx context.Context, run *executorv1.RunTask) *taskv1.Outcome {
-	home, err := os.Getwd()
-	if err != nil {
-		home = "/"
-	}
 	if err := os.Chdir(run.GetWorkingDir()); err != nil {
 		return Failed(fmt.Sprintf("enter the task's working directory: %v", err), "")
 	}
 	defer func() {
 		j.child.settle()
 		// The directory is about to be removed; a process that stays in it would pin it.
-		_ = os.Chdir(home)
+		_ = os.Chdir(j.child.home)
 	}()
 	return j.child.mux.Run(ctx, Run{
 		Assignment: run.GetAssignment(), Timeout: run.GetTimeout().AsDuration(), Log: j.child.log, Calls: j,

@@ -276,9 +276,9 @@ func (c *child) killMarked() {
 }
 
 // retire ends a child that has no task and left nothing of one behind.
-func (c *child) retire() *taskv1.Outcome {
+func (c *child) retire() {
 	c.settled = true
-	return c.end()
+	c.end()
 }
 
 // end kills what is left of a child's processes, reaps the child, and returns the outcome for a task that it had.

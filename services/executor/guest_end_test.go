@@ -2,7 +2,9 @@ package executor_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -11,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
@@ -72,7 +75,9 @@ func TestTheEndsOfAWorkerThatLeftWaitForTheScheduler(t *testing.T) {
 	l.breakOff()
 	g.end(a, done("1"))
 	g.leave()
-	receive(t, g.ended, "the end of the stream")
+	if err := receive(t, g.ended, "the end of the stream"); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream ended with %v", err)
+	}
 	select {
 	case <-f.deregisters:
 		t.Error("it said goodbye though the end of its task was not accepted")
@@ -96,7 +101,9 @@ func TestTheEndsOfAWorkerThatLeftDoNotKeepTheExecutor(t *testing.T) {
 	f.away.Store(true)
 	l.breakOff()
 	g.leave()
-	receive(t, g.ended, "the end of the stream")
+	if err := receive(t, g.ended, "the end of the stream"); !errors.Is(err, io.EOF) {
+		t.Errorf("the stream ended with %v", err)
+	}
 	s.end()
 }
 
@@ -118,7 +125,10 @@ func TestOfAWorkerThatLostItsLeaseNothingIsReported(t *testing.T) {
 		again := attach(t, face, &executorv1.WorkerHello{Name: "py", Handlers: handlers("py.a")})
 		select {
 		case <-again.in:
-		case <-again.ended:
+		case err := <-again.ended:
+			if status.Code(err) != codes.AlreadyExists {
+				t.Fatal(err)
+			}
 			continue
 		}
 		break

@@ -61,6 +61,9 @@ func testMux() *worker.Mux {
 	worker.Handle(mux, "nest.here", nesting, worker.InProcess())
 	worker.Handle(mux, "dispatch", dispatching)
 	worker.Handle(mux, "dispatch.here", dispatching, worker.Immediate())
+	nothing := func(context.Context, struct{}) (worker.None, error) { return worker.None{}, nil }
+	worker.Handle(mux, "nothing", nothing)
+	worker.Handle(mux, "nothing.here", nothing, worker.InProcess())
 	worker.Handle(mux, "env", func(context.Context, struct{}) ([]string, error) { return os.Environ(), nil })
 	worker.Handle(mux, "log", func(ctx context.Context, _ struct{}) (worker.None, error) {
 		worker.Logger(ctx).InfoContext(ctx, "a line", slog.Int("n", 1))

@@ -21,6 +21,7 @@ import (
 type home struct {
 	path   string
 	root   *os.Root
+	dir    *os.File // the same
 	parent string
 	own    string
 	log    *slog.Logger
@@ -70,11 +71,14 @@ func openHome(workDir, name string, log *slog.Logger) (*home, error) {
 	if h.root, err = parent.OpenRoot(own); err != nil {
 		return nil, fmt.Errorf("open %s: %w", h.path, err)
 	}
+	if h.dir, err = h.root.Open("."); err != nil {
+		return nil, errors.Join(fmt.Errorf("open %s: %w", h.path, err), h.root.Close())
+	}
 	if h.mark, err = h.root.OpenFile(markName, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("mark %s: %w", h.path, err), h.root.Close())
+		return nil, errors.Join(fmt.Errorf("mark %s: %w", h.path, err), h.dir.Close(), h.root.Close())
 	}
 	if err := unix.Flock(int(h.mark.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", h.path, err), h.mark.Close(), h.root.Close())
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", h.path, err), h.mark.Close(), h.dir.Close(), h.root.Close())
 	}
 	h.reclaim(parent)
 	return h, nil
@@ -170,22 +174,33 @@ func (h *home) close() {
 	}
 	_ = h.root.Remove(markName)
 	_ = h.mark.Close()
+	_ = h.dir.Close()
 	_ = h.root.Close()
 	_ = os.Remove(h.path)
 }
 
 // makeTaskDir makes the empty working directory of a task, mode 0700.
 func (h *home) makeTaskDir(task string) (string, error) {
-	if err := removeTree(h.root, task); err != nil {
-		return "", err
+	err := h.root.Mkdir(task, 0o700)
+	if errors.Is(err, fs.ErrExist) {
+		if err := removeTree(h.root, task); err != nil {
+			return "", err
+		}
+		err = h.root.Mkdir(task, 0o700)
 	}
-	if err := h.root.Mkdir(task, 0o700); err != nil {
+	if err != nil {
 		return "", err
 	}
 	return filepath.Join(h.path, task), nil
 }
 
-func (h *home) removeTaskDir(task string) error { return removeTree(h.root, task) }
+// removeTaskDir removes a task's directory. Most are empty, and gone with one system call.
+func (h *home) removeTaskDir(task string) error {
+	if !strings.ContainsRune(task, '/') && unix.Unlinkat(int(h.dir.Fd()), task, unix.AT_REMOVEDIR) == nil {
+		return nil
+	}
+	return removeTree(h.root, task)
+}
 
 // taskDir is the working directory of one run, made when it is first asked for: most handlers in the executor's own process
 // never do, and a directory costs more than they.

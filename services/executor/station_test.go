@@ -21,7 +21,6 @@ import (
 
 // scene is a place where tasks do what the test says.
 type scene struct {
-	place
 	act  func(*run) *taskv1.Outcome
 	exit func()
 }
@@ -65,7 +64,6 @@ func (s *station) order(task string) *run {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := claim{task: task, number: 1}
-	//nolint:forbidigo // a run outlives what it is made with
 	s.assignLocked(context.Background(), &taskv1.Assignment{TaskId: c.task, Claim: c.number, Name: "t"})
 	return s.runs[c]
 }

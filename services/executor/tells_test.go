@@ -114,7 +114,7 @@ func TestAReportOrALogThatIsNotTakenCostsNothingElse(t *testing.T) {
 func TestAReportUnderWayHoldsUpNobody(t *testing.T) {
 	f, s, l := connect(t, executor.Config{CancelGrace: 50 * time.Millisecond})
 	release := make(chan struct{})
-	hold := func(context.Context) error { <-release; return nil }
+	hold := until(release)
 	f.onReport.Store(&hold)
 	gate := pipe(t, "gate")
 	a := l.assign(order("tells", fmt.Sprintf(`{"Steps": 3, "Gate": %q}`, gate)))
@@ -157,7 +157,7 @@ func TestTheLogOfALongTaskIsStoredWhileItRuns(t *testing.T) {
 func TestAnOlderLogNeverArrivesAfterANewerOne(t *testing.T) {
 	f, _, l := connect(t, executor.Config{LogEvery: time.Millisecond})
 	release := make(chan struct{})
-	hold := func(context.Context) error { <-release; return nil }
+	hold := until(release)
 	f.onLog.Store(&hold)
 	gate := pipe(t, "gate")
 	a := l.assign(order("tells", fmt.Sprintf(`{"Steps": 1, "Text": "one\n", "Gate": %q, "Rest": "two\n"}`, gate)))
@@ -445,7 +445,7 @@ func TestTheFirstReasonToStopCounts(t *testing.T) {
 	t.Run("the end, then the timeout and a cancel", func(t *testing.T) {
 		f, _, l := connect(t, executor.Config{})
 		release := make(chan struct{})
-		hold := func(context.Context) error { <-release; return nil }
+		hold := until(release)
 		f.onLog.Store(&hold)
 		a := order("print", `{"Text": "x"}`)
 		a.Timeout = durationpb.New(2 * time.Second)
@@ -464,7 +464,7 @@ func TestTheFirstReasonToStopCounts(t *testing.T) {
 func TestARefusalBetweenTheEndAndItsReportIsHonoured(t *testing.T) {
 	f, s, l := connect(t, executor.Config{})
 	release := make(chan struct{})
-	hold := func(context.Context) error { <-release; return nil }
+	hold := until(release)
 	f.onLog.Store(&hold)
 	a := l.assign(order("print", `{"Text": "x"}`))
 	receive(t, f.logs, "the log, which is stored when all is over")
@@ -571,5 +571,17 @@ func TestWhatStartsOthersAllTheTimeIsKilledWithThem(t *testing.T) {
 			}
 		}
 		s.end()
+	}
+}
+
+// until answers what is stored when it is let.
+func until(released <-chan struct{}) func(context.Context) error {
+	return func(ctx context.Context) error {
+		select {
+		case <-released:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }

@@ -10,6 +10,8 @@
 // # Owns
 //
 // The harness (process, system, crew, gate, wire, history, flow, load) and the stories. What a service does by itself is tested beside it.
+// The stories of other languages are skipped where Python or Node can't be had; SLUICE_E2E_LANGUAGES=required makes that a failure.
+//
 // With SLUICE_E2E_RACE=1 in the environment the program under test has the race detector in it, too, which takes a while; a
 // race that it finds fails the story. With SLUICE_E2E_POOLED=1 all services of all stories reach their database through a
 // PgBouncer. With -short, the example that indexes the standard library does only a part of it.

@@ -37,9 +37,10 @@ type ExecutorFlags struct {
 func (f ExecutorFlags) apply(cfg *executor.Config) error {
 	cfg.Slots, cfg.ImmediateSlots, cfg.ImmediateTimeout = f.Slots, f.ImmediateSlots, f.ImmediateTimeout
 	cfg.MaxTasksPerChild, cfg.ChildMemory, cfg.ChildIdle = f.TasksPerChild, int64(f.ChildMemory), f.ChildIdle
-	switch {
-	case cfg.Slots < 0:
+	if cfg.Slots < 0 {
 		cfg.Slots = defaultSlots()
+	}
+	switch {
 	case f.TasksPerChild < 1:
 		return usage("--tasks-per-child: must be at least 1, is %d", f.TasksPerChild)
 	case f.ChildMemory != 0 && f.ChildMemory < executor.MinChildMemory:
@@ -134,7 +135,10 @@ func (c *ExecutorRole) serve(ctx context.Context, env *Environment, build func(*
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGHUP, os.Interrupt)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	if !signal.Ignored(syscall.SIGHUP) { // under nohup it is
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	defer signal.Stop(signals)
 	var service *executor.Service
 	if c.Burst {

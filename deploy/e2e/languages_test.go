@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -107,27 +106,7 @@ type foreign struct {
 // launch starts a program of the example, until the test ends.
 func (f *foreign) launch(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{command: command{name: f.prefix, args: args}, dir: t.TempDir(), done: make(chan struct{})}
-	stdout, stderr := p.create(t, "stdout"), p.create(t, "stderr")
-	defer stdout.Close()
-	defer stderr.Close()
-	p.cmd = exec.Command(f.program.Path, args...)
-	p.cmd.Stdout, p.cmd.Stderr, p.cmd.Env, p.cmd.SysProcAttr = stdout, stderr, cleanEnv(f.program.Env), attributes(nil)
-	started := make(chan error)
-	go func() {
-		// The kernel ends the process together with the thread that started it, see attributes.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		defer close(p.done)
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			_ = p.cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
-		t.Fatalf("start %s: %v", f.prefix, err)
-	}
+	p := launch(t, t.TempDir(), command{name: f.prefix, path: f.program.Path, args: args, env: f.program.Env})
 	t.Cleanup(func() {
 		p.kill()
 		if t.Failed() {

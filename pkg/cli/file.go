@@ -142,23 +142,7 @@ func (*FileDeleteCmd) Help() string {
 // Run deletes one after the other; a failure does not spare the others.
 func (c *FileDeleteCmd) Run(ctx context.Context, env *Environment) error {
 	return c.with(ctx, env, func(ctx context.Context, s *session) error {
-		views := make([]deletedView, 0, len(c.ID))
-		err := each(ctx, s, c.Addr, c.ID, func(id string) error {
-			if err := s.DeleteFile(ctx, id); err != nil {
-				return err
-			}
-			views = append(views, deletedView{ID: id, Deleted: true})
-			if !s.json {
-				s.printf("%s deleted\n", id)
-			}
-			return nil
-		})
-		if s.json {
-			if err := s.printJSON(views); err != nil {
-				return err
-			}
-		}
-		return err
+		return deleteEach(ctx, s, c.Addr, c.ID, s.DeleteFile)
 	})
 }
 

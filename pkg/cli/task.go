@@ -36,24 +36,13 @@ func (*TaskCancelCmd) Help() string {
 // Run cancels one after the other; a failure does not spare the others.
 func (c *TaskCancelCmd) Run(ctx context.Context, env *Environment) error {
 	return c.with(ctx, env, func(ctx context.Context, s *session) error {
-		views := make([]taskView, 0, len(c.ID))
-		err := each(ctx, s, c.Addr, c.ID, func(id string) error {
+		return each(ctx, s, c.Addr, c.ID, func(id string) (taskView, string, error) {
 			t, err := s.Cancel(ctx, id)
 			if err != nil {
-				return err
+				return taskView{}, "", err
 			}
-			views = append(views, viewTask(t))
-			if !s.json {
-				s.printf("%s %s\n", t.ID, t.State)
-			}
-			return nil
+			return viewTask(t), fmt.Sprintf("%s %s", t.ID, t.State), nil
 		})
-		if s.json {
-			if err := s.printJSON(views); err != nil {
-				return err
-			}
-		}
-		return err
 	})
 }
 
@@ -73,46 +62,49 @@ func (*TaskDeleteCmd) Help() string {
 // Run deletes one after the other; a failure does not spare the others.
 func (c *TaskDeleteCmd) Run(ctx context.Context, env *Environment) error {
 	return c.with(ctx, env, func(ctx context.Context, s *session) error {
-		views := make([]deletedView, 0, len(c.ID))
-		err := each(ctx, s, c.Addr, c.ID, func(id string) error {
-			if err := s.Delete(ctx, id); err != nil {
-				return err
-			}
-			views = append(views, deletedView{ID: id, Deleted: true})
-			if !s.json {
-				s.printf("%s deleted\n", id)
-			}
-			return nil
-		})
-		if s.json {
-			if err := s.printJSON(views); err != nil {
-				return err
-			}
-		}
-		return err
+		return deleteEach(ctx, s, c.Addr, c.ID, s.Delete)
 	})
 }
 
-// each does something to every id and reports failures as they come. It ends with the worst exit code of them.
-func each(ctx context.Context, s *session, addr string, ids []string, do func(id string) error) error {
-	worst := exitOK
+// each does something to every id, and reports what came of it, as a line or in an array of views, and failures as they come.
+// It ends with the worst exit code of them.
+func each[V any](ctx context.Context, s *session, addr string, ids []string, do func(id string) (view V, line string, err error)) error {
+	views, worst := make([]V, 0, len(ids)), exitOK
 	for _, id := range ids {
-		if err := do(id); err != nil {
-			f := explain(&callError{addr: addr, err: err})
-			if len(ids) > 1 && f.code == exitUsage {
-				f = &failure{code: f.code, lines: prefixed(id+": ", f.lines)}
+		view, line, err := do(id)
+		if err == nil {
+			views = append(views, view)
+			if !s.json {
+				s.printf("%s\n", line)
 			}
-			worst = max(worst, s.report(f))
-			// Nobody wants the same sentence for each of a hundred ids.
-			if ctx.Err() != nil || status.Code(err) == codes.Unavailable {
-				break
-			}
+			continue
+		}
+		f := explain(&callError{addr: addr, err: err})
+		if len(ids) > 1 && f.code == exitUsage {
+			f = &failure{code: f.code, lines: prefixed(id+": ", f.lines)}
+		}
+		worst = max(worst, s.report(f))
+		// Nobody wants the same sentence for each of a hundred ids.
+		if ctx.Err() != nil || status.Code(err) == codes.Unavailable {
+			break
+		}
+	}
+	if s.json {
+		if err := s.printJSON(views); err != nil {
+			return err
 		}
 	}
 	if worst == exitOK {
 		return nil
 	}
 	return &failure{code: worst}
+}
+
+// deleteEach deletes tasks, or files, by their ids.
+func deleteEach(ctx context.Context, s *session, addr string, ids []string, remove func(ctx context.Context, id string) error) error {
+	return each(ctx, s, addr, ids, func(id string) (deletedView, string, error) {
+		return deletedView{ID: id, Deleted: true}, id + " deleted", remove(ctx, id)
+	})
 }
 
 func prefixed(prefix string, lines []string) []string {

@@ -177,7 +177,7 @@ func viewTaskWithChildren(t client.Task, children []string) shownTaskView {
 	}
 }
 
-// deletedView is one element of what `task delete` prints.
+// deletedView is one element of what `task delete` and `file delete` print.
 type deletedView struct {
 	ID      string `json:"id"`
 	Deleted bool   `json:"deleted"`

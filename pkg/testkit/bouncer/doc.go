@@ -5,9 +5,9 @@
 //
 // # Owns
 //
-// The program: the machine's, or one that it takes from the Debian archive through apt, which needs no root, and keeps in
-// the cache folder. And one process of it per Start, on a loopback port, with the settings of an ordinary installation. As root
-// it runs as the user who may open the database's socket, because PgBouncer refuses root.
+// The program: the machine's, or one from the Debian archive, which is kept in the cache folder. And one process of it per
+// Start, on a loopback port, with the settings of an ordinary installation. As root it runs as the user who may open the
+// database's socket, because PgBouncer refuses root.
 //
 // # Failure
 //

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluice-tasks/sluice/pkg/postgres/embedded"
+	"github.com/sluice-tasks/sluice/pkg/testkit/debian"
 )
 
 const (
@@ -104,7 +105,7 @@ func machine() places {
 // find returns the first PgBouncer that runs.
 func (p places) find(ctx context.Context) (program, error) {
 	var errs []error
-	if path, err := lookIn(p.path, "pgbouncer"); err != nil {
+	if path, err := debian.Program(p.path, "pgbouncer"); err != nil {
 		errs = append(errs, err)
 	} else {
 		found, err := program{path: path}.inspect(ctx)
@@ -118,15 +119,4 @@ func (p places) find(ctx context.Context) (program, error) {
 		return found, nil
 	}
 	return program{}, errors.Join(append(errs, fmt.Errorf("fetch it: %w", err))...)
-}
-
-// lookIn finds a program in a PATH-like list. exec.LookPath knows only our own PATH, and a test has to say that there is none.
-func lookIn(list, name string) (string, error) {
-	for _, dir := range filepath.SplitList(list) {
-		file := filepath.Join(dir, name)
-		if info, err := os.Stat(file); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
-			return filepath.Abs(file)
-		}
-	}
-	return "", fmt.Errorf("%s is not installed", name)
 }

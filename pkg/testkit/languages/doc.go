@@ -12,7 +12,8 @@
 //	npm packages     npm
 //
 // What was fetched is kept in the user's cache folder, each part under a name that tells its content: a change of
-// requirements.txt or package-lock.json fetches anew, and nothing else does.
+// requirements.txt or package-lock.json fetches anew, and nothing else does, but for a Python from the archive that no longer
+// runs here.
 //
 // With SLUICE_E2E_LANGUAGES=fetched in the environment, what is installed is not used, which shows that the fetching works.
 //

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+
+	"github.com/sluice-tasks/sluice/pkg/testkit/debian"
 )
 
 // oldestNode is the first Node.js that the example runs on.
@@ -67,13 +69,13 @@ func (m machine) withNode(ctx context.Context, use func(engine) error) error {
 }
 
 func (m machine) installedNode(ctx context.Context) (engine, error) {
-	npm, err := first(m.path, "npm")
+	npm, err := debian.Program(m.path, "npm")
 	if err != nil {
 		return engine{}, err
 	}
 	var errs []error
 	for _, name := range []string{"node", "nodejs"} { // Debian once called it so
-		for _, node := range lookIn(m.path, name) {
+		for _, node := range debian.Programs(m.path, name) {
 			e := engine{node: node, npm: []string{npm}}
 			if err := m.inspectNode(ctx, e); err != nil {
 				errs = append(errs, err)
@@ -103,20 +105,17 @@ func (m machine) inspectNode(ctx context.Context, e engine) error {
 	if version[0] < oldestNode[0] || version[0] == oldestNode[0] && version[1] < oldestNode[1] {
 		return fmt.Errorf("%s is Node.js %d.%d, older than %d.%d", e.node, version[0], version[1], oldestNode[0], oldestNode[1])
 	}
-	if err := makeDir(m.cache); err != nil {
-		return err
-	}
 	return m.runNpm(ctx, e, "", "--version")
 }
 
 // runNpm runs npm with this Node.js, and no other, for itself and for what it starts.
 func (m machine) runNpm(ctx context.Context, e engine, dir string, args ...string) error {
 	// A cache of its own: the user may have no home.
-	cache, err := os.MkdirTemp(m.cache, "fetch-")
+	cache, remove, err := m.fetching().Scratch()
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(cache)
+	defer remove()
 	env := trust(map[string]string{"PATH": filepath.Dir(e.node) + string(filepath.ListSeparator) + m.tools})
 	args = append(append(e.npm[1:len(e.npm):len(e.npm)], args...), "--cache", cache, "--loglevel=error", "--no-audit", "--no-fund",
 		"--no-update-notifier")
@@ -141,7 +140,7 @@ func trust(env map[string]string) map[string]string {
 
 // nodeFromNpm has the machine's npm, which came with a Node.js that is too old, fetch a newer one of both.
 func (m machine) nodeFromNpm(ctx context.Context) (engine, error) {
-	npm, err := first(m.path, "npm")
+	npm, err := debian.Program(m.path, "npm")
 	if err != nil {
 		return engine{}, err
 	}

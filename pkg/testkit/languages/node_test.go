@@ -9,19 +9,21 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/sluice-tasks/sluice/pkg/testkit/debian/debiantest"
 )
 
 // fakeNode makes a Node.js in dir that says it is a version, and runs shell scripts.
 func fakeNode(t *testing.T, dir, version string) {
 	t.Helper()
-	script(t, dir, "node", fmt.Sprintf(`case "$1" in --version) echo %s ;; *) exec sh "$@" ;; esac`, version))
+	debiantest.Script(t, dir, "node", fmt.Sprintf(`case "$1" in --version) echo %s ;; *) exec sh "$@" ;; esac`, version))
 }
 
 func TestTheNodeThatIsNewEnoughIsUsed(t *testing.T) {
 	old, good := t.TempDir(), t.TempDir()
 	fakeNode(t, old, "v18.10.0")
 	fakeNode(t, good, "v18.11.0")
-	script(t, old, "npm", "exit 0")
+	debiantest.Script(t, old, "npm", "exit 0")
 	got, err := machine{path: list(old, good), tools: os.Getenv("PATH"), cache: t.TempDir()}.installedNode(t.Context())
 	if err != nil || got.node != filepath.Join(good, "node") || got.npm[0] != filepath.Join(old, "npm") {
 		t.Errorf("got %+v, %v", got, err)
@@ -35,14 +37,14 @@ func TestAnOldNodesNpmFetchesANewOneOnce(t *testing.T) {
 	}
 	bin := t.TempDir()
 	fakeNode(t, bin, "v12.22.12")
-	script(t, bin, "npm", fmt.Sprintf(`
+	debiantest.Script(t, bin, "npm", fmt.Sprintf(`
 		[ "$1" = ci ] || exit 0
 		echo ci >> %[1]s/log
 		grep -q %[2]s package-lock.json && grep -q sha512 package-lock.json || exit 1
 		mkdir -p node_modules/%[2]s/bin node_modules/npm/bin
 		cp %[1]s/new node_modules/%[2]s/bin/node
 		echo 'echo 10' > node_modules/npm/bin/npm-cli.js`, bin, p.npmName))
-	script(t, bin, "new", `case "$1" in --version) echo v22.1.0 ;; *) exec sh "$@" ;; esac`)
+	debiantest.Script(t, bin, "new", `case "$1" in --version) echo v22.1.0 ;; *) exec sh "$@" ;; esac`)
 	m := machine{path: bin, tools: os.Getenv("PATH"), cache: t.TempDir()}
 	for range 2 {
 		var used engine
@@ -57,7 +59,7 @@ func TestAnOldNodesNpmFetchesANewOneOnce(t *testing.T) {
 	if err != nil || strings.Count(string(log), "ci") != 1 {
 		t.Errorf("npm was asked %q, %v", log, err)
 	}
-	left(t, m)
+	debiantest.NothingLeft(t, m.cache)
 }
 
 func TestWithoutNodeTheErrorSaysWhatWasTried(t *testing.T) {
@@ -86,7 +88,7 @@ func checkout(t *testing.T, build string) (m machine, log func() string) {
 		}
 	}
 	fakeNode(t, bin, "v20.1.0")
-	script(t, bin, "npm", fmt.Sprintf(`
+	debiantest.Script(t, bin, "npm", fmt.Sprintf(`
 		echo "$1" >> %s/log
 		case "$1" in
 		ci) mkdir node_modules; echo module > node_modules/module ;;
@@ -131,7 +133,7 @@ func TestTheExampleIsCompiledWhenItChangesAndItsModulesAreNotFetchedAgain(t *tes
 	if _, err := os.Stat(filepath.Join(example, "dist")); err == nil {
 		t.Error("it was compiled in the source tree")
 	}
-	left(t, m)
+	debiantest.NothingLeft(t, m.cache)
 }
 
 func TestAnExampleThatDoesNotCompileIsNotAMissingLanguage(t *testing.T) {
@@ -143,7 +145,7 @@ func TestAnExampleThatDoesNotCompileIsNotAMissingLanguage(t *testing.T) {
 	if got := log(); got != "ci run " {
 		t.Errorf("npm was asked for %q", got)
 	}
-	left(t, m)
+	debiantest.NothingLeft(t, m.cache)
 }
 
 func TestALanguageThatIsMissingSkipsTheTestUnlessItIsRequired(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/sluice-tasks/sluice/pkg/testkit/debian"
 )
 
 // oldest is the first Python that the pinned packages run on.
@@ -82,7 +84,7 @@ func (m machine) withPython(ctx context.Context, use func(interpreter) error) er
 	var errs []error
 	tried := map[string]bool{} // by executable: most have more than one name
 	for _, name := range []string{"python3", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10", "python3.9"} {
-		for _, path := range lookIn(m.path, name) {
+		for _, path := range debian.Programs(m.path, name) {
 			in, err := m.inspect(ctx, interpreter{path: path})
 			if err == nil && tried[in.Executable] {
 				continue

@@ -1,7 +1,6 @@
 package languages
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,12 +8,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sluice-tasks/sluice/pkg/testkit/debian/debiantest"
 )
 
 // fakePython makes one in dir that says it is a version, and whose pip writes down what it is asked for.
 func fakePython(t *testing.T, dir, version, pip string) string {
 	t.Helper()
-	script(t, dir, "python3", fmt.Sprintf(`
+	debiantest.Script(t, dir, "python3", fmt.Sprintf(`
 		case "$*" in
 		"-c import"*) ;;
 		-c*) echo '{"Executable": "%[1]s/python3", "Version": [%[2]s], "Tag": "abi %[2]s", "Bundled": ""}' ;;
@@ -30,7 +31,7 @@ func list(dirs ...string) string { return strings.Join(dirs, string(filepath.Lis
 func TestThePythonThatIsNewEnoughIsUsed(t *testing.T) {
 	old, broken, good := t.TempDir(), t.TempDir(), t.TempDir()
 	fakePython(t, old, "3, 8", "true")
-	script(t, broken, "python3", "echo some library is missing >&2; exit 127")
+	debiantest.Script(t, broken, "python3", "echo some library is missing >&2; exit 127")
 	want := fakePython(t, good, "3, 10", "true")
 	var used []string
 	err := machine{path: list(old, broken, good)}.withPython(t.Context(), func(in interpreter) error {
@@ -65,8 +66,8 @@ func TestAPythonForWhichThereAreNoPackagesIsPassedOver(t *testing.T) {
 
 func TestWithoutPythonTheErrorSaysWhatWasTried(t *testing.T) {
 	tools, old := t.TempDir(), t.TempDir()
-	script(t, tools, "apt-get", "echo no packages in the world >&2; exit 100")
-	script(t, tools, "dpkg-deb", "exit 1")
+	debiantest.Script(t, tools, "apt-get", "echo no packages in the world >&2; exit 100")
+	debiantest.Script(t, tools, "dpkg-deb", "exit 1")
 	fakePython(t, old, "3, 8", "true")
 	for name, c := range map[string]struct {
 		machine machine
@@ -87,7 +88,7 @@ func TestWithoutPythonTheErrorSaysWhatWasTried(t *testing.T) {
 					t.Errorf("the error is %q, want %q in it", err, want)
 				}
 			}
-			left(t, c.machine)
+			debiantest.NothingLeft(t, c.machine.cache)
 		})
 	}
 }
@@ -157,80 +158,36 @@ func TestPipIsFoundWhereItIs(t *testing.T) {
 	}
 }
 
-// archive makes the tools of a Debian whose archive has Python, in a machine that never ran apt-get update. Of the libraries
-// the machine has one.
-func archive(t *testing.T) (tools, log string) {
-	t.Helper()
-	tools, log = t.TempDir(), filepath.Join(t.TempDir(), "log")
-	script(t, tools, "apt-get", fmt.Sprintf(`
-		echo "$*" >> %s
-		case "$*" in
-		*update) ;;
-		*python-pip-whl*) exit 100 ;;
-		*Dir::State=*download*) while [ "$1" != download ]; do shift; done; shift; for name in "$@"; do echo $name > $name.deb; done ;;
-		*) echo unable to locate a package >&2; exit 100 ;;
-		esac`, log))
-	script(t, tools, "dpkg-deb", `
-		case "$1 $(cat $2)" in
-		"--extract python3")
-			mkdir -p $3/usr/bin $3/usr/lib/some-linux-gnu
-			cat > $3/usr/bin/python3 <<-end
-				#!/bin/sh
-				[ -e "\${LD_LIBRARY_PATH%%:*}/libfar.so" ] || { echo no libfar >&2; exit 127; }
-				echo '{"Executable": "$3/usr/bin/python3", "Version": [3, 13]}'
-			end
-			chmod 755 $3/usr/bin/python3 ;;
-		"--extract libfar1") touch $3/usr/lib/some-linux-gnu/libfar.so ;;
-		"--extract python3-pip-whl") mkdir -p $3/usr/share/python-wheels/pip-1-py3-none-any.whl ;;
-		"--extract "*) ;;
-		"--field python3") echo "python3.13 (>= 1), libpython3-stdlib, media-types | mime-support" ;;
-		"--field python3.13") echo "libc6 (>= 2.36), libhere0, libnear2:any (>= 1) | x, python3" ;;
-		"--field libnear2") echo "libfar1, libnear2" ;;
-		esac`)
-	script(t, tools, "dpkg-query", `[ "$3" = libhere0 ] && printf installed`)
-	for _, name := range []string{"sh", "cat", "mkdir", "chmod", "touch"} {
-		path, err := first(os.Getenv("PATH"), name)
-		if err != nil {
-			t.Skip(err)
-		}
-		if err := os.Symlink(path, filepath.Join(tools, name)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return tools, log
-}
-
 func TestWhatPythonNeedsIsFetchedWithIt(t *testing.T) {
-	tools, log := archive(t)
-	t.Setenv("PATH", tools)
-	m := machine{tools: tools, cache: t.TempDir()}
+	d := debiantest.New(t, map[string]debiantest.Package{
+		"python3": {Depends: "python3.13 (>= 1), libpython3-stdlib, media-types | mime-support", Files: map[string]string{"usr/bin/python3": `
+			[ -e "${LD_LIBRARY_PATH%%:*}/libnear.so" ] || { echo no libnear >&2; exit 127; }
+			echo '{"Executable": "'$0'", "Version": [3, 13]}'`}},
+		"python3-minimal":   {},
+		"python3.13":        {Depends: "libhere0, libnear2:any (>= 1) | x, python3"},
+		"libpython3-stdlib": {},
+		"libnear2":          {Files: map[string]string{"usr/lib/some-linux-gnu/libnear.so": ""}},
+		"python-pip-whl":    {Depends: "python3", Files: map[string]string{"usr/share/python-wheels/pip-1-py3-none-any.whl": ""}},
+	}, "libhere0", "python3")
+	t.Setenv("PATH", d.Tools)
+	m := machine{tools: d.Tools, cache: t.TempDir()}
 	in, err := m.debianPython(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if in.Version != [2]int{3, 13} || in.wheel != pipWheel(filepath.Join(m.cache, "debian-python")) || in.wheel == "" {
+	home := filepath.Join(m.cache, "debian-python")
+	if in.Version != [2]int{3, 13} || in.Executable != filepath.Join(home, "usr/bin/python3") || in.wheel != pipWheel(home) || in.wheel == "" {
 		t.Errorf("got %+v", in)
 	}
-	if _, err := m.debianPython(context.Background()); err != nil {
+	if _, err := m.debianPython(t.Context()); err != nil {
 		t.Error(err)
 	}
-	text, err := os.ReadFile(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var asked []string
-	for line := range strings.Lines(string(text)) {
-		if _, names, found := strings.Cut(strings.TrimSpace(line), " download "); found {
-			asked = append(asked, names)
-		} else {
-			asked = append(asked, "update")
-		}
-	}
 	want := []string{
-		"python3 python3-minimal", "update", "python3 python3-minimal", "libpython3-stdlib python3.13", "libnear2", "libfar1", "python3-pip-whl",
+		"python3 python3-minimal", "update", "python3 python3-minimal", "libpython3-stdlib python3.13", "libnear2",
+		"python3-pip-whl", "python-pip-whl",
 	}
-	if !slices.Equal(want, asked) {
+	if asked := d.Asked(t); !slices.Equal(want, asked) {
 		t.Errorf("apt-get was asked for %q, want %q", asked, want)
 	}
-	left(t, m)
+	debiantest.NothingLeft(t, m.cache)
 }

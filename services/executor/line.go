@@ -259,16 +259,15 @@ func (s *station) begin(breakOff context.CancelFunc) *line {
 		l.wantNoMore() // it may have begun after the hello
 	}
 	s.line = l
-	s.idle = false // this scheduler will say so again
 	return l
 }
 
-// lose forgets a line that broke.
+// lose forgets a line that broke, and with it that there was nothing left: the next scheduler will say so again.
 func (s *station) lose(l *line) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.line == l {
-		s.line = nil
+		s.line, s.idle = nil, false
 	}
 }
 

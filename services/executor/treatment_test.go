@@ -396,7 +396,6 @@ func TestWhatASchedulerSaidIsForgottenWithIt(t *testing.T) {
 	if !l.hello.GetBurst() {
 		t.Error("its hello does not ask again")
 	}
-	l.finished(order("x", "")) // read after the welcome
 	theirs.nothingLeft()
 	select {
 	case <-left:

@@ -124,9 +124,7 @@ func discards(ctx context.Context, path string) error {
 func ladder(ctx context.Context, in struct{ File string }) (worker.None, error) {
 	terminated := make(chan os.Signal, 1)
 	signal.Notify(terminated, unix.SIGTERM)
-	if err := tell(ctx, os.Getpid()); err != nil {
-		return worker.None{}, err
-	}
+	_ = tell(context.WithoutCancel(ctx), os.Getpid()) // the answer may cross the cancel, which takes it away
 	note := func(what string) error {
 		f, err := os.OpenFile(in.File, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 		if err != nil {

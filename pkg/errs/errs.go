@@ -52,6 +52,7 @@ const (
 	DatabaseAway    Reason = "DATABASE_AWAY"    // Unavailable, with a retry hint
 	Internal        Reason = "INTERNAL"         // Internal, masked
 	Overloaded      Reason = "OVERLOADED"       // ResourceExhausted, with a retry hint
+	NotReady        Reason = "NOT_READY"        // Unavailable: this process is still starting
 	Stopping        Reason = "STOPPING"         // Unavailable: this process is shutting down
 )
 

@@ -75,7 +75,7 @@ func (s *Service) admit(ctx context.Context, hello *executorv1.WorkerHello) (*gu
 	case s.how != 0 || s.closed:
 		return nil, errs.Away(errs.Stopping, nil, "the executor stops")
 	case s.home == nil:
-		return nil, errs.Away(errs.NotLeading, nil, "the executor is not registered yet")
+		return nil, errs.Away(errs.NotReady, nil, "the executor is not registered yet")
 	case name == "":
 		for s.unnamed++; s.guests[fmt.Sprint("worker-", s.unnamed)] != nil; s.unnamed++ {
 		}

@@ -80,7 +80,7 @@ func (l *local) perform(r *run) *taskv1.Outcome {
 	}
 	over()
 	if left := leftover(r, outcome); len(left) > 0 {
-		r.told.gone(without(left, l.discard(r, traits, calls, left), r, l.log))
+		r.told.gone(without(left, l.discard(r, traits, left), r, l.log))
 	}
 	return outcome
 }
@@ -111,7 +111,7 @@ func all(names []string, reason string) map[string]string {
 }
 
 // discard has the handler's own means delete what a run of it left incomplete. Its process may be dead, so another one does it.
-func (l *local) discard(r *run, traits worker.Traits, calls calls, names []string) (failed map[string]string) {
+func (l *local) discard(r *run, traits worker.Traits, names []string) (failed map[string]string) {
 	if !traits.Discards {
 		return all(names, "the handler declares no way to delete it")
 	}
@@ -121,7 +121,7 @@ func (l *local) discard(r *run, traits worker.Traits, calls calls, names []strin
 	if traits.InProcess {
 		result := make(chan map[string]string, 1)
 		go func() {
-			result <- l.mux.Discard(ctx, worker.Run{Assignment: r.assignment, WorkingDir: calls.dir.make, Log: l.log, Calls: calls}, names)
+			result <- l.mux.Discard(ctx, worker.Run{Assignment: r.assignment, Log: l.log}, names)
 		}()
 		select {
 		case failed := <-result:
@@ -137,22 +137,15 @@ func (l *local) discard(r *run, traits worker.Traits, calls calls, names []strin
 	child.send(&executorv1.WorkResponse{Message: &executorv1.WorkResponse_Discard{
 		Discard: &executorv1.DiscardRun{Assignment: r.assignment, Resources: names},
 	}})
-	served := newCallServer(ctx, calls, child.reply)
-	defer served.close()
 	for {
 		select {
 		case message, alive := <-child.messages:
 			if !alive {
 				return all(names, firstOf(child.end().GetError().GetReason(), "its process died"))
 			}
-			switch m := message.GetMessage().(type) {
-			case *executorv1.WorkRequest_Discarded:
-				served.close()
-				l.children.put(child, m.Discarded.GetTaskId() == r.claim.task)
-				return m.Discarded.GetFailed()
-			case *executorv1.WorkRequest_Call:
-				served.serveFor(r.claim.task, m.Call)
-			default:
+			if discarded := message.GetDiscarded(); discarded != nil {
+				l.children.put(child, discarded.GetTaskId() == r.claim.task)
+				return discarded.GetFailed()
 			}
 		case <-ctx.Done():
 			child.kill()

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	process "github.com/sluice-tasks/sluice/pkg/run" // run is a task's here
 	"github.com/sluice-tasks/sluice/pkg/worker"
 )
 
@@ -101,7 +102,7 @@ func (s *Service) Run(ctx context.Context) error {
 const tidyEvery = 10 * time.Minute
 
 func (s *Service) tidy(ctx context.Context) {
-	for pause(ctx, tidyEvery) {
+	for process.Pause(ctx, tidyEvery) {
 		if home := s.openedHome(); home != nil {
 			home.reclaimAll()
 		}

@@ -220,11 +220,7 @@ func (g *guest) perform(r *run) *taskv1.Outcome {
 		return unfit("%s The handler of %q is not declared fit to run immediately.", task.DescriptionImmediate, r.assignment.GetName())
 	}
 	dir := &taskDir{home: g.home, task: r.claim.task}
-	defer func() {
-		if err := dir.remove(); err != nil {
-			g.log.Warn("could not remove a working directory", append(r.attrs(), slog.Any("error", err))...)
-		}
-	}()
+	defer dir.clear(r, g.log)
 	path, err := dir.make()
 	if err != nil {
 		return unfit("Could not make the task's working directory: %v.", err)

@@ -268,6 +268,13 @@ func (d *taskDir) remove() error {
 	return errors.Join(err, errFiles)
 }
 
+// clear removes the directory of a run that has ended.
+func (d *taskDir) clear(r *run, log *slog.Logger) {
+	if err := d.remove(); err != nil {
+		log.Warn("could not remove a working directory", append(r.attrs(), slog.Any("error", err))...)
+	}
+}
+
 // removeTree removes a directory with all that is in it. A task may have taken permissions away, from itself as much as
 // from us: directories get them back when the first attempt fails.
 func removeTree(root *os.Root, name string) error {

@@ -214,3 +214,21 @@ func TestDirectoryNamesAreDifferentAndHarmless(t *testing.T) {
 		}
 	}
 }
+
+// What each task of a child pays for its directory, on the disk that holds the temporary folder.
+func BenchmarkTaskDirectory(b *testing.B) {
+	h, err := openHome(b.TempDir(), "mine", slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer h.close()
+	for b.Loop() {
+		dir := &taskDir{home: h, task: "task"}
+		if _, err := dir.make(); err != nil {
+			b.Fatal(err)
+		}
+		if err := dir.remove(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	process "github.com/sluice-tasks/sluice/pkg/run" // run is a task's here
 )
 
 // life is one registration under the executor's name. A restart, and what follows after a fencing, is another.
@@ -30,18 +31,6 @@ func newDelays() *backoff.ExponentialBackOff {
 	delays.MaxInterval = time.Second
 	delays.RandomizationFactor = 0.5
 	return delays
-}
-
-// pause reports false when ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // register begins a life, however long that takes; it reports false when ctx ended before.
@@ -64,7 +53,7 @@ func (s *station) register(ctx context.Context) (life, bool) {
 			err = fmt.Errorf("register with the heartbeat service: %w", err)
 		}
 		s.nowWaitsFor(err)
-		if !pause(ctx, delays.NextBackOff()) {
+		if !process.Pause(ctx, delays.NextBackOff()) {
 			return life{}, false
 		}
 	}
@@ -118,7 +107,7 @@ func (s *station) beat(ctx context.Context, l life, end context.CancelCauseFunc)
 			return
 		}
 		s.log.WarnContext(ctx, "the line to the heartbeat service broke", slog.Any("error", err))
-		if !pause(ctx, delays.NextBackOff()) {
+		if !process.Pause(ctx, delays.NextBackOff()) {
 			return
 		}
 	}

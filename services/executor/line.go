@@ -16,6 +16,7 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	process "github.com/sluice-tasks/sluice/pkg/run" // run is a task's here
 )
 
 // claim names one claim on one task.
@@ -172,7 +173,7 @@ func (s *station) acquire(ctx context.Context, l life, end context.CancelCauseFu
 		if time.Since(began) > delays.MaxInterval {
 			delays.Reset()
 		}
-		if !pause(ctx, delays.NextBackOff()) {
+		if !process.Pause(ctx, delays.NextBackOff()) {
 			return
 		}
 	}

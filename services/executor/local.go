@@ -65,11 +65,7 @@ func (l *local) perform(r *run) *taskv1.Outcome {
 		return unfit("%s The handler of %q is not declared fit to run immediately.", task.DescriptionImmediate, name)
 	}
 	dir := &taskDir{home: l.home(), task: r.claim.task}
-	defer func() {
-		if err := dir.remove(); err != nil {
-			l.log.Warn("could not remove a working directory", append(r.attrs(), slog.Any("error", err))...)
-		}
-	}()
+	defer dir.clear(r, l.log)
 	calls := calls{dispatcher: l.peers.Dispatcher, log: l.log, run: r, dir: dir}
 	over := r.within(traits.Timeout, 0)
 	var outcome *taskv1.Outcome

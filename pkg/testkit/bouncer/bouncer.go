@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -28,6 +29,22 @@ const (
 // another session; with one or two, what leans on the session fails soon.
 func Start(t testing.TB, target string, servers int) string {
 	t.Helper()
+	return Run(t, target, servers).URL()
+}
+
+// Bouncer is a running PgBouncer that a test may break. Its methods are for the test's own goroutine.
+type Bouncer struct {
+	t          testing.TB
+	program    program
+	credential *syscall.Credential
+	config     string
+	url        string
+	run        *process
+}
+
+// Run is Start for a test that breaks it.
+func Run(t testing.TB, target string, servers int) *Bouncer {
+	t.Helper()
 	p, err := installed.get()
 	if err != nil {
 		t.Skip("needs PgBouncer:", err)
@@ -35,7 +52,7 @@ func Start(t testing.TB, target string, servers int) string {
 	return p.start(t, target, servers)
 }
 
-func (p program) start(t testing.TB, target string, servers int) string {
+func (p program) start(t testing.TB, target string, servers int) *Bouncer {
 	t.Helper()
 	cfg, err := pgx.ParseConfig(target)
 	if err != nil {
@@ -44,20 +61,59 @@ func (p program) start(t testing.TB, target string, servers int) string {
 	if !plain.MatchString(cfg.Database) {
 		t.Fatalf("bouncer: the name %q does not fit into the settings of pgbouncer", cfg.Database)
 	}
-	credential := whoMayConnect(t, cfg.Host)
+	b := &Bouncer{t: t, program: p, credential: whoMayConnect(t, cfg.Host)}
 	for range maxTries {
 		port := freePort(t)
-		run := p.launch(t, credential, p.config(cfg, port, servers))
-		pooled := through(cfg, port)
-		if run.ready(t, pooled) {
-			return pooled
-		}
-		if !strings.Contains(run.output(), "Address already in use") {
-			t.Fatalf("bouncer: pgbouncer ended:\n%s", run.output())
+		b.config, b.url = p.config(cfg, port, servers), through(cfg, port)
+		if b.launch() {
+			return b
 		}
 	}
 	t.Fatalf("bouncer: %d free ports were taken before pgbouncer came", maxTries)
-	return ""
+	return nil
+}
+
+// launch reports whether it runs; false when somebody else has its port.
+func (b *Bouncer) launch() bool {
+	b.t.Helper()
+	b.run = b.program.launch(b.t, b.credential, b.config)
+	if b.run.ready(b.t, b.url) {
+		return true
+	}
+	if !strings.Contains(b.run.output(), "Address already in use") {
+		b.t.Fatalf("bouncer: pgbouncer ended:\n%s", b.run.output())
+	}
+	return false
+}
+
+// URL leads through it, also after it was started again.
+func (b *Bouncer) URL() string { return b.url }
+
+// Kill is kill -9.
+func (b *Bouncer) Kill() { b.end(syscall.SIGKILL) }
+
+// Stop is what an operator does to replace it: each server connection is closed when its transaction is over. Clients are cut
+// off when all are, and get no answer to what they asked meanwhile.
+func (b *Bouncer) Stop() { b.end(syscall.SIGINT) }
+
+func (b *Bouncer) end(signal syscall.Signal) {
+	b.t.Helper()
+	_ = b.run.cmd.Process.Signal(signal) // it may have ended
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-b.run.done:
+	case <-timer.C:
+		b.t.Fatalf("bouncer: pgbouncer does not end:\n%s", b.run.output())
+	}
+}
+
+// Start starts it again, on the same port.
+func (b *Bouncer) Start() {
+	b.t.Helper()
+	if !b.launch() {
+		b.t.Fatal("bouncer: somebody has taken the port of pgbouncer")
+	}
 }
 
 // plain is what a database may be called on the left side of a line of the settings.

@@ -114,3 +114,21 @@ func TestItEndsWithItsTest(t *testing.T) {
 		t.Error("it still answers")
 	}
 }
+
+func TestItCanBeStartedAgain(t *testing.T) {
+	b := Run(t, pgtest.EmptyURL(t), Servers)
+	for how, end := range map[string]func(){"killed": b.Kill, "stopped": b.Stop} {
+		before := connect(t, b.URL())
+		must(t, before, "select 1")
+		end()
+		if conn, err := pgx.Connect(t.Context(), b.URL()); err == nil {
+			_ = conn.Close(t.Context())
+			t.Errorf("%s: it still answers", how)
+		}
+		b.Start()
+		if _, err := before.Exec(t.Context(), "select 1"); err == nil {
+			t.Errorf("%s: a connection survived", how)
+		}
+		must(t, connect(t, b.URL()), "select 1")
+	}
+}

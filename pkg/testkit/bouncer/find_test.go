@@ -96,7 +96,7 @@ func TestTheArchivesPgBouncerWorks(t *testing.T) {
 		t.Skip(err)
 	}
 	target := pgtest.EmptyURL(t)
-	conn := connect(t, found.start(t, target, 1))
+	conn := connect(t, found.start(t, target, 1).URL())
 	if got := pgtest.One[int](t, conn, "select $1::int", 41); got != 41 {
 		t.Errorf("got %d", got)
 	}

@@ -19,6 +19,7 @@ const (
 
 // process is a running PgBouncer.
 type process struct {
+	cmd  *exec.Cmd
 	log  string        // path
 	done chan struct{} // closed when it has ended
 }
@@ -48,6 +49,7 @@ func (p program) launch(t testing.TB, credential *syscall.Credential, config str
 		}
 	}
 	cmd := p.command(ini)
+	run.cmd = cmd
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = childAttr(credential)
 	run.start(t, cmd)

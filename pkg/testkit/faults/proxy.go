@@ -1,18 +1,14 @@
 package faults
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net"
 	"net/url"
-	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"golang.org/x/sys/unix"
+
+	"github.com/sluice-tasks/sluice/pkg/testkit/port"
 )
 
 // Proxy leads to a database.
@@ -20,8 +16,7 @@ type Proxy struct {
 	t               testing.TB
 	url             string
 	network, target string // of the server
-	port            int
-	keeper          int // a socket that is bound to the port, so that nobody takes it while the listener is closed
+	port            *port.Kept
 	closed          chan struct{}
 	running         sync.WaitGroup
 
@@ -40,12 +35,15 @@ func Start(t testing.TB, target string) *Proxy {
 	}
 	p := &Proxy{t: t, closed: make(chan struct{}), sessions: map[*session]struct{}{}}
 	p.network, p.target = pgconn.NetworkAddress(cfg.Host, cfg.Port)
-	if err := p.open(); err != nil {
+	if p.port, err = port.Keep(); err != nil {
+		t.Fatalf("faults: %v", err)
+	}
+	if err := p.listen(); err != nil {
 		t.Fatalf("faults: %v", err)
 	}
 	t.Cleanup(p.close)
 	u := url.URL{
-		Scheme: "postgres", User: url.UserPassword(cfg.User, cfg.Password), Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port)),
+		Scheme: "postgres", User: url.UserPassword(cfg.User, cfg.Password), Host: p.port.Addr,
 		Path: "/" + cfg.Database, RawQuery: "sslmode=disable",
 	}
 	if cfg.Password == "" {
@@ -105,51 +103,7 @@ func (p *Proxy) Refuse() (back func()) {
 	})
 }
 
-// open takes a port for good and listens.
-func (p *Proxy) open() error {
-	var err error
-	if p.keeper, err = boundSocket(); err != nil {
-		return fmt.Errorf("take a port: %w", err)
-	}
-	address, err := unix.Getsockname(p.keeper)
-	if err != nil {
-		return errors.Join(err, unix.Close(p.keeper))
-	}
-	p.port = address.(*unix.SockaddrInet4).Port
-	if err := p.listen(); err != nil {
-		return errors.Join(err, unix.Close(p.keeper))
-	}
-	return nil
-}
-
-// boundSocket has a port on the loopback interface that others may share who say so.
-func boundSocket() (int, error) {
-	syscall.ForkLock.RLock()
-	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
-	if err == nil {
-		unix.CloseOnExec(socket)
-	}
-	syscall.ForkLock.RUnlock()
-	if err != nil {
-		return -1, err
-	}
-	if err = unix.SetsockoptInt(socket, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err == nil {
-		err = unix.Bind(socket, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
-	}
-	if err != nil {
-		return -1, errors.Join(err, unix.Close(socket))
-	}
-	return socket, nil
-}
-
 func (p *Proxy) listen() error {
-	share := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		var failed error
-		err := raw.Control(func(socket uintptr) {
-			failed = unix.SetsockoptInt(int(socket), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
-		})
-		return errors.Join(err, failed)
-	}}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
@@ -157,7 +111,7 @@ func (p *Proxy) listen() error {
 		return nil
 	default:
 	}
-	listener, err := share.Listen(context.Background(), "tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(p.port)))
+	listener, err := p.port.Listen()
 	if err != nil {
 		return err
 	}
@@ -219,5 +173,5 @@ func (p *Proxy) close() {
 	p.mu.Unlock()
 	p.Cut()
 	p.running.Wait()
-	_ = unix.Close(p.keeper)
+	_ = p.port.Close()
 }

@@ -93,12 +93,16 @@ func (c *cluster) open() (err error) {
 	return c.makeTemplate(ctx)
 }
 
-func (c *cluster) startServer(ctx context.Context) error {
+func findBinaries(ctx context.Context) (embedded.Binaries, error) {
 	cache, err := embedded.CacheDir()
 	if err != nil {
 		cache = "" // then nothing can be fetched, which matters only if nothing is installed
 	}
-	binaries, err := embedded.Find(ctx, embedded.DefaultOptions(cache))
+	return embedded.Find(ctx, embedded.DefaultOptions(cache))
+}
+
+func (c *cluster) startServer(ctx context.Context) error {
+	binaries, err := findBinaries(ctx)
 	if err != nil {
 		return err
 	}

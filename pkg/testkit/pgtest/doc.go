@@ -10,12 +10,15 @@
 // And what tests of stores do with a database: read One value, change what Must change, Begin a transaction that is in
 // somebody's way, take the database Away, Record what is sent and ask for its Plan.
 //
+// And servers that a test has for itself, by Own, to kill, to fill up, to set the clock of: those sync as in production, and keep
+// what was committed however they end.
+//
 // A package that uses it has this and nothing else in TestMain, which also checks that no goroutine is left:
 //
 //	func TestMain(m *testing.M) { pgtest.Main(m) }
 //
 // # Failure
 //
-// A machine without PostgreSQL fails the test with what to install; it does not skip. The server does not sync to disk,
+// A machine without PostgreSQL fails the test with what to install; it does not skip. The common server does not sync to disk,
 // so no test may draw conclusions about durability from it.
 package pgtest

@@ -1,0 +1,5 @@
+package disk
+
+import "syscall"
+
+func withUs() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }

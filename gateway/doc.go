@@ -11,6 +11,8 @@
 //
 // # Failure
 //
-// A service that is away makes 503 with Retry-After for the requests that need it; livez and status go on answering.
+// A service that is away makes 503 with Retry-After for the requests that need it; livez and status go on answering. A new task
+// is handed to the dispatcher some times before that, under one request id, so it is stored once. A dispatcher that has no
+// room makes 429 with Retry-After at once, and so do the bodies of requests in flight when they are too much together.
 // What nobody classified is 500 with a reference that the log line of the cause carries too.
 package gateway

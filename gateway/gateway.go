@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -29,6 +30,8 @@ const (
 	defaultRoot  = "/pulp/"
 	defaultTTL   = 30 * time.Second
 	defaultGrace = 8 * time.Second
+	// defaultBodies is 32 of the largest bodies.
+	defaultBodies = 32 * maxBody
 	// maxBody is the largest request body: two JSON arguments of 1 MiB and a thousand resource names, with room to spare.
 	maxBody = 4 << 20
 	// pipeSize is the buffer of the in-process connection, in bytes.
@@ -49,6 +52,9 @@ type Config struct {
 	Grace time.Duration
 	// Metrics answers /metrics. Nil: there is nothing there.
 	Metrics http.Handler
+	// MaxBodies is how many bytes the bodies of the requests in flight may have together; what comes above it gets 429. A body of
+	// unknown length counts as the longest. Zero means 128 MiB, which are some 400 MiB of memory while they are taken apart.
+	MaxBodies int64
 }
 
 func (c Config) withDefaults() Config {
@@ -72,6 +78,9 @@ func (c Config) withDefaults() Config {
 	if c.Grace == 0 {
 		c.Grace = defaultGrace
 	}
+	if c.MaxBodies == 0 {
+		c.MaxBodies = defaultBodies
+	}
 	return c
 }
 
@@ -91,6 +100,9 @@ type Gateway struct {
 	mux       *runtime.ServeMux
 	heartbeat heartbeatv1.HeartbeatServiceClient
 	status    statusv1.StatusServiceClient
+
+	// bodies counts the bytes of the bodies in flight.
+	bodies atomic.Int64
 
 	inner *rpc.Server
 	conn  *grpc.ClientConn

@@ -213,7 +213,13 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path, cid string)
 	}
 	query, refused := operation.query(r.URL.Query())
 	if refused == nil && takesBody(method) {
-		refused = checkContentType(r)
+		if refused = checkContentType(r); refused == nil {
+			size := bodySize(r)
+			defer g.bodies.Add(-size)
+			if g.bodies.Add(size) > g.config.MaxBodies {
+				refused = later(http.StatusTooManyRequests, "Too many requests at the same time.", 0)
+			}
+		}
 	}
 	if refused != nil {
 		g.refuse(ctx, w, refused)
@@ -236,6 +242,14 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path, cid string)
 		inner.Body = &body{ReadCloser: http.MaxBytesReader(w, r.Body, maxBody)}
 	}
 	g.mux.ServeHTTP(w, inner)
+}
+
+// bodySize is how many bytes a body may have.
+func bodySize(r *http.Request) int64 {
+	if r.ContentLength < 0 || r.ContentLength > maxBody {
+		return maxBody
+	}
+	return r.ContentLength
 }
 
 func takesBody(method string) bool {

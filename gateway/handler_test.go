@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -187,11 +188,68 @@ func TestErrorsOfServices(t *testing.T) {
 			if got := w.Header().Get("Retry-After"); got != c.retryAfter {
 				t.Errorf("Retry-After %q, want %q", got, c.retryAfter)
 			}
-			if n.calls != 1 {
-				t.Errorf("a dispatch was called %d times: it must never be repeated", n.calls)
+			// Only what another attempt can heal is tried again, always under one request id.
+			calls := 1
+			if status.Code(c.err) == codes.Unavailable {
+				calls = 4
+			}
+			if n.calls != calls {
+				t.Errorf("a dispatch was called %d times, want %d", n.calls, calls)
+			}
+			for _, spec := range n.dispatched {
+				if id := spec.GetRequestId(); id == "" || id != n.dispatched[0].GetRequestId() {
+					t.Errorf("its request ids are %q and %q", n.dispatched[0].GetRequestId(), id)
+				}
 			}
 		})
 	}
+}
+
+// The answer got lost, and the client is not to know: there is one task, and it gets its href.
+func TestCreateWhoseAnswerIsLostInsideIsOneTask(t *testing.T) {
+	n := &native{}
+	n.dispatch = func(context.Context, *dispatcherv1.DispatchRequest) (*dispatcherv1.DispatchResponse, error) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		if len(n.dispatched) < 3 {
+			return nil, errs.Away(errs.DatabaseAway, nil, "a")
+		}
+		return &dispatcherv1.DispatchResponse{Task: &taskv1.Task{Id: taskID}}, nil
+	}
+	want(t, newFace(t, n, gateway.Config{}).do(t, "POST", tasksPath, `{"name":"n"}`), 202, `{"task":"`+taskPath+`"}`)
+	if len(n.dispatched) != 3 || n.dispatched[0].GetRequestId() == "" || n.dispatched[0].GetRequestId() != n.dispatched[2].GetRequestId() {
+		t.Errorf("dispatched: %v", n.dispatched)
+	}
+}
+
+// Bodies are held in memory while the services behind are slow: together they have a bound, and who comes above it is told to wait.
+func TestRequestsWithTooMuchInTheirBodiesTogetherAreRefused(t *testing.T) {
+	reached, release := make(chan struct{}), make(chan struct{})
+	n := &native{dispatch: func(context.Context, *dispatcherv1.DispatchRequest) (*dispatcherv1.DispatchResponse, error) {
+		reached <- struct{}{}
+		<-release
+		return &dispatcherv1.DispatchResponse{Task: &taskv1.Task{Id: taskID}}, nil
+	}}
+	body := `{"name":"n","kwargs":{"a":"` + strings.Repeat("x", 1000) + `"}}`
+	f := newFace(t, n, gateway.Config{MaxBodies: int64(len(body)) * 2})
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() { want(t, f.do(t, "POST", tasksPath, body), 202, `{"task":"`+taskPath+`"}`) })
+		<-reached
+	}
+	w := f.do(t, "POST", tasksPath, body)
+	want(t, w, 429, `{"detail":"Too many requests at the same time."}`)
+	if w.Header().Get("Retry-After") != "1" {
+		t.Errorf("Retry-After %q", w.Header().Get("Retry-After"))
+	}
+	// What has no body is not refused.
+	if w := f.do(t, "GET", taskPath, ""); w.Code != 200 {
+		t.Errorf("a GET got %d", w.Code)
+	}
+	close(release)
+	all.Wait()
+	go func() { <-reached }()
+	want(t, f.do(t, "POST", tasksPath, body), 202, `{"task":"`+taskPath+`"}`)
 }
 
 var reference = regexp.MustCompile(`^\{"detail":"internal error \(ref [0-9a-f]{8}\)"\}$`)

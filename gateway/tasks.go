@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/sluice-tasks/sluice/pkg/client"
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	pulpv3 "github.com/sluice-tasks/sluice/pkg/pb/pulp/v3"
@@ -89,11 +90,11 @@ func (s *tasks) CreateTask(ctx context.Context, r *pulpv3.CreateTaskRequest) (*p
 			ctx = metadata.AppendToOutgoingContext(ctx, key, value)
 		}
 	}
-	response, err := s.dispatcher.Dispatch(ctx, &dispatcherv1.DispatchRequest{Task: spec})
+	made, err := client.ForwardTask(ctx, s.dispatcher, spec)
 	if err != nil {
 		return nil, renamed(err, createNames)
 	}
-	return &pulpv3.CreateTaskResponse{Task: s.hrefs.of(collectionTasks, response.GetTask().GetId())}, nil
+	return &pulpv3.CreateTaskResponse{Task: s.hrefs.of(collectionTasks, made.GetId())}, nil
 }
 
 // received is the first value of a key in the metadata of the call.

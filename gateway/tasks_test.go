@@ -202,6 +202,10 @@ func TestCreatePassesEverythingOn(t *testing.T) {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 	deferred := false
+	if f.dispatched[0].GetRequestId() == "" {
+		t.Error("it has no request id")
+	}
+	f.dispatched[0].RequestId = "" // a new one each time
 	if diff := cmp.Diff(&taskv1.TaskSpec{
 		Name: "test.echo", ArgsJson: `[1.00, 12345678901234567890]`, KwargsJson: `{"a": {"b": null}}`,
 		ExclusiveResources: []string{"x", "y"}, SharedResources: []string{"z"}, Immediate: true, Deferred: &deferred,

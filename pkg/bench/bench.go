@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
@@ -174,17 +173,15 @@ type costs struct {
 
 func (b *Bench) costs(ctx context.Context) (costs, error) {
 	var (
-		c     costs
-		usage unix.Rusage
-		err   error
+		c   costs
+		err error
 	)
 	if b.config.Statements != nil {
 		c.statements = b.config.Statements.Count()
 	}
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
-		return costs{}, fmt.Errorf("ask for our own processor time: %w", err)
+	if c.own, err = ownCPU(); err != nil {
+		return costs{}, err
 	}
-	c.own = time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 	if b.meter != nil {
 		c.metered = true
 		if c.server, err = b.meter.Read(ctx); err != nil {

@@ -14,9 +14,13 @@
 // than Config.InFlight tasks are dispatched and not completed. The more are, the longer each waits for its start: under a
 // closed load the latency says how deep the queue was kept. At a rate it says how fast the system answers.
 //
+// Two more things are measured, each by itself. What executors cost that have nothing to do: a [Crowd] of simulated ones, which say
+// all that real ones say, lives in a process of its own, and MeasureIdle compares a system with one of them with a system with all
+// of them. And what happens when far more is handed in than can be run: [Overload] tells what was accepted from what was refused.
+//
 // # Owns
 //
-// The workloads, the load, the record of what happened to every task, the figures. pkg/history judges the record.
+// The workloads, the load, the simulated executors, the record of what happened to every task, the figures. pkg/history judges the record.
 //
 // # Failure
 //

@@ -44,6 +44,12 @@ type BenchCmd struct {
 	Settle      bool    `group:"load" help:"Vacuum and checkpoint the database before the clock starts, so that the load does not pay for its preparation. An own server always is."`
 	Seed        uint64  `default:"1" placeholder:"N" group:"load" help:"Another number draws other resources (${default})."`
 
+	IdleExecutors int           `name:"idle-executors" placeholder:"N" group:"load" help:"Measure something else: what it costs to have this many executors, simulated ones, and nothing to do. Most flags of the load mean nothing then."`
+	Window        time.Duration `default:"1m" placeholder:"DURATION" group:"load" help:"How long these two are measured (${default})."`
+	Overload      float64       `placeholder:"TIMES" group:"load" help:"Measure something else: what happens when so many times as many tasks are handed in as can be run, each of which takes 64 ms."`
+	MaxLive       int64         `name:"max-live-tasks" default:"50000" placeholder:"N" group:"load" help:"How many tasks may not be finished then (${default}); more are refused."`
+	Crowd         string        `hidden:"" env:"-" help:"Be these executors, and take orders from standard input."`
+
 	// A variable that was set to ask a Sluice must not put a load on it.
 	Addr        string     `env:"-" placeholder:"HOST:PORT" group:"service" help:"Measure the Sluice at this gRPC address, with an executor of our own. Default: one in this process. SLUICE_ADDR is not looked at."`
 	DatabaseURL string     `name:"database-url" placeholder:"URL" group:"service" help:"Use this PostgreSQL instead of an own one; also DATABASE_URL. With --addr: the one that is used there, to see what it spends."`
@@ -60,17 +66,26 @@ func (*BenchCmd) Help() string {
 
 Workloads: none (nothing reserved), disjoint (a fresh resource each, exclusively), x1000 (one of 1,000, exclusively), random3 (one of 3), hot (one for all: a chain), shared (one that all share, and one of 1,000), pulp (two of 5,000, one in ten exclusively; one task in twenty is immediate).
 
+With --idle-executors the load is another one: as many simulated executors, in a process of their own, that register, beat, hold a line to the scheduler and answer its pulses. What the whole costs is measured while nothing happens, with one of them and with all, and then how long a task takes.
+
+With --overload it is a third one: first half of what 64 slots can run is handed in, and then so many times more than they can.
+
 Commits are transactions that changed something, statements the commands that the services sent, BEGIN and COMMIT too. Costs are those of the whole server: nothing else should use it. What can't be known is null.
 
     sluice bench --workload pulp
     sluice bench --batch 1 --dispatchers 64 --tasks 20000
-    sluice bench --batch 1 --rate 50 --tasks 1000 --backlog 100000 --output json`
+    sluice bench --batch 1 --rate 50 --tasks 1000 --backlog 100000 --output json
+    sluice bench --idle-executors 10000
+    sluice bench --overload 10 --window 30s`
 }
 
 // Run measures, checks and prints.
 func (c *BenchCmd) Run(ctx context.Context, env *Environment) (err error) {
 	ctx, stop := untilStopped(ctx)
 	defer stop()
+	if c.Crowd != "" {
+		return beCrowd(ctx, env, c.Crowd)
+	}
 	own := c.Addr == "" && c.DatabaseURL == ""
 	config := bench.Config{
 		Workload: c.Workload, Tasks: c.Tasks, WarmUp: c.WarmUp, Slots: c.Slots, Dispatchers: c.Dispatchers, Batch: c.Batch,
@@ -95,6 +110,12 @@ func (c *BenchCmd) Run(ctx context.Context, env *Environment) (err error) {
 		// The executors that are there already may have test.noop, too. None of them has this.
 		have["bench."+uuid.NewString()] = "1"
 		config.Versions = have
+	}
+	if c.Overload != 0 {
+		return c.measureOverload(ctx, env, own, have)
+	}
+	if c.IdleExecutors != 0 {
+		return c.measureIdle(ctx, env, own, config.Statements, have)
 	}
 	load, err := bench.New(config)
 	if err != nil {
@@ -158,6 +179,7 @@ func (c *BenchCmd) measure(ctx context.Context, s *system, load *bench.Bench, di
 	cfg := executor.Config{
 		Name: "bench " + processName(), WorkDir: filepath.Join(dir, "work"), Slots: c.Slots, ImmediateSlots: c.Slots,
 		TTL: benchTTL, CancelGrace: benchGrace, ShutdownGrace: benchGrace, ImmediateTimeout: benchImmediateTimeout, Versions: have,
+		HeartbeatAddr: addr,
 	}
 	peers := executorPeers{scheduler: toExecutor, dispatcher: toExecutor, heartbeat: toExecutor, status: toExecutor}
 	service, err := s.newExecutorOf(mux, cfg, peers)
@@ -165,14 +187,30 @@ func (c *BenchCmd) measure(ctx context.Context, s *system, load *bench.Bench, di
 		return result, err
 	}
 	s.addExecutor(cfg, service)
-	var server *meter.Meter
-	if url != "" {
-		if server, err = meter.Open(ctx, url); err != nil {
-			return result, err
-		}
+	server, err := openMeter(ctx, url)
+	if err != nil {
+		return result, err
+	}
+	if server != nil {
 		defer server.Close()
 	}
+	err = s.during(ctx, func(ctx context.Context) (err error) {
+		result, err = load.Run(ctx, conn, server)
+		return err
+	})
+	return result, err
+}
 
+// openMeter opens the meter of a database; nil if there is no URL.
+func openMeter(ctx context.Context, url string) (*meter.Meter, error) {
+	if url == "" {
+		return nil, nil //nolint:nilnil // what is not known is not measured
+	}
+	return meter.Open(ctx, url)
+}
+
+// during runs a system, does something once it is ready, and takes it down again.
+func (s *system) during(ctx context.Context, do func(context.Context) error) (err error) {
 	// The system outlives an interrupt, so that what was dispatched can be canceled.
 	running, halt := context.WithCancel(context.WithoutCancel(ctx))
 	defer halt()
@@ -186,7 +224,7 @@ func (c *BenchCmd) measure(ctx context.Context, s *system, load *bench.Bench, di
 	}()
 	select {
 	case <-ready:
-		result, err = load.Run(ctx, conn, server)
+		err = do(ctx)
 	case <-ctx.Done():
 		err = context.Cause(ctx)
 	}
@@ -194,7 +232,7 @@ func (c *BenchCmd) measure(ctx context.Context, s *system, load *bench.Bench, di
 	if stopped := <-ended; !errors.Is(err, stopped) {
 		err = errors.Join(err, stopped)
 	}
-	return result, err
+	return err
 }
 
 // startServices adds what `sluice dev` has, apart from executor and gateway, on a PostgreSQL that keeps what it commits.

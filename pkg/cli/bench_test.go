@@ -116,6 +116,37 @@ func TestBenchJoinsARunningSluiceWithAnExecutorOfItsOwn(t *testing.T) {
 	}
 }
 
+func TestBenchMeasuresIdleExecutorsOnTheRealServices(t *testing.T) {
+	got := sluice(t, nil, "bench", "--idle-executors", "20", "--window", "2s", "--output", "json", "--database-url", pgtest.URL(t), "--data-dir", t.TempDir())
+	var result bench.IdleResult
+	decoder := json.NewDecoder(strings.NewReader(got.stdout))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&result); got.code != exitOK || err != nil {
+		t.Fatalf("exit code %d, %v: %s%s", got.code, err, got.stdout, got.stderr)
+	}
+	if result.Executors != 20 || result.BrokenLines+result.BrokenBeats+result.Fenced+result.Deaf != 0 || result.All.Statements == nil || result.All.End == nil {
+		t.Errorf("%+v", result)
+	}
+}
+
+func TestBenchMeasuresIdleExecutorsElsewhere(t *testing.T) {
+	got := sluice(t, nil, "bench", "--idle-executors", "3", "--window", "1s", "--addr", beside(t), "--data-dir", t.TempDir())
+	for _, want := range []string{"with 3", "statements per second, all services together", "not known"} {
+		if got.code != exitOK || !strings.Contains(got.stdout, want) {
+			t.Fatalf("exit code %d, no %q in\n%s%s", got.code, want, got.stdout, got.stderr)
+		}
+	}
+}
+
+func TestBenchMeasuresOverload(t *testing.T) {
+	got := sluice(t, nil, "bench", "--overload", "3", "--window", "1s", "--max-live-tasks", "300", "--slots", "4", "--database-url", pgtest.URL(t), "--data-dir", t.TempDir())
+	for _, want := range []string{"62.5 tasks a second can be run", "3 times that", "executors declared missing"} {
+		if got.code != exitOK || !strings.Contains(got.stdout, want) {
+			t.Fatalf("exit code %d, no %q in\n%s%s", got.code, want, got.stdout, got.stderr)
+		}
+	}
+}
+
 func TestBenchPrintsForPeople(t *testing.T) {
 	got := sluice(t, nil, "bench", "--tasks", "50", "--slots", "2", "--database-url", pgtest.URL(t), "--data-dir", t.TempDir())
 	for _, want := range []string{"x1000, 50 tasks after 5 to warm up", "tasks per second", " µs per task", "violations          0"} {
@@ -145,12 +176,23 @@ func TestABrokenPromiseIsNoSuccess(t *testing.T) {
 
 func TestBenchRefusesWhatMakesNoSense(t *testing.T) {
 	for want, args := range map[string][]string{
-		"--tasks must be between 1 and 50000000, is 0": {"--tasks", "0"},
-		"--batch must be between 1 and 1000, is 1001":  {"--batch", "1001"},
-		"--workload must be one of":                    {"--workload", "mine"},
-		"--data-dir: must be on a disk":                {"--data-dir", "/dev/shm"},
-		"--addr: must have the form host:port":         {"--addr", "localhost"},
-		"--cpuprofile: ":                               {"--cpuprofile", "/nonexistent/file"},
+		"--tasks must be between 1 and 50000000, is 0":         {"--tasks", "0"},
+		"--batch must be between 1 and 1000, is 1001":          {"--batch", "1001"},
+		"--workload must be one of":                            {"--workload", "mine"},
+		"--data-dir: must be on a disk":                        {"--data-dir", "/dev/shm"},
+		"--addr: must have the form host:port":                 {"--addr", "localhost"},
+		"--cpuprofile: ":                                       {"--cpuprofile", "/nonexistent/file"},
+		"--idle-executors must be between 1 and":               {"--idle-executors=-1"},
+		"--window must be at least 1s":                         {"--idle-executors", "5", "--window", "1ms"},
+		"--crowd: ":                                            {"--crowd", "nobody"},
+		"--overload must be above 0":                           {"--overload=-1"},
+		"--overload must be above 0 and at most 10000, is NaN": {"--overload", "NaN"},
+		"--overload: is another measurement":                   {"--overload", "2", "--idle-executors", "5"},
+		"--overload: has a system of its own":                  {"--overload", "2", "--addr", "127.0.0.1:1"},
+		"--max-live-tasks: must be at least 1, is 0":           {"--overload", "2", "--max-live-tasks", "0"},
+		"--slots must be at least 1, is 0":                     {"--overload", "2", "--slots", "0"},
+		"--batch must be at least 1, is 0":                     {"--overload", "2", "--batch", "0"},
+		"--window must be at least 1s, is 0s":                  {"--overload", "2", "--window", "0s"},
 	} {
 		got := sluice(t, nil, append([]string{"bench"}, args...)...)
 		if got.code != exitUsage || !strings.HasPrefix(got.stderr, "sluice: "+want) {

@@ -37,7 +37,7 @@ type grammar struct {
 	Dev DevCmd `cmd:"" group:"start" help:"Run all of Sluice in one process, with a database of its own."`
 
 	Dispatch DispatchCmd `cmd:"" group:"tasks" help:"Hand in a task."`
-	Task     TaskCmd     `cmd:"" group:"tasks" help:"Look after tasks: list, show, wait, watch, explain, logs, cancel, delete."`
+	Task     TaskCmd     `cmd:"" group:"tasks" help:"Look after tasks: list, show, wait, watch, explain, logs, cancel, delete, purge."`
 	File     FileCmd     `cmd:"" group:"tasks" help:"Store, fetch and delete temporary files, which tasks can be given."`
 
 	Status   StatusCmd   `cmd:"" group:"system" help:"Say how the whole is doing. With --grpc-addr: run the status service."`
@@ -59,7 +59,7 @@ type grammar struct {
 // ctx is canceled or by the signals that they listen to themselves.
 func Main(ctx context.Context, args []string, env Environment) int {
 	env.setDefaults()
-	// Our executor starts this very program for each of its workers, without arguments.
+	// Our executor starts this very program for its guard and for each of its workers, without arguments.
 	if worker.IsChild() {
 		return childMain(env)
 	}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -14,11 +15,16 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/client/clienttest"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/worker"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
 func TestMain(m *testing.M) {
+	// Executors and the benchmark start their own program once more. Without this it would be all tests, again and again.
+	if worker.IsChild() || len(os.Args) > 1 && os.Args[1] == "bench" {
+		os.Exit(Main(context.Background(), os.Args[1:], Environment{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}))
+	}
 	// The parser asks the process for the width of its help; golden files need one width.
 	if err := os.Unsetenv("COLUMNS"); err != nil {
 		panic(err)
@@ -45,7 +51,8 @@ func sluice(t *testing.T, variables map[string]string, args ...string) outcome {
 
 func sluiceWith(t *testing.T, stdin string, variables map[string]string, args ...string) outcome {
 	t.Helper()
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	var stderr shared
 	code := Main(t.Context(), args, Environment{
 		Stdin:     strings.NewReader(stdin),
 		Stdout:    &stdout,
@@ -54,6 +61,26 @@ func sluiceWith(t *testing.T, stdin string, variables map[string]string, args ..
 		Now:       now,
 	})
 	return outcome{code: code, stdout: stdout.String(), stderr: stderr.String()}
+}
+
+// shared is where several write at the same time, as to the standard error: a command, the services in its process, and its child.
+type shared struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+// Write writes all of it together.
+func (s *shared) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+// String is what was written so far.
+func (s *shared) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 func lookup(variables map[string]string) func(string) (string, bool) {

@@ -19,6 +19,10 @@ type Connection struct {
 	Output string `short:"o" enum:"text,json" default:"text" placeholder:"text|json" group:"connection" help:"Print for people (text) or for programs (json)."`
 }
 
+// attempts is how often a dispatch is handed in at most: for about a second, for somebody may sit in front of it; for longer only
+// when the server asks for that.
+const attempts = 5
+
 // session is one command's conversation with a server.
 type session struct {
 	*client.Client
@@ -31,7 +35,7 @@ func (c *Connection) with(ctx context.Context, env *Environment, ask func(contex
 	if err := checkAddr(c.Addr); err != nil {
 		return err
 	}
-	server, err := client.Dial(c.Addr)
+	server, err := client.Dial(c.Addr, client.Attempts(attempts))
 	if err != nil {
 		return usage("--addr: %s", err)
 	}

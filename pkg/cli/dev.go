@@ -36,6 +36,7 @@ type DevCmd struct {
 	RESTAddr    string `name:"rest-addr" default:"127.0.0.1:24817" placeholder:"HOST:PORT" group:"service" help:"Answer REST here (${default})."`
 	GRPCAddr    string `name:"grpc-addr" default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
 	DatabaseURL string `name:"database-url" placeholder:"URL" group:"service" help:"Use this PostgreSQL instead of an own one; also DATABASE_URL."`
+	KeepFlag
 	ExecutorFlags
 	LogLevel  slog.Level `name:"log-level" default:"warn" placeholder:"LEVEL" group:"log" help:"debug, info, warn or error (${default})."`
 	LogFormat string     `name:"log-format" enum:"json,text" default:"text" placeholder:"json|text" group:"log" help:"One JSON object a line, or text (${default})."`
@@ -77,21 +78,15 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 	if err := postgres.Migrate(ctx, url, log); err != nil {
 		return err
 	}
+	s.keep = c.KeepFlag
 	self, err := s.addServices(ctx, "dev", url, c.GRPCAddr, own, c.ImmediateTimeout)
 	if err != nil {
 		return err
 	}
 	if c.Slots != 0 {
-		workDir := filepath.Join(dataDir, "work")
-		if own {
-			// The lock on the database says that nobody else works here: what is left is of a predecessor that was killed.
-			if err := os.RemoveAll(workDir); err != nil {
-				log.WarnContext(ctx, "can't remove old working directories", slog.Any("error", err))
-			}
-		}
 		cfg := executor.Config{
-			WorkDir: workDir, TTL: devTTL, CancelGrace: devCancelGrace, ShutdownGrace: devShutdownGrace,
-			Versions: withOwnVersion(nil),
+			WorkDir: filepath.Join(dataDir, "work"), TTL: devTTL, CancelGrace: devCancelGrace, ShutdownGrace: devShutdownGrace,
+			Versions: withOwnVersion(nil), HeartbeatAddr: s.addr,
 		}
 		if err := c.apply(&cfg); err != nil {
 			return err
@@ -125,12 +120,16 @@ func (s *system) addServices(ctx context.Context, name, url, grpcAddr string, ow
 	if self, err = s.dial(listener.Addr().String()); err != nil {
 		return nil, err
 	}
-	// Who is alive and who leads must not wait behind other people's questions.
+	// Who is alive and who leads must not wait behind other people's questions, nor behind each other.
+	beats, err := s.database(ctx, url, name+" heartbeat")
+	if err != nil {
+		return nil, err
+	}
 	control, err := s.database(ctx, url, name+" control")
 	if err != nil {
 		return nil, err
 	}
-	s.addHeartbeat(control)
+	s.addHeartbeat(beats, self)
 	s.addStatus(pool, self)
 	schedulerConfig := scheduler.Defaults()
 	// On a database that nobody else can have opened, a lease that is left over is that of a killed predecessor.
@@ -138,6 +137,12 @@ func (s *system) addServices(ctx context.Context, name, url, grpcAddr string, ow
 	s.addScheduler(control, schedulerConfig)
 	dispatcherConfig := dispatcher.Defaults()
 	dispatcherConfig.SettleFor = immediateTimeout + 3*time.Second
+	if s.maxLive != 0 {
+		dispatcherConfig.MaxLive = s.maxLive
+	}
+	if err := s.keep.keep(&dispatcherConfig); err != nil {
+		return nil, err
+	}
 	s.addDispatcher(pool, self, dispatcherConfig)
 	return self, nil
 }

@@ -31,6 +31,7 @@ type DispatchCmd struct {
 	Group         string        `placeholder:"ID" help:"Join this task group."`
 	Need          []string      `sep:"none" placeholder:"COMPONENT=VERSION" help:"Run only where the component has at least this version. Give the flag again for another."`
 	CorrelationID string        `placeholder:"TEXT" help:"Ties the tasks and log lines of one request together."`
+	RequestID     string        `placeholder:"TEXT" env:"-" help:"Makes it safe to run this command again: as long as the first task with this text is kept, nothing more is dispatched, and that task is the answer."`
 	Wait          bool          `short:"w" help:"Wait until the task has ended and print its result."`
 	WaitTimeout   time.Duration `placeholder:"DURATION" help:"With --wait: stop waiting after this long, for example 90s or 5m. The task goes on."`
 
@@ -54,7 +55,8 @@ Resource names are text of your own choice, 1 to 1,024 bytes, taken as they are.
 
     sluice dispatch command.run --kwargs '{"argv": ["ls", "-l", "/"]}' --wait
     sluice dispatch command.run --kwargs @job.json --exclusive reports/2026 --shared settings
-    sluice dispatch command.run --kwargs @job.json --timeout 10m --retry 3 --retry-backoff 30s`
+    sluice dispatch command.run --kwargs @job.json --timeout 10m --retry 3 --retry-backoff 30s
+    sluice dispatch command.run --kwargs @job.json --request-id nightly-2026-03-01`
 }
 
 // Run hands the task in.
@@ -69,6 +71,9 @@ func (c *DispatchCmd) Run(ctx context.Context, env *Environment) error {
 		line.say("dispatching " + c.Name)
 		t, err := s.Dispatch(ctx, spec)
 		if cutOff(ctx, err) {
+			if c.RequestID != "" {
+				return refuse("interrupted; whether the task was dispatched is not known, the same command with the same --request-id dispatches it once")
+			}
 			return refuse("interrupted; whether the task was dispatched is not known, `sluice task list` shows it if it was")
 		}
 		if err != nil {
@@ -137,6 +142,7 @@ func (c *DispatchCmd) spec(env *Environment) (client.Spec, error) {
 		NoDefer:       c.NoDefer,
 		GroupID:       c.Group,
 		CorrelationID: c.CorrelationID,
+		RequestID:     c.RequestID,
 
 		ProfileOptions: c.Profile,
 		Files:          c.FileID,

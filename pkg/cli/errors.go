@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kong"
 	"google.golang.org/grpc/codes"
@@ -118,6 +119,17 @@ func explainServer(err *errs.Error) *failure {
 		slices.Sort(lines)
 		return &failure{code: exitUsage, lines: lines}
 	}
+	//nolint:exhaustive // the others say all there is to say
+	switch err.Reason {
+	case errs.Overloaded:
+		line := "the server has too much to do: " + err.Message
+		if after := err.RetryAfter.Round(100 * time.Millisecond); after > 0 {
+			line += ", in " + after.String() + " or so"
+		}
+		return &failure{code: exitNo, lines: []string{line}}
+	case errs.RequestIDReused:
+		return &failure{code: exitUsage, lines: []string{fieldsInFlags(err.Message)}}
+	}
 	if err.Reason == errs.Internal {
 		return &failure{code: exitNo, lines: []string{"the server ran into an " + err.Message + "; its log has the cause under this ref"}}
 	}
@@ -136,6 +148,7 @@ var flags = []struct{ field, flag string }{
 	{"task.versions", "need"},
 	{"task.group_id", "group"},
 	{"task.correlation_id", "correlation-id"},
+	{"task.request_id", "request-id"},
 	{"task.timeout", "timeout"},
 	{"task.retry", "retry"},
 	{"task.retry.max_attempts", "retry"},
@@ -153,6 +166,7 @@ var flags = []struct{ field, flag string }{
 	{"parent_id", "parent"},
 	{"resources", "resource"},
 	{"page_size", "limit"},
+	{"finished_before", "finished-before"},
 }
 
 // flagOf translates a field's path, keeping what picks one element: "task.exclusive_resources[1]" becomes "exclusive[1]".
@@ -167,6 +181,17 @@ func flagOf(field string) string {
 		}
 	}
 	return field
+}
+
+// fieldsInFlags does the same to the fields that a sentence mentions.
+func fieldsInFlags(text string) string {
+	words := strings.Fields(text)
+	for i, word := range words {
+		if flag := flagOf(strings.TrimRight(word, ":,")); flag != strings.TrimRight(word, ":,") {
+			words[i] = strings.Replace(word, strings.TrimRight(word, ":,"), "--"+flag, 1)
+		}
+	}
+	return strings.Join(words, " ")
 }
 
 // inFlags does the same to the names that a rule mentions.

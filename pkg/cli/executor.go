@@ -88,7 +88,7 @@ type ExecutorRole struct {
 	RedactErrors      bool          `name:"redact-errors" default:"true" negatable:"" group:"executor" help:"Show only errors that a handler declared safe, and put the others into the log (${default})."`
 	Burst             bool          `group:"executor" help:"Stop when there is nothing left to run."`
 	ExecutorFlags
-	LogFlags
+	RoleFlags
 }
 
 // ExecutorCmd runs an executor of the tasks that Sluice brings.
@@ -122,7 +122,7 @@ func (c *ExecutorRole) serve(ctx context.Context, env *Environment, build func(*
 	}
 	cfg := executor.Config{
 		Name: c.Name, WorkDir: c.WorkDir, TTL: c.WorkerTTL, CancelGrace: c.CancelGrace, ShutdownGrace: c.TaskGraceInterval,
-		Versions: withOwnVersion(have), RedactErrors: c.RedactErrors,
+		Versions: withOwnVersion(have), RedactErrors: c.RedactErrors, HeartbeatAddr: cmp.Or(c.HeartbeatAddr, c.Addr),
 	}
 	if err := c.apply(&cfg); err != nil {
 		return err
@@ -147,7 +147,7 @@ func (c *ExecutorRole) serve(ctx context.Context, env *Environment, build func(*
 			end()
 		}
 	}
-	return serveUntil(ctx, env, c.LogFlags, "executor", c.GRPCAddr, func(ctx context.Context, s *system) error {
+	return serveUntil(ctx, env, c.RoleFlags, "executor", c.GRPCAddr, func(ctx context.Context, s *system) error {
 		peers, err := c.dial(ctx, s)
 		if err != nil {
 			return err
@@ -216,7 +216,7 @@ func obey(over context.Context, signals chan os.Signal, service *executor.Servic
 //		os.Exit(cli.ExecutorMain(mux))
 //	}
 func ExecutorMain(mux *worker.Mux) int {
-	// The executor starts the program again for each child.
+	// The executor starts the program again for its guard and for each child.
 	if worker.IsChild() {
 		return worker.ChildMain(mux)
 	}

@@ -83,7 +83,12 @@ func busy(t *testing.T) *clienttest.Server {
 		{
 			Incarnation: clienttest.ID(501), Name: "host-1", Online: true, Versions: map[string]string{"sluice": "0.1.0", "core": "3.2"},
 			RegisteredAt: timestamppb.New(now().Add(-50 * time.Hour)), LastBeatAt: timestamppb.New(now().Add(-1500 * time.Millisecond)),
-			RunningTaskIds: []string{runningID},
+			RunningTaskIds: []string{runningID}, Ttl: durationpb.New(30 * time.Second),
+		},
+		{
+			Incarnation: clienttest.ID(504), Name: "host-4", Online: true, Ttl: durationpb.New(1500 * time.Millisecond),
+			RegisteredAt: timestamppb.New(now().Add(-time.Minute)), LastBeatAt: timestamppb.New(now().Add(-time.Second)),
+			DeafSince: timestamppb.New(now().Add(-30 * time.Second)),
 		},
 		{
 			Incarnation: clienttest.ID(502), Name: "host-2", Missing: true,

@@ -25,18 +25,28 @@ type DatabaseFlag struct {
 	DatabaseURL string `name:"database-url" placeholder:"URL" group:"service" help:"PostgreSQL to use; also DATABASE_URL. A pooler in transaction mode is fine."`
 }
 
+// RoleFlags are the flags of every service.
+type RoleFlags struct {
+	MetricsAddr string `name:"metrics-addr" placeholder:"HOST:PORT" group:"service" help:"Answer Prometheus at /metrics here. Default: nowhere."`
+	LogFlags
+}
+
 // serveRole runs a system of one role: build adds its service.
-func serveRole(ctx context.Context, env *Environment, flags LogFlags, name, addr string, build func(context.Context, *system) error) error {
+func serveRole(ctx context.Context, env *Environment, flags RoleFlags, name, addr string, build func(context.Context, *system) error) error {
 	ctx, stop := untilStopped(ctx)
 	defer stop()
 	return serveUntil(ctx, env, flags, name, addr, build)
 }
 
 // serveUntil is serveRole for who sees to signals himself.
-func serveUntil(ctx context.Context, env *Environment, flags LogFlags, name, addr string, build func(context.Context, *system) error) error {
+func serveUntil(ctx context.Context, env *Environment, flags RoleFlags, name, addr string, build func(context.Context, *system) error) error {
 	log := flags.logger(env.Stderr)
 	s := newSystem(log)
 	defer s.close()
+	// Below the service, so that it can be watched while it stops, which may take hours if a task does.
+	if err := s.addMetrics(ctx, flags.MetricsAddr); err != nil {
+		return err
+	}
 	where := addr
 	if addr != "" {
 		listener, err := s.listen(ctx, addr)
@@ -66,17 +76,18 @@ type DispatcherCmd struct {
 	GRPCAddr      string `name:"grpc-addr" default:"127.0.0.1:24821" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
 	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are (${default}). The one that leads is found among them."`
 	FileFlags
+	IntakeFlags
 	DatabaseFlag
-	LogFlags
+	RoleFlags
 }
 
 // Run runs it until it is stopped.
 func (c *DispatcherCmd) Run(ctx context.Context, env *Environment) error {
 	cfg := dispatcher.Defaults()
-	if err := c.FileFlags.apply(&cfg); err != nil {
+	if err := cmp.Or(c.FileFlags.apply(&cfg), c.IntakeFlags.apply(&cfg)); err != nil {
 		return err
 	}
-	return serveRole(ctx, env, c.LogFlags, "dispatcher", c.GRPCAddr, func(ctx context.Context, s *system) error {
+	return serveRole(ctx, env, c.RoleFlags, "dispatcher", c.GRPCAddr, func(ctx context.Context, s *system) error {
 		toScheduler, err := s.dialLeader(ctx, c.SchedulerAddr, rpc.Dial)
 		if err != nil {
 			return err
@@ -94,10 +105,9 @@ func (c *DispatcherCmd) Run(ctx context.Context, env *Environment) error {
 type SchedulerCmd struct {
 	GRPCAddr      string        `name:"grpc-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
 	AdvertiseAddr string        `name:"advertise-addr" placeholder:"HOST:PORT" group:"service" help:"Where other schedulers reach this one, to take over at once when it stops. Default: where it answers gRPC."`
-	MetricsAddr   string        `name:"metrics-addr" placeholder:"HOST:PORT" group:"service" help:"Answer Prometheus at /metrics here. Default: nowhere."`
 	Lease         time.Duration `default:"3s" placeholder:"DURATION" group:"service" help:"How long a leadership lasts without being renewed (${default})."`
 	DatabaseFlag
-	LogFlags
+	RoleFlags
 }
 
 // Run runs it until it is stopped.
@@ -105,7 +115,7 @@ func (c *SchedulerCmd) Run(ctx context.Context, env *Environment) error {
 	if c.Lease < time.Second || c.Lease > time.Minute {
 		return usage("--lease: must be between 1s and 1m, is %s", c.Lease)
 	}
-	return serveRole(ctx, env, c.LogFlags, "scheduler", c.GRPCAddr, func(ctx context.Context, s *system) error {
+	return serveRole(ctx, env, c.RoleFlags, "scheduler", c.GRPCAddr, func(ctx context.Context, s *system) error {
 		pool, err := s.database(ctx, c.DatabaseURL, "scheduler")
 		if err != nil {
 			return err
@@ -113,25 +123,30 @@ func (c *SchedulerCmd) Run(ctx context.Context, env *Environment) error {
 		cfg := scheduler.Defaults()
 		cfg.Holder, cfg.Address, cfg.Lease = processName(), cmp.Or(c.AdvertiseAddr, s.addr), c.Lease
 		s.addScheduler(pool, cfg)
-		return s.addMetrics(ctx, c.MetricsAddr)
+		return nil
 	})
 }
 
 // HeartbeatCmd runs the heartbeat service.
 type HeartbeatCmd struct {
-	GRPCAddr string `name:"grpc-addr" default:"127.0.0.1:24824" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
+	GRPCAddr      string `name:"grpc-addr" default:"127.0.0.1:24824" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
+	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are (${default}). The one that leads is told at once who is missing."`
 	DatabaseFlag
-	LogFlags
+	RoleFlags
 }
 
 // Run runs it until it is stopped.
 func (c *HeartbeatCmd) Run(ctx context.Context, env *Environment) error {
-	return serveRole(ctx, env, c.LogFlags, "heartbeat", c.GRPCAddr, func(ctx context.Context, s *system) error {
+	return serveRole(ctx, env, c.RoleFlags, "heartbeat", c.GRPCAddr, func(ctx context.Context, s *system) error {
+		toScheduler, err := s.dialLeader(ctx, c.SchedulerAddr, rpc.Dial)
+		if err != nil {
+			return err
+		}
 		pool, err := s.database(ctx, c.DatabaseURL, "heartbeat")
 		if err != nil {
 			return err
 		}
-		s.addHeartbeat(pool)
+		s.addHeartbeat(pool, toScheduler)
 		return nil
 	})
 }
@@ -141,12 +156,12 @@ type StatusRole struct {
 	GRPCAddr      string `name:"grpc-addr" placeholder:"HOST:PORT" group:"service" help:"Run the status service, and answer gRPC here (usually 127.0.0.1:24823)."`
 	SchedulerAddr string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are (${default}). The one that leads is found among them."`
 	DatabaseFlag
-	LogFlags
+	RoleFlags
 }
 
 // Serve runs the service until it is stopped.
 func (c *StatusRole) Serve(ctx context.Context, env *Environment) error {
-	return serveRole(ctx, env, c.LogFlags, "status", c.GRPCAddr, func(ctx context.Context, s *system) error {
+	return serveRole(ctx, env, c.RoleFlags, "status", c.GRPCAddr, func(ctx context.Context, s *system) error {
 		toScheduler, err := s.dialLeader(ctx, c.SchedulerAddr, rpc.Dial)
 		if err != nil {
 			return err
@@ -169,7 +184,7 @@ type GatewayCmd struct {
 	StatusAddr     string `name:"status-addr" default:"127.0.0.1:24823" placeholder:"HOST:PORT" group:"service" help:"Where the status service is (${default})."`
 	HeartbeatAddr  string `name:"heartbeat-addr" default:"127.0.0.1:24824" placeholder:"HOST:PORT" group:"service" help:"Where the heartbeat service is (${default})."`
 	APIRoot        string `name:"api-root" default:"/pulp/" placeholder:"PATH" group:"service" help:"Path below which api/v3/ is served (${default})."`
-	LogFlags
+	RoleFlags
 }
 
 // Run runs it until it is stopped.
@@ -178,6 +193,9 @@ func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 	defer stop()
 	s := newSystem(c.logger(env.Stderr))
 	defer s.close()
+	if err := s.addMetrics(ctx, c.MetricsAddr); err != nil {
+		return err
+	}
 
 	listener, err := rpc.Listen(ctx, c.GRPCAddr)
 	if err != nil {

@@ -49,8 +49,12 @@ type system struct {
 	addr   string // where it answers
 	// statements, if set, counts what all pools send.
 	statements *meter.Statements
+	// maxLive, if set, is how many tasks the dispatcher lets be unfinished.
+	maxLive int64
 	// metrics are those of this process; nil if they could not be made.
 	metrics *telemetry.Metrics
+	// keep is how long a dispatcher beside all other services keeps tasks.
+	keep KeepFlag
 
 	ready  []namedReady
 	closes []func()
@@ -255,8 +259,9 @@ func (s *system) waitsFor(ctx context.Context) string {
 
 // The services, each with what it needs. They speak gRPC to each other, also inside one process.
 
-func (s *system) addHeartbeat(pool *postgres.Pool) {
-	s.add("heartbeat", stopGrace, heartbeat.New(heartbeat.Defaults(), heartbeat.NewStore(pool), s.part("heartbeat")))
+func (s *system) addHeartbeat(pool *postgres.Pool, toScheduler grpc.ClientConnInterface) {
+	service := heartbeat.New(heartbeat.Defaults(), heartbeat.NewStore(pool), schedulerv1.NewSchedulerServiceClient(toScheduler), s.part("heartbeat"))
+	s.add("heartbeat", stopGrace, service)
 }
 
 func (s *system) addStatus(pool *postgres.Pool, toScheduler grpc.ClientConnInterface) {
@@ -347,8 +352,9 @@ func childEnvironment(handlers builtin.Options) (string, error) {
 // childMain makes this process a worker of the executor that started it.
 func childMain(env Environment) int {
 	var handlers builtin.Options
-	text, _ := env.LookupEnv(childHandlers)
-	if err := json.Unmarshal([]byte(text), &handlers); err != nil {
+	// The guard of an executor with handlers of its own, as the benchmark's, is not told of any.
+	text, told := env.LookupEnv(childHandlers)
+	if err := json.Unmarshal([]byte(text), &handlers); told && err != nil {
 		return env.report(fmt.Errorf("read %s: %w", childHandlers, err))
 	}
 	mux := worker.NewMux()

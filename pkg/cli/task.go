@@ -18,6 +18,7 @@ type TaskCmd struct {
 	Logs    TaskLogsCmd    `cmd:"" help:"Print what a task wrote."`
 	Cancel  TaskCancelCmd  `cmd:"" help:"Stop tasks."`
 	Delete  TaskDeleteCmd  `cmd:"" help:"Delete tasks that have ended."`
+	Purge   TaskPurgeCmd   `cmd:"" help:"Delete all tasks that ended long ago."`
 }
 
 // TaskCancelCmd stops tasks.

@@ -268,6 +268,8 @@ type workerView struct {
 	Missing        bool              `json:"missing"`
 	RegisteredAt   stamp             `json:"registered_at"`
 	LastBeatAt     stamp             `json:"last_beat_at"`
+	TTLSeconds     float64           `json:"ttl_seconds"`
+	DeafSince      *stamp            `json:"deaf_since"`
 	Versions       map[string]string `json:"versions"`
 	RunningTaskIDs []string          `json:"running_task_ids"`
 }
@@ -280,6 +282,8 @@ func viewWorker(w client.Worker) workerView {
 		Missing:        w.Missing,
 		RegisteredAt:   stamp(w.RegisteredAt),
 		LastBeatAt:     stamp(w.LastBeatAt),
+		TTLSeconds:     w.TTL.Seconds(),
+		DeafSince:      stampOf(w.DeafSince),
 		Versions:       dict(w.Versions),
 		RunningTaskIDs: list(w.Running),
 	}

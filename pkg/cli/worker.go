@@ -23,7 +23,7 @@ type WorkerListCmd struct {
 
 // Help is the longer explanation.
 func (*WorkerListCmd) Help() string {
-	return `TASKS is how many tasks an executor runs now, BEAT when it was last heard of. With --output json: an array of executors, with the ids of their tasks.
+	return `TASKS is how many tasks an executor runs now, BEAT when it was last heard of. One that is deaf beats, but does not hear the scheduler, and so gets no tasks. With --output json: an array of executors, with the ids of their tasks.
 
     sluice worker list`
 }
@@ -54,6 +54,8 @@ func (c *WorkerListCmd) Run(ctx context.Context, env *Environment) error {
 
 func workerState(w client.Worker) string {
 	switch {
+	case w.Online && w.DeafSince != nil:
+		return "deaf"
 	case w.Online:
 		return "online"
 	case w.Missing:

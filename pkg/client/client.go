@@ -22,10 +22,11 @@ type Client struct {
 	scheduler  schedulerv1.SchedulerServiceClient
 	status     statusv1.StatusServiceClient
 	heartbeat  heartbeatv1.HeartbeatServiceClient
+	attempts   int
 }
 
 // Dial prepares a client for the gRPC address host:port (or any other gRPC target). It connects with the first call, so an
-// address where nobody listens is no error yet.
+// address where nobody listens is no error yet. Attempts is an option of its own.
 func Dial(addr string, extra ...grpc.DialOption) (*Client, error) {
 	conn, err := rpc.Dial(addr, extra...)
 	if err != nil {
@@ -37,6 +38,7 @@ func Dial(addr string, extra ...grpc.DialOption) (*Client, error) {
 		scheduler:  schedulerv1.NewSchedulerServiceClient(conn),
 		status:     statusv1.NewStatusServiceClient(conn),
 		heartbeat:  heartbeatv1.NewHeartbeatServiceClient(conn),
+		attempts:   attemptsOf(extra),
 	}, nil
 }
 

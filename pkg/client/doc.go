@@ -8,7 +8,8 @@
 // # Failure
 //
 // An error that the server chose to tell is an *errs.Error, so errs.Is(err, errs.TaskNotFound) and the like work. When no
-// server answers, status.Code(err) is codes.Unavailable. Dispatch is never repeated by this package: whether a call that was
-// cut off stored its task is for the caller to find out, by its correlation id. Everything that only asks is repeated while
-// the server is away for a moment; Wait, Follow and Watch, once they have begun, until their context ends.
+// server answers, status.Code(err) is codes.Unavailable. Everything that only asks, or does nothing the second time, is repeated while
+// the server is away for a moment; Wait, Follow and Watch, once they have begun, until their context ends. So is a dispatch, and also
+// when the server has too much to do, after the pause that it asks for: every task has a request id, its own or one that is made
+// for it, under which it is stored once. Attempts says how often.
 package client

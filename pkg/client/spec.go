@@ -42,6 +42,10 @@ type Spec struct {
 	ProfileOptions []string
 	// Files are the ids of temporary files that it is to have.
 	Files []string
+	// RequestID makes it safe to dispatch again, by another process too: as long as the first task with this id is kept, a dispatch with
+	// it stores nothing and returns that task. With another name, other arguments or resources: reason errs.RequestIDReused.
+	// At most 128 bytes. Empty: Dispatch makes one for its own attempts.
+	RequestID string
 }
 
 func (s Spec) wire() (*taskv1.TaskSpec, error) {
@@ -70,6 +74,7 @@ func (s Spec) wire() (*taskv1.TaskSpec, error) {
 		Retry:              s.Retry.wire(),
 		ProfileOptions:     s.ProfileOptions,
 		FileIds:            s.Files,
+		RequestId:          s.RequestID,
 	}, nil
 }
 

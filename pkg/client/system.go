@@ -18,6 +18,10 @@ type Worker struct {
 	// Versions of its components.
 	Versions                 map[string]string
 	RegisteredAt, LastBeatAt time.Time
+	// TTL is how long it may be silent before it is declared missing.
+	TTL time.Duration
+	// DeafSince is since when it beats without hearing the scheduler: it can be given no task. nil if it hears it.
+	DeafSince *time.Time
 	// Online: it neither ended nor went missing. Missing: it was silent for too long.
 	Online, Missing bool
 	// Running are the ids of the tasks that it runs now, the oldest first, at most 100.
@@ -38,9 +42,14 @@ func (c *Client) Workers(ctx context.Context, gone bool) ([]Worker, error) {
 			Versions:     a.GetVersions(),
 			RegisteredAt: a.GetRegisteredAt().AsTime(),
 			LastBeatAt:   a.GetLastBeatAt().AsTime(),
+			TTL:          a.GetTtl().AsDuration(),
 			Online:       a.GetOnline(),
 			Missing:      a.GetMissing(),
 			Running:      a.GetRunningTaskIds(),
+		}
+		if a.GetDeafSince() != nil {
+			since := a.GetDeafSince().AsTime()
+			made[i].DeafSince = &since
 		}
 	}
 	return made, nil

@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"maps"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
@@ -15,17 +18,20 @@ import (
 )
 
 // Dispatch stores a task. When it returns without an error, the task is committed and keeps its place on all its resources;
-// an immediate one that nothing blocked has run.
+// an immediate one that nothing blocked has run. When no server answers, the connection breaks or the server has no room for more, it
+// is handed in again under the same request id, some times, while ctx lasts (see Attempts): it is stored once, whatever got lost.
+// An error for which errs.Is(err, errs.Overloaded) holds means that it is not stored; after one that the server was not
+// available it may be, unless it is handed in again with the same Spec.RequestID.
 func (c *Client) Dispatch(ctx context.Context, spec Spec) (Task, error) {
 	asked, err := spec.wire()
 	if err != nil {
 		return Task{}, err
 	}
-	answer, err := c.dispatcher.Dispatch(ctx, &dispatcherv1.DispatchRequest{Task: asked})
+	made, err := sendTask(ctx, c.dispatcher, asked, c.attempts, worthAnother)
 	if err != nil {
 		return Task{}, err
 	}
-	return fromTask(answer.GetTask()), nil
+	return fromTask(made), nil
 }
 
 // DispatchBatch stores up to 1,000 tasks in one call, all of them or none, in their order, and returns them in the same.
@@ -39,11 +45,11 @@ func (c *Client) DispatchBatch(ctx context.Context, specs []Spec) ([]Task, error
 			return nil, fmt.Errorf("task %d of the batch: %w", i, err)
 		}
 	}
-	answer, err := c.dispatcher.DispatchBatch(ctx, &dispatcherv1.DispatchBatchRequest{Tasks: asked})
+	made, err := sendTasks(ctx, c.dispatcher, asked, c.attempts)
 	if err != nil {
 		return nil, err
 	}
-	return fromTasks(answer.GetTasks()), nil
+	return fromTasks(made), nil
 }
 
 // Cancel asks a task to stop. One that never started is canceled when Cancel returns, a running one is canceling.
@@ -59,6 +65,42 @@ func (c *Client) Cancel(ctx context.Context, id string) (Task, error) {
 func (c *Client) Delete(ctx context.Context, id string) error {
 	_, err := c.dispatcher.Delete(ctx, &dispatcherv1.DeleteRequest{TaskId: id})
 	return err
+}
+
+// PurgeFilter says which tasks to purge.
+type PurgeFilter struct {
+	// FinishedBefore: only those that ended before this time. Required.
+	FinishedBefore time.Time
+	// States: only those in these final states; none means all final ones.
+	States []task.State
+}
+
+// Purge removes tasks that ended before a time, with their logs and reports, and returns how many by state. It goes through them a
+// page at a time, the oldest first; seen, if not nil, is told after each how many are gone so far. An error ends it, and
+// what was removed before stays removed. Tasks that are not final stay, and those with child tasks that are not.
+func (c *Client) Purge(ctx context.Context, filter PurgeFilter, seen func(map[task.State]int64)) (map[task.State]int64, error) {
+	request := &dispatcherv1.PurgeTasksRequest{FinishedBefore: timestamppb.New(filter.FinishedBefore), States: toStates(filter.States)}
+	gone := map[task.State]int64{}
+	for {
+		var page *dispatcherv1.PurgeTasksResponse
+		// A page that was removed and not counted is not there the next time: safe to ask for again.
+		err := again(ctx, c.attempts, worthAnother, func() (err error) {
+			page, err = c.dispatcher.PurgeTasks(ctx, request)
+			return err
+		})
+		if err != nil {
+			return gone, err
+		}
+		for _, n := range page.GetDeleted() {
+			gone[wire.FromState(n.GetState())] += n.GetCount()
+		}
+		if seen != nil {
+			seen(maps.Clone(gone))
+		}
+		if request.PageToken = page.GetNextPageToken(); request.GetPageToken() == "" {
+			return gone, nil
+		}
+	}
 }
 
 // CreateGroup makes an empty task group and returns its id, for Spec.GroupID.

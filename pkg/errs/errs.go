@@ -36,24 +36,25 @@ type Reason string
 
 // The reasons there are. A client may branch on them; the message is for people.
 const (
-	InvalidInput    Reason = "INVALID_INPUT"    // InvalidArgument, with field violations
-	TaskNotFound    Reason = "TASK_NOT_FOUND"   // NotFound
-	FileNotFound    Reason = "FILE_NOT_FOUND"   // NotFound
-	FileInUse       Reason = "FILE_IN_USE"      // FailedPrecondition: a task has it that is not final
-	WorkerUnheard   Reason = "WORKER_UNHEARD"   // DeadlineExceeded: a worker did not confirm a task, or did not stop one, in time
-	GroupNotFound   Reason = "GROUP_NOT_FOUND"  // NotFound
-	ResourceUnknown Reason = "RESOURCE_UNKNOWN" // NotFound: nobody holds it or waits for it
-	TaskFinal       Reason = "TASK_FINAL"       // FailedPrecondition: it ended, so it can't be canceled
-	TaskNotFinal    Reason = "TASK_NOT_FINAL"   // FailedPrecondition: it has not ended, so it can't be deleted
-	NotLeading      Reason = "NOT_LEADING"      // Unavailable: another scheduler leads, or none
-	NameTaken       Reason = "NAME_TAKEN"       // AlreadyExists: a living process has this name
-	Fenced          Reason = "FENCED"           // FailedPrecondition: this incarnation is over
-	BadProtocol     Reason = "BAD_PROTOCOL"     // FailedPrecondition: a stream's messages came in the wrong order
-	DatabaseAway    Reason = "DATABASE_AWAY"    // Unavailable, with a retry hint
-	Internal        Reason = "INTERNAL"         // Internal, masked
-	Overloaded      Reason = "OVERLOADED"       // ResourceExhausted, with a retry hint
-	NotReady        Reason = "NOT_READY"        // Unavailable: this process is still starting
-	Stopping        Reason = "STOPPING"         // Unavailable: this process is shutting down
+	InvalidInput    Reason = "INVALID_INPUT"     // InvalidArgument, with field violations
+	TaskNotFound    Reason = "TASK_NOT_FOUND"    // NotFound
+	FileNotFound    Reason = "FILE_NOT_FOUND"    // NotFound
+	FileInUse       Reason = "FILE_IN_USE"       // FailedPrecondition: a task has it that is not final
+	WorkerUnheard   Reason = "WORKER_UNHEARD"    // DeadlineExceeded: a worker did not confirm a task, or did not stop one, in time
+	GroupNotFound   Reason = "GROUP_NOT_FOUND"   // NotFound
+	ResourceUnknown Reason = "RESOURCE_UNKNOWN"  // NotFound: nobody holds it or waits for it
+	TaskFinal       Reason = "TASK_FINAL"        // FailedPrecondition: it ended, so it can't be canceled
+	TaskNotFinal    Reason = "TASK_NOT_FINAL"    // FailedPrecondition: it has not ended, so it can't be deleted
+	NotLeading      Reason = "NOT_LEADING"       // Unavailable: another scheduler leads, or none
+	NameTaken       Reason = "NAME_TAKEN"        // AlreadyExists: a living process has this name
+	RequestIDReused Reason = "REQUEST_ID_REUSED" // AlreadyExists: the request id belongs to another task
+	Fenced          Reason = "FENCED"            // FailedPrecondition: this incarnation is over
+	BadProtocol     Reason = "BAD_PROTOCOL"      // FailedPrecondition: a stream's messages came in the wrong order
+	DatabaseAway    Reason = "DATABASE_AWAY"     // Unavailable, with a retry hint
+	Internal        Reason = "INTERNAL"          // Internal, masked
+	Overloaded      Reason = "OVERLOADED"        // ResourceExhausted, with a retry hint
+	NotReady        Reason = "NOT_READY"         // Unavailable: this process is still starting
+	Stopping        Reason = "STOPPING"          // Unavailable: this process is shutting down
 )
 
 // Violation is one broken rule of one field.

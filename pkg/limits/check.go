@@ -45,6 +45,8 @@ func (c *checks) request(request proto.Message) bool {
 		c.id(at("task_id"), r.GetTaskId())
 	case *dispatcherv1.DeleteRequest:
 		c.id(at("task_id"), r.GetTaskId())
+	case *dispatcherv1.PurgeTasksRequest:
+		c.purge(r)
 	case *dispatcherv1.CreateTaskGroupRequest:
 		c.text(at("description"), r.GetDescription(), MaxDescription)
 
@@ -99,6 +101,13 @@ func (c *checks) request(request proto.Message) bool {
 		c.register(r)
 	case *heartbeatv1.BeatRequest:
 		c.id(at("incarnation"), r.GetIncarnation())
+		if h := r.GetHearing(); h != nil {
+			c.within(at("hearing.epoch"), h.GetEpoch(), 1, math.MaxInt64)
+			if h.GetSilentFor() == nil {
+				c.fail(at("hearing.silent_for"), "is required")
+			}
+			c.span(at("hearing.silent_for"), h.GetSilentFor(), 0, maxSilence)
+		}
 	case *heartbeatv1.DeregisterRequest:
 		c.id(at("incarnation"), r.GetIncarnation())
 	case *heartbeatv1.ListAppsRequest:
@@ -138,6 +147,7 @@ func (c *checks) spec(at path, spec *taskv1.TaskSpec) {
 	}
 	c.versions(at.dot("versions"), spec.GetVersions())
 	c.optionalID(at.dot("parent_id"), spec.GetParentId())
+	c.text(at.dot("request_id"), spec.GetRequestId(), MaxRequestID)
 	c.optionalID(at.dot("group_id"), spec.GetGroupId())
 	c.text(at.dot("correlation_id"), spec.GetCorrelationId(), MaxCorrelationID)
 	c.span(at.dot("timeout"), spec.GetTimeout(), MinTimeout, MaxTimeout)
@@ -328,7 +338,7 @@ func (c *checks) acquire(r *schedulerv1.AcquireRequest) {
 		}
 	case *schedulerv1.AcquireRequest_Report:
 		c.report(m.Report)
-	case *schedulerv1.AcquireRequest_Drain:
+	case *schedulerv1.AcquireRequest_Drain, *schedulerv1.AcquireRequest_Pulse:
 	default:
 		c.fail(at("message"), "is required")
 	}
@@ -420,6 +430,24 @@ func (c *checks) list(r *statusv1.ListTasksRequest) {
 	}
 }
 
+func (c *checks) purge(r *dispatcherv1.PurgeTasksRequest) {
+	switch before := r.GetFinishedBefore(); {
+	case before == nil:
+		c.fail(at("finished_before"), "is required")
+	case before.CheckValid() != nil:
+		c.fail(at("finished_before"), "must be a valid time")
+	}
+	for i, state := range r.GetStates() {
+		switch state {
+		case taskv1.State_STATE_COMPLETED, taskv1.State_STATE_FAILED, taskv1.State_STATE_CANCELED, taskv1.State_STATE_SKIPPED:
+		default:
+			c.fail(at("states").item(i), "must be a final state: completed, failed, canceled or skipped")
+		}
+	}
+	c.within(at("page_size"), int64(r.GetPageSize()), 0, MaxPurge)
+	c.text(at("page_token"), r.GetPageToken(), MaxName)
+}
+
 func (c *checks) register(r *heartbeatv1.RegisterRequest) {
 	c.label(at("name"), r.GetName(), MaxName)
 	if _, known := heartbeatv1.Kind_name[int32(r.GetKind())]; !known || r.GetKind() == heartbeatv1.Kind_KIND_UNSPECIFIED {
@@ -430,4 +458,5 @@ func (c *checks) register(r *heartbeatv1.RegisterRequest) {
 		c.fail(at("ttl"), "is required")
 	}
 	c.span(at("ttl"), r.GetTtl(), MinTTL, MaxTTL)
+	c.optionalID(at("replaces"), r.GetReplaces())
 }

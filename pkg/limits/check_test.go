@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
@@ -153,6 +154,13 @@ func nested(n int) string { return strings.Repeat("[", n) + strings.Repeat("]", 
 func sized(n int) string { return `["` + long(n-4) + `"]` }
 
 // Each row gives a request for a number; at the edge it passes, one step beyond it is refused for exactly one field.
+// purge is a request that passes, changed.
+func purge(change func(*dispatcherv1.PurgeTasksRequest)) *dispatcherv1.PurgeTasksRequest {
+	r := &dispatcherv1.PurgeTasksRequest{FinishedBefore: timestamppb.Now()}
+	change(r)
+	return r
+}
+
 func TestEveryLimitHoldsAtItsEdge(t *testing.T) {
 	text := func(set func(*taskv1.TaskSpec, string)) func(int) proto.Message {
 		return func(n int) proto.Message { return spec(func(s *taskv1.TaskSpec) { set(s, long(n)) }) }
@@ -174,6 +182,22 @@ func TestEveryLimitHoldsAtItsEdge(t *testing.T) {
 		{name: "exclusive resource", edge: 1024, field: "task.exclusive_resources[0]", make: text(func(s *taskv1.TaskSpec, v string) { s.ExclusiveResources = []string{v} })},
 		{name: "shared resource", edge: 1024, field: "task.shared_resources[1]", make: text(func(s *taskv1.TaskSpec, v string) { s.SharedResources = []string{"a", v} })},
 		{name: "correlation id", edge: 255, field: "task.correlation_id", make: text(func(s *taskv1.TaskSpec, v string) { s.CorrelationId = v })},
+		{name: "request id", edge: 128, field: "task.request_id", make: text(func(s *taskv1.TaskSpec, v string) { s.RequestId = v })},
+		{name: "tasks of a purge", edge: 10_000, field: "page_size", make: func(n int) proto.Message {
+			return purge(func(r *dispatcherv1.PurgeTasksRequest) { r.PageSize = int32(n) })
+		}},
+		{name: "tasks of a purge, least", edge: 0, beyond: -1, field: "page_size", make: func(n int) proto.Message {
+			return purge(func(r *dispatcherv1.PurgeTasksRequest) { r.PageSize = int32(n) })
+		}},
+		{name: "token of a purge", edge: 255, field: "page_token", make: func(n int) proto.Message {
+			return purge(func(r *dispatcherv1.PurgeTasksRequest) { r.PageToken = long(n) })
+		}},
+		{name: "epoch that is heard, least", edge: 1, beyond: -1, field: "hearing.epoch", make: func(n int) proto.Message {
+			return &heartbeatv1.BeatRequest{Incarnation: id, Hearing: &heartbeatv1.Hearing{Epoch: int64(n), SilentFor: durationpb.New(0)}}
+		}},
+		{name: "silence, least", edge: 0, beyond: -1, field: "hearing.silent_for", make: func(n int) proto.Message {
+			return &heartbeatv1.BeatRequest{Incarnation: id, Hearing: &heartbeatv1.Hearing{Epoch: 1, SilentFor: durationpb.New(time.Duration(n))}}
+		}},
 		{name: "version", edge: 255, field: `task.versions["core"]`, make: text(func(s *taskv1.TaskSpec, v string) { s.Versions = map[string]string{"core": v} })},
 		{name: "component", edge: 255, field: `task.versions["` + long(40) + `"]`, make: text(func(s *taskv1.TaskSpec, v string) { s.Versions = map[string]string{v: "1"} })},
 		{name: "components", edge: 64, field: "task.versions", make: func(n int) proto.Message { return spec(func(s *taskv1.TaskSpec) { s.Versions = component(n) }) }},
@@ -582,6 +606,15 @@ func TestBadInputNamesTheFieldAndTheRule(t *testing.T) {
 		{"no duration", &statusv1.WaitTasksRequest{TaskIds: []string{id}, Timeout: &durationpb.Duration{Seconds: 1, Nanos: -1}}, "timeout", "must be a valid duration"},
 		{"duration beyond int64", &statusv1.WaitTasksRequest{TaskIds: []string{id}, Timeout: &durationpb.Duration{Seconds: 300_000_000_000}}, "timeout", "must be between"},
 
+		{"control in request id", spec(func(s *taskv1.TaskSpec) { s.RequestId = "a\n" }), "task.request_id", "U+000A"},
+		{"purge of what ended when", purge(func(r *dispatcherv1.PurgeTasksRequest) { r.FinishedBefore = nil }), "finished_before", "is required"},
+		{"purge before no time", purge(func(r *dispatcherv1.PurgeTasksRequest) { r.FinishedBefore = &timestamppb.Timestamp{Nanos: -1} }), "finished_before", "must be a valid time"},
+		{"purge of what lives", purge(func(r *dispatcherv1.PurgeTasksRequest) { r.States = []taskv1.State{4, taskv1.State_STATE_CANCELING} }), "states[1]", "must be a final state"},
+		{"purge of what runs", purge(func(r *dispatcherv1.PurgeTasksRequest) { r.States = []taskv1.State{taskv1.State_STATE_RUNNING} }), "states[0]", "must be a final state"},
+		{"purge of no state", purge(func(r *dispatcherv1.PurgeTasksRequest) { r.States = []taskv1.State{0} }), "states[0]", "must be a final state"},
+		{"silence of no length", &heartbeatv1.BeatRequest{Incarnation: id, Hearing: &heartbeatv1.Hearing{Epoch: 1}}, "hearing.silent_for", "is required"},
+		{"replaces no life", register(func(r *heartbeatv1.RegisterRequest) { r.Replaces = "x" }), "replaces", "must be a UUID"},
+
 		{"no time to live", register(func(r *heartbeatv1.RegisterRequest) { r.Ttl = nil }), "ttl", "is required"},
 		{"no kind", register(func(r *heartbeatv1.RegisterRequest) { r.Kind = 0 }), "kind", "is required"},
 		{"unknown kind", register(func(r *heartbeatv1.RegisterRequest) { r.Kind = 9 }), "kind", "is required"},
@@ -628,7 +661,15 @@ func TestGoodInputPasses(t *testing.T) {
 		"worker with a name":    workerHello(func(h *executorv1.WorkerHello, _ *executorv1.TaskHandler) { h.Name = "py-1_a.B" }),
 		"worker that drains":    &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Drain{}},
 		"nothing left over":     notDiscarded(nil),
-		"why, in lines":         notDiscarded(map[string]string{"/a/": "no\nway\x00"}),
+		"purge of everything":   purge(func(*dispatcherv1.PurgeTasksRequest) {}),
+		"purge of what ended": purge(func(r *dispatcherv1.PurgeTasksRequest) {
+			r.States = []taskv1.State{taskv1.State_STATE_COMPLETED, taskv1.State_STATE_FAILED, taskv1.State_STATE_CANCELED, taskv1.State_STATE_SKIPPED}
+		}),
+		"beat that hears":        &heartbeatv1.BeatRequest{Incarnation: id, Hearing: &heartbeatv1.Hearing{Epoch: 3, SilentFor: durationpb.New(time.Hour)}},
+		"beat that hears none":   &heartbeatv1.BeatRequest{Incarnation: id},
+		"pulse":                  &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Pulse{}},
+		"request id of a person": spec(func(s *taskv1.TaskSpec) { s.RequestId = "nightly 2026-03-01 ü" }),
+		"why, in lines":          notDiscarded(map[string]string{"/a/": "no\nway\x00"}),
 	} {
 		if got := violations(t, request); got != nil {
 			t.Errorf("%s: %v", name, got)

@@ -251,6 +251,8 @@ func TestProtoCommentsStateTheLimits(t *testing.T) {
 		"TaskSpec.exclusive_resources":       {bytes(limits.MaxResourceName), number(limits.MaxResources) + " in both lists"},
 		"TaskSpec.versions":                  {number(limits.MaxVersions) + " entries", bytes(limits.MaxName)},
 		"TaskSpec.correlation_id":            {bytes(limits.MaxCorrelationID)},
+		"TaskSpec.request_id":                {"1 to " + bytes(limits.MaxRequestID)},
+		"PurgeTasksRequest.page_size":        {number(limits.MaxPurge)},
 		"TaskError.description":              {size(limits.MaxErrorText)},
 		"TaskError.traceback":                {size(limits.MaxErrorText)},
 		"Task.result_json":                   {size(limits.MaxJSON)},

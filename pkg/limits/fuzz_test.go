@@ -18,16 +18,16 @@ import (
 
 // Whatever comes: no panic, and what is refused is refused in a form that can be sent.
 func FuzzCheckOfDispatch(f *testing.F) {
-	f.Add("n", "[]", "{}", "a b", "shared:a", true, byte(0), "core", "1", "", "", "c")
-	f.Add("\xff", "[1", "[]", "", "\x00", false, byte(1), "", "\x85", id, "x", "\n")
-	f.Add(" ", `"`, `{"a":[`, "a a", "a", false, byte(2), "x", strings.Repeat("y", 256), "{"+id+"}", id, "")
+	f.Add("n", "[]", "{}", "a b", "shared:a", true, byte(0), "core", "1", "", "", "c", "r")
+	f.Add("\xff", "[1", "[]", "", "\x00", false, byte(1), "", "\x85", id, "x", "\n", "\x00")
+	f.Add(" ", `"`, `{"a":[`, "a a", "a", false, byte(2), "x", strings.Repeat("y", 256), "{"+id+"}", id, "", strings.Repeat("z", 129))
 	f.Fuzz(func(t *testing.T, name, args, kwargs, exclusive, shared string, immediate bool, deferred byte,
-		component, version, parent, group, correlation string,
+		component, version, parent, group, correlation, requestID string,
 	) {
 		s := &taskv1.TaskSpec{
 			Name: name, ArgsJson: args, KwargsJson: kwargs, Immediate: immediate,
 			ExclusiveResources: strings.Split(exclusive, " "), SharedResources: strings.Split(shared, " "),
-			Versions: map[string]string{component: version}, ParentId: parent, GroupId: group, CorrelationId: correlation,
+			Versions: map[string]string{component: version}, ParentId: parent, GroupId: group, CorrelationId: correlation, RequestId: requestID,
 		}
 		if deferred > 0 {
 			s.Deferred = proto.Bool(deferred == 1)

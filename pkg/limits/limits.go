@@ -35,10 +35,12 @@ const (
 	MaxJSON          = 1 << 20 // arguments, named arguments, result: each
 	MaxJSONDepth     = 100
 	MaxCorrelationID = 255
+	MaxRequestID     = 128
 	MaxDescription   = 1024
 	MaxErrorText     = 64 << 10
 	MaxLog           = 256 << 10
 	MaxPage          = 1000
+	MaxPurge         = 10_000 // tasks that one call of PurgeTasks looks at
 	DefaultPage      = 100
 	MaxOffset        = 1_000_000
 	MaxBatch         = 1000 // tasks of one DispatchBatch
@@ -72,6 +74,9 @@ const (
 	// MaxMessage is the largest gRPC message that a server takes: a full assignment with room to spare.
 	MaxMessage = 8 << 20
 )
+
+// maxSilence is as long as anything can be, for what a clock says that nobody set.
+const maxSilence = 365 * 24 * time.Hour
 
 // MaxViolations is how many broken fields are named. The answer travels in HTTP/2 trailers, once as text and once as details,
 // and clients in other languages take no more than 8 KiB of those: they would show an error about headers instead.

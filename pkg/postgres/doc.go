@@ -13,7 +13,7 @@
 //
 // # Failure
 //
-// Driver errors carry SQL, addresses and user names and must not reach a client. IsUnavailable, IsUnique, IsRetryable
-// and Constraint say what an error means; callers map that to their own codes and log the error itself. No error of
+// Driver errors carry SQL, addresses and user names and must not reach a client. IsUnavailable, IsRetryable and
+// Constraint say what an error means; callers map that to their own codes and log the error itself. No error of
 // this package contains the password of the database URL.
 package postgres

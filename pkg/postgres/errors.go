@@ -17,25 +17,36 @@ import (
 
 // SQLSTATE codes that mean something to us.
 const (
-	codeUniqueViolation      = "23505"
 	codeReadOnly             = "25006"
 	codeFailedTransaction    = "25P02"
 	codeSerializationFailure = "40001"
 	codeDeadlock             = "40P01"
 	codeUndefinedTable       = "42P01"
+	codeDiskFull             = "53100"
 )
 
 // Away makes of an error about the database being away one that callers may see, and that tells them to try again. Other errors
 // come back as they are.
 func Away(err error) error {
 	if IsUnavailable(err) {
-		return errs.Away(errs.DatabaseAway, err, "the database can't be reached")
+		return errs.Away(errs.DatabaseAway, err, "%s", whyAway(err))
 	}
 	return err
 }
 
-// IsUnique reports whether err says that a row with the same key is already there. Constraint names the key.
-func IsUnique(err error) bool { return code(err) == codeUniqueViolation }
+// whyAway says what whoever calls may want to tell an operator. The server's own text stays in the log.
+func whyAway(err error) string {
+	switch c := code(err); {
+	case c == codeReadOnly:
+		return "the database takes no writes"
+	case c == codeDiskFull:
+		return "the disk of the database is full"
+	case strings.HasPrefix(c, "53"):
+		return "the database is short of connections or memory"
+	default:
+		return "the database can't be reached"
+	}
+}
 
 // Constraint names the constraint or index that err says was violated; "" if it says nothing of the kind.
 func Constraint(err error) string {
@@ -66,12 +77,13 @@ func IsUnavailable(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
 	}
-	if c := code(err); c != "" {
-		return unavailableCode(c)
-	}
+	// Whatever the server says to one who connects, it lets nobody in: a database that is closed says 55000, like many a statement.
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
 		return true
+	}
+	if c := code(err); c != "" {
+		return unavailableCode(c)
 	}
 	var network net.Error
 	if errors.As(err, &network) && !errors.Is(err, context.DeadlineExceeded) {

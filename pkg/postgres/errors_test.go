@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
 )
@@ -21,8 +22,8 @@ func TestUniqueViolationNamesItsConstraint(t *testing.T) {
 	}
 	_, err := pool.Exec(t.Context(), "insert into taken values (1)")
 	err = fmt.Errorf("insert: %w", err)
-	if !postgres.IsUnique(err) || postgres.Constraint(err) != "taken_id" {
-		t.Errorf("IsUnique = %t, Constraint = %q for %v", postgres.IsUnique(err), postgres.Constraint(err), err)
+	if postgres.Constraint(err) != "taken_id" {
+		t.Errorf("Constraint = %q for %v", postgres.Constraint(err), err)
 	}
 	if postgres.IsUnavailable(err) || postgres.IsRetryable(err) {
 		t.Errorf("%v is not the database's fault", err)
@@ -58,6 +59,25 @@ func TestIsUnavailable(t *testing.T) {
 	}
 }
 
+func TestWhoeverCallsIsToldWhyTheDatabaseIsAwayInOurWords(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&pgconn.PgError{Code: "25006", Message: "theirs"}, "the database takes no writes"},
+		{&pgconn.PgError{Code: "53100", Message: "theirs"}, "the disk of the database is full"},
+		{&pgconn.PgError{Code: "53300", Message: "theirs"}, "the database is short of connections or memory"},
+		{&pgconn.PgError{Code: "57P01", Message: "theirs"}, "the database can't be reached"},
+		{io.ErrUnexpectedEOF, "the database can't be reached"},
+	} {
+		away := postgres.Away(fmt.Errorf("insert: %w", c.err))
+		var e *errs.Error
+		if !errors.As(away, &e) || e.Reason != errs.DatabaseAway || e.Message != c.want || e.RetryAfter == 0 {
+			t.Errorf("%v becomes %#v, want %q", c.err, away, c.want)
+		}
+	}
+}
+
 func TestTerminatedConnectionIsUnavailable(t *testing.T) {
 	pool := pgtest.New(t)
 	conn, err := pool.Acquire(t.Context())
@@ -77,6 +97,18 @@ func TestTerminatedConnectionIsUnavailable(t *testing.T) {
 func TestRefusedConnectionIsUnavailable(t *testing.T) {
 	_, err := postgres.Open(t.Context(), "host=/nowhere user=u", postgres.Options{})
 	if !postgres.IsUnavailable(err) {
+		t.Errorf("IsUnavailable(%v) = false", err)
+	}
+}
+
+func TestADatabaseThatIsClosedIsUnavailable(t *testing.T) {
+	url := pgtest.URL(t)
+	name := pgtest.One[string](t, pgtest.Open(t, url), "select current_database()")
+	elsewhere := pgtest.New(t)
+	if _, err := elsewhere.Exec(t.Context(), "alter database "+name+" allow_connections false"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := postgres.Open(t.Context(), url, postgres.Options{}); !postgres.IsUnavailable(err) {
 		t.Errorf("IsUnavailable(%v) = false", err)
 	}
 }

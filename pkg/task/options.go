@@ -47,6 +47,12 @@ func (r *Retry) Again(attempts int32, failure *Error) bool {
 // Pause is how long to wait after so many attempts: between half of the backoff and all of it, so that what failed together
 // does not come back together.
 func (r *Retry) Pause(attempts int32) time.Duration {
+	longest := r.LongestPause(attempts)
+	return longest/2 + rand.N(longest/2+1)
+}
+
+// LongestPause is the longest that Pause returns, the backoff after so many attempts.
+func (r *Retry) LongestPause(attempts int32) time.Duration {
 	pause := r.Backoff
 	for range attempts - 1 {
 		if pause >= r.MaxBackoff/2 {
@@ -55,8 +61,7 @@ func (r *Retry) Pause(attempts int32) time.Duration {
 		}
 		pause *= 2
 	}
-	pause = max(0, min(pause, r.MaxBackoff))
-	return pause/2 + rand.N(pause/2+1)
+	return max(0, min(pause, r.MaxBackoff))
 }
 
 // storedOptions is how options stand in the database: times in milliseconds.

@@ -38,3 +38,26 @@ func TestPrometheusReadsWhatAServiceObserves(t *testing.T) {
 		}
 	}
 }
+
+func TestAProcessShowsWhatItUsesItself(t *testing.T) {
+	m, err := telemetry.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := m.Close(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	answer := httptest.NewRecorder()
+	m.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), "GET", "/metrics", nil))
+	body := "\n" + answer.Body.String()
+	for _, name := range []string{
+		"go_goroutines", "go_gc_heap_live_bytes", "go_gc_duration_seconds_count", "go_memstats_heap_alloc_bytes",
+		"process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds",
+	} {
+		if !strings.Contains(body, "\n"+name+" ") {
+			t.Errorf("there is no %s", name)
+		}
+	}
+}

@@ -12,8 +12,8 @@
 // What the handler writes to standard output and standard error is the task's log.
 //
 // A program of one's own, with handlers of one's own, is a complete executor: where above it hands its Mux to ChildMain, it
-// hands it to os.Exit(cli.ExecutorMain(mux)) of package pkg/cli, which takes both parts, that of the executor and that of the
-// child that it starts the program as. That is all there is to a main function.
+// hands it to os.Exit(cli.ExecutorMain(mux)) of package pkg/cli, which takes all parts: that of the executor, and those of the
+// children and of the guard (package guard) that it starts the program as. That is all there is to a main function.
 //
 // From its context a handler learns about the task ([Current], [RawArguments]), logs ([Logger]), dispatches further tasks
 // ([Dispatch]), makes task groups ([NewGroup]), says how far it is ([NewProgress]) and what it makes ([Creating], [Created]),
@@ -46,5 +46,6 @@
 // Whatever a handler does becomes an outcome: an error, a panic, a runtime.Goexit, a result that is not JSON or too large
 // all fail the task with one clear line. A handler that ends its process fails it too, in the executor's words. What was
 // reported before, counts in all these cases. A child whose executor is gone kills all its descendants, its process group and
-// itself, at once: nobody could stop them any more, and the task may soon run elsewhere.
+// itself, at once: nobody could stop them any more, and the task may soon run elsewhere. A child whose executor is stopped goes
+// on; the guard ends it when the lease does.
 package worker

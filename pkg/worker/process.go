@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sluice-tasks/sluice/pkg/worker/guard"
 	"github.com/sluice-tasks/sluice/pkg/worker/procs"
 )
 
@@ -23,14 +24,21 @@ const ChildEnv = "SLUICE_CHILD_FD"
 // maxLooks is how often killAll looks whether a process is being started that it can't prevent, before it gives up on that.
 const maxLooks = 100
 
-// IsChild reports whether this process was started to be a worker. A program whose executor starts it again for each
-// worker (the default) asks this first, before it opens, locks or prints anything.
-func IsChild() bool { return os.Getenv(ChildEnv) != "" }
+// IsChild reports whether this process was started by an executor: to be a worker, or to be the executor's guard (see package
+// guard). A program that is an executor, which starts it again for its guard and, by default, for each worker, asks this first,
+// before it opens, locks or prints anything.
+func IsChild() bool { return os.Getenv(ChildEnv) != "" || guard.Asked() }
 
-// ChildMain makes this process a worker until its executor ends it; it only returns if that could not even begin, with the
-// exit code for main. When the executor is gone, all that descends from this process dies at once by SIGKILL, together with
-// its process group and itself.
+// ChildMain makes this process what the executor wants it to be.
+//
+// A worker it is until its executor ends it; it only returns if that could not even begin, with the exit code for main. When
+// the executor is gone, all that descends from this process dies at once by SIGKILL, together with its process group and itself.
+//
+// A guard, which has nothing to do with mux, ends after its executor.
 func ChildMain(mux *Mux) int {
+	if guard.Asked() {
+		return guard.Main()
+	}
 	conn, err := executorLine()
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "sluice worker: %v\n", err)

@@ -335,7 +335,10 @@ func TestDispatchWorksWithoutALeader(t *testing.T) {
 // noLeader is a scheduler that is never there.
 type noLeader struct{}
 
-func (noLeader) Offer(...*dispatcher.New)                        {}
+func (noLeader) Offer(...*dispatcher.New) {}
+
+// Live knows nothing.
+func (noLeader) Live() (int64, bool)                             { return 0, false }
 func (noLeader) Settle(context.Context, []*dispatcher.New) error { return errors.New("no leader") }
 
 // faceOf is the gRPC face without gRPC.

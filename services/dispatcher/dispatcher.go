@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,10 +28,45 @@ type New struct {
 	Kwargs      string // JSON object
 	Traceparent string
 	Tracestate  string
+	// RequestID makes it safe to hand in again; empty: every dispatch makes a task.
+	RequestID string
+
+	// Repeated is set when a task with its request id was there already: it has its ID, Seq and CreatedAt, and nothing was stored.
+	Repeated bool
+	// Reused is set when that is another task: the field in which they differ.
+	Reused string
+}
+
+// difference is the field in which two tasks with the same request id differ, "" if they are the same. Which resources they name
+// counts, and not in which order.
+func (t *New) difference(other *New) string {
+	same := func(a, b []string) bool {
+		a, b = slices.Clone(a), slices.Clone(b)
+		slices.Sort(a)
+		slices.Sort(b)
+		return slices.Equal(a, b)
+	}
+	switch {
+	case t.Name != other.Name:
+		return "name"
+	case t.Args != other.Args:
+		return "args_json"
+	case t.Kwargs != other.Kwargs:
+		return "kwargs_json"
+	case !same(t.Reserved.Exclusive, other.Reserved.Exclusive):
+		return "exclusive_resources"
+	case !same(t.Reserved.Shared, other.Reserved.Shared):
+		return "shared_resources"
+	default:
+		return ""
+	}
 }
 
 // ErrMissing says that a task names a parent, a group or a file that does not exist. Nothing was stored.
 var ErrMissing = errors.New("a parent, a group or a file does not exist")
+
+// ErrReused says that some of the tasks have a request id of another task; Reused is set in them. Nothing was stored.
+var ErrReused = errors.New("a request id belongs to another task")
 
 // ErrRefused says that the database answered with an error, so that nothing was stored. Any other error leaves that open.
 var ErrRefused = errors.New("the database refused the tasks")
@@ -39,11 +75,13 @@ var ErrRefused = errors.New("the database refused the tasks")
 type Database interface {
 	Insert(ctx context.Context, tasks []*New) error
 	Missing(ctx context.Context, tasks []*New) (parents, groups map[int]bool, err error)
+	Known(ctx context.Context, tasks []*New) (map[int]bool, error)
 	Get(ctx context.Context, id string) (*task.Task, error)
 	GetAll(ctx context.Context, ids []string) (map[string]*task.Task, error)
 	Cancel(ctx context.Context, id string) (t *task.Task, changed bool, err error)
 	Reject(ctx context.Context, id string) (rejected bool, err error)
 	Delete(ctx context.Context, id string) (deleted bool, err error)
+	Purge(ctx context.Context, before time.Time, states []task.State, after int64, most int) (deleted map[task.State]int64, next *int64, err error)
 	InsertGroup(ctx context.Context, id, domainID, description string) error
 	FileDatabase
 }
@@ -66,6 +104,8 @@ type FileDatabase interface {
 type Leader interface {
 	// Offer tells of tasks that were stored, or, without any, hints that there is something to find. It does not wait.
 	Offer(tasks ...*New)
+	// Live is about how many tasks are not final, as far as that is known.
+	Live() (tasks int64, known bool)
 	// Settle returns when all of some immediate tasks are final, or will not run now but may wait.
 	Settle(ctx context.Context, tasks []*New) error
 }
@@ -78,11 +118,28 @@ type Config struct {
 	FileProtection time.Duration
 	// MaxFile is how large a temporary file may be, in bytes. 0 means 1 GiB.
 	MaxFile int64
+
+	// MaxPending is how many tasks, and MaxPendingBytes how many bytes of them, may be on their way to the database; what goes
+	// beyond is refused, unless nothing else is on its way. 0 means 20,000 and 64 MiB.
+	MaxPending      int
+	MaxPendingBytes int64
+	// MaxLive is how many tasks may not be final, about; more are refused. 0 means any number. Defaults: 5,000,000, some 2 GB in
+	// the leader.
+	MaxLive int64
+	// KeepTasks is how long tasks are kept after they have ended. 0 means for ever.
+	KeepTasks time.Duration
+	// ReadFor is how long the message of a dispatch may take to arrive once it is its turn. 0 means 10 s.
+	ReadFor time.Duration
+	// RetainEvery is about how often it looks for tasks that were kept long enough. 0 means a minute.
+	RetainEvery time.Duration
 }
 
 // Defaults are the settings for Pulp's immediate time limit of 5 s.
 func Defaults() Config {
-	return Config{SettleFor: 8 * time.Second, FileProtection: 24 * time.Hour, MaxFile: limits.MaxFile}
+	return Config{
+		SettleFor: 8 * time.Second, FileProtection: 24 * time.Hour, MaxFile: limits.MaxFile,
+		MaxPending: 20_000, MaxPendingBytes: 64 << 20, MaxLive: 5_000_000,
+	}
 }
 
 // Service is one dispatcher. All dispatchers are active.
@@ -91,19 +148,27 @@ type Service struct {
 	db     Database
 	leader Leader
 	intake *intake
+	reader *reader
 	log    *slog.Logger
 	// moving has an entry for each part of a file on its way to the database or from it.
 	moving chan struct{}
 	// vanished says that there are parts to be deleted.
 	vanished chan struct{}
+
+	mu sync.Mutex
+	// asked is when the leader was last asked for its count because tasks were refused.
+	asked time.Time
 }
 
 // NewService makes a dispatcher.
 func NewService(cfg Config, db Database, leader Leader, log *slog.Logger) *Service {
 	defaults := Defaults()
 	cfg.FileProtection, cfg.MaxFile = cmp.Or(cfg.FileProtection, defaults.FileProtection), cmp.Or(cfg.MaxFile, defaults.MaxFile)
+	cfg.MaxPending, cfg.MaxPendingBytes = cmp.Or(cfg.MaxPending, defaults.MaxPending), cmp.Or(cfg.MaxPendingBytes, defaults.MaxPendingBytes)
+	cfg.RetainEvery = cmp.Or(cfg.RetainEvery, retainEvery)
 	return &Service{
-		cfg: cfg, db: db, leader: leader, intake: newIntake(db, leader.Offer), log: log,
+		cfg: cfg, db: db, leader: leader, intake: newIntake(db, leader.Offer, cfg.MaxPending, cfg.MaxPendingBytes), log: log,
+		reader: newReader(reads, readQueue, cmp.Or(cfg.ReadFor, readFor)),
 		moving: make(chan struct{}, moves), vanished: make(chan struct{}, 1),
 	}
 }
@@ -121,16 +186,22 @@ func (s *Service) Dispatch(ctx context.Context, tasks []*New) ([]*task.Task, err
 			t.CorrelationID = uuid.NewString()
 		}
 	}
+	if err := s.roomFor(len(tasks)); err != nil {
+		return nil, err
+	}
 	if err := s.intake.store(ctx, tasks); err != nil {
 		return nil, s.explained(ctx, tasks, err)
+	}
+	if err := s.recall(ctx, tasks); err != nil {
+		return nil, err
 	}
 	stored, immediate := make([]*task.Task, len(tasks)), []*New(nil)
 	for i, t := range tasks {
 		stored[i] = &t.Task
-		if t.Immediate {
+		if t.Immediate && !t.State.Final() {
 			immediate = append(immediate, t)
 		}
-		if !s.log.Enabled(ctx, slog.LevelInfo) {
+		if t.Repeated || !s.log.Enabled(ctx, slog.LevelInfo) {
 			continue // its arguments alone would cost as much as the rest here
 		}
 		s.log.InfoContext(ctx, "dispatched", slog.String("task_id", t.ID), slog.String("name", t.Name),
@@ -142,8 +213,37 @@ func (s *Service) Dispatch(ctx context.Context, tasks []*New) ([]*task.Task, err
 	return stored, s.settle(ctx, immediate)
 }
 
-// explained finds out what is wrong with tasks that name a parent, a group or a file that does not exist.
+// recall reads the tasks that were there already.
+func (s *Service) recall(ctx context.Context, tasks []*New) error {
+	var repeated []*New
+	for _, t := range tasks {
+		if t.Repeated {
+			t.State = ""
+			repeated = append(repeated, t)
+		}
+	}
+	if len(repeated) == 0 {
+		return nil
+	}
+	if err := s.refresh(ctx, repeated); err != nil {
+		return err
+	}
+	for _, t := range repeated {
+		if t.State == "" {
+			return errs.Away(errs.DatabaseAway, nil, "task %s was deleted at this moment: dispatch again", t.ID)
+		}
+		s.log.InfoContext(ctx, "dispatched again", slog.String("task_id", t.ID), slog.String("state", string(t.State)))
+	}
+	return nil
+}
+
+// explained finds out what is wrong with tasks that name a parent, a group or a file that does not exist, or reuse a request id.
 func (s *Service) explained(ctx context.Context, tasks []*New, err error) error {
+	if errors.Is(err, ErrReused) {
+		i := slices.IndexFunc(tasks, func(t *New) bool { return t.Reused != "" })
+		t := tasks[max(i, 0)]
+		return errs.Exists(errs.RequestIDReused, "%s.request_id belongs to another task: %s.%s is not the same", t.Field, t.Field, t.Reused)
+	}
 	if !errors.Is(err, ErrMissing) {
 		return err
 	}
@@ -155,8 +255,16 @@ func (s *Service) explained(ctx context.Context, tasks []*New, err error) error 
 	if lookErr != nil {
 		return lookErr
 	}
+	// What is known needs nothing of it any more.
+	known, lookErr := s.db.Known(ctx, tasks)
+	if lookErr != nil {
+		return lookErr
+	}
 	var violations []errs.Violation
 	for i, t := range tasks {
+		if known[i] {
+			continue
+		}
 		if parents[i] {
 			violations = append(violations, errs.Violation{Field: t.Field + ".parent_id", Rule: "must be the id of a task that exists"})
 		}
@@ -212,19 +320,29 @@ func (s *Service) settle(ctx context.Context, tasks []*New) error {
 	return s.refresh(after, late)
 }
 
-// refresh reads tasks as they are now. One that somebody has deleted meanwhile stays as it was.
+// refreshPage is how many tasks are read at a time: each has up to 1 MiB of result.
+const refreshPage = 32
+
+// refresh reads tasks as they are now. One that somebody has deleted meanwhile stays as it was. Of many the results are left out,
+// which the answer to a batch has no room for.
 func (s *Service) refresh(ctx context.Context, tasks []*New) error {
-	ids := make([]string, len(tasks))
-	for i, t := range tasks {
-		ids[i] = t.ID
-	}
-	found, err := s.db.GetAll(ctx, ids)
-	if err != nil {
-		return err
-	}
-	for _, t := range tasks {
-		if now := found[t.ID]; now != nil {
-			t.Task = *now
+	for page := range slices.Chunk(tasks, refreshPage) {
+		ids := make([]string, len(page))
+		for i, t := range page {
+			ids[i] = t.ID
+		}
+		found, err := s.db.GetAll(ctx, ids)
+		if err != nil {
+			return err
+		}
+		for _, t := range page {
+			now := found[t.ID]
+			if now == nil {
+				continue
+			}
+			if t.Task = *now; len(tasks) > 1 {
+				t.Result = ""
+			}
 		}
 	}
 	return nil
@@ -273,12 +391,15 @@ func (s *Service) NewGroup(ctx context.Context, description string) (string, err
 	return id.String(), s.db.InsertGroup(ctx, id.String(), task.DefaultDomainID, description)
 }
 
-// Run sends hints, and removes old files, until ctx ends.
+// Run sends hints, and removes old files and, if they are not kept for ever, old tasks, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var sweeper sync.WaitGroup
-	sweeper.Go(func() { s.sweep(ctx) })
-	defer sweeper.Wait()
+	var sweepers sync.WaitGroup
+	sweepers.Go(func() { s.sweep(ctx) })
+	if s.cfg.KeepTasks > 0 {
+		sweepers.Go(func() { s.retain(ctx) })
+	}
+	defer sweepers.Wait()
 	defer cancel()
 	hinter, ok := s.leader.(interface{ Run(context.Context) error })
 	if !ok {

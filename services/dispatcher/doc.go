@@ -1,4 +1,5 @@
-// Package dispatcher takes tasks in, takes the wish to cancel, deletes what has ended, and keeps temporary files.
+// Package dispatcher takes tasks in, takes the wish to cancel, deletes what has ended, one by one or by age, and keeps temporary
+// files.
 //
 // # Owns
 //
@@ -15,6 +16,13 @@
 // under way is stored in the next one, many calls to a commit; a call that comes while nothing is under way is stored at once.
 // Nobody waits for company. One transaction at a time, so the numbers of one dispatcher become visible in their order.
 //
+// A task with a request id is new, or known: then nothing of it is stored, and its caller gets the first one as it is now, and
+// waits for it if it is immediate. The id is known for as long as the task is kept.
+//
+// There is room for what waits to be stored, or not: then nothing is stored, and the caller is told when to come again. The
+// bounds are tasks and bytes on their way to the database, and tasks that are not final, as the leader counted last; a count
+// that is older than ten seconds is forgotten. A message is read when it is its turn, so what was not counted yet has a bound too.
+//
 // A file is uploading, complete, or removed. Its parts are stored one by one; it is there for others from the statement that
 // finds all of them until the one that removes it, and its parts are deleted after that, by whichever dispatcher looks first.
 // A file that a task has which is not final is not removed, and no task gets one that is: both lock the row of the file first.
@@ -24,7 +32,11 @@
 // What a client was told is committed. Of a call all tasks are stored or none, and whatever is wrong with one call costs the
 // others in its transaction nothing: they are tried again, each by itself. Who gives up while waiting has stored nothing. A
 // dispatch whose answer was lost, or whose caller gave up when it was under way, may have been stored: once, and it is not
-// repeated by itself. When the database is away, all who share a transaction learn so together.
+// repeated by itself; its caller can repeat it, under its request id. When the database is away, all who share a transaction learn
+// so together. What PostgreSQL undid because two dispatchers stored the same request ids at the same moment is tried again.
+//
+// A purge never touches what is not final, nor a task whose children are not; what somebody else has locked it passes over, so
+// any number may purge at the same time. It is a page to a transaction: one that breaks off has removed what it has removed.
 //
 // It works while no scheduler does, since the scheduler finds by itself what it was not told; the hint that follows every
 // commit, with the rows that it stored, only saves that wait. An immediate task needs a scheduler: without one it waits, or,

@@ -1,5 +1,10 @@
 package dispatcher
 
+import (
+	"context"
+	"time"
+)
+
 // What calls together put into one transaction, and what one hint carries.
 const (
 	MaxRows  = maxRows
@@ -16,3 +21,11 @@ func (s *Service) Waiting() int {
 
 // PartSize is how much of a file is one row.
 const PartSize = partSize
+
+// NewReader makes what lets so many messages be read at a time, and so many wait for it.
+func NewReader(atOnce, waiting int, within time.Duration) *reader {
+	return newReader(atOnce, waiting, within)
+}
+
+// Read is read.
+func (r *reader) Read(ctx context.Context, receive func() error) error { return r.read(ctx, receive) }

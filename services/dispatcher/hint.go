@@ -26,6 +26,10 @@ type Hinter struct {
 	bytes int
 	// look is set when the leader must look for itself: there is something that tasks does not tell.
 	look bool
+	// live is how many tasks were not final when the leader counted last, at that time. told is how many were ever offered, and
+	// base how many of them before that count was asked for.
+	live, told, base int64
+	at               time.Time
 }
 
 // NewHinter makes a Leader of the scheduler's client.
@@ -45,6 +49,7 @@ func (h *Hinter) Offer(tasks ...*New) {
 	if len(tasks) == 0 {
 		h.look = true
 	}
+	h.told += int64(len(tasks))
 	for _, t := range tasks {
 		if len(h.tasks) == limits.MaxOffered || h.bytes > maxOffer {
 			h.look = true
@@ -58,6 +63,34 @@ func (h *Hinter) Offer(tasks ...*New) {
 	case h.signal <- struct{}{}:
 	default:
 	}
+}
+
+// liveFor is how long a count of the live tasks is believed. Without a leader nobody counts, and dispatch works.
+const liveFor = 10 * time.Second
+
+// Live is about how many tasks are not final: what the leader counted last, if that is not long ago, and what was offered since.
+func (h *Hinter) Live() (tasks int64, known bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.live + h.told - h.base, !h.at.IsZero() && time.Since(h.at) < liveFor
+}
+
+// offer makes one call, and notes what the leader counted. Whether what it is told now is in that count is not known; what it
+// was told before is.
+func (h *Hinter) offer(ctx context.Context, request *schedulerv1.OfferRequest) error {
+	h.mu.Lock()
+	base := h.told
+	h.mu.Unlock()
+	answer, err := h.client.Offer(ctx, request)
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if base >= h.base { // one that took longer knows less
+		h.live, h.base, h.at = answer.GetLiveTasks(), base, time.Now()
+	}
+	return nil
 }
 
 // offered is what the scheduler keeps of a task.
@@ -108,7 +141,7 @@ func (h *Hinter) Settle(ctx context.Context, tasks []*New) error {
 			request.Tasks = append(request.Tasks, offered(t))
 		}
 	}
-	if _, err := h.client.Offer(ctx, request); err != nil {
+	if err := h.offer(ctx, request); err != nil {
 		return fmt.Errorf("settle %d tasks: %w", len(tasks), err)
 	}
 	return nil
@@ -124,7 +157,7 @@ func (h *Hinter) Run(ctx context.Context) error {
 		}
 		for _, request := range h.take() {
 			hintCtx, cancel := context.WithTimeout(ctx, hintFor)
-			if _, err := h.client.Offer(hintCtx, request); err != nil && ctx.Err() == nil {
+			if err := h.offer(hintCtx, request); err != nil && ctx.Err() == nil {
 				// Nothing is lost: the leader looks by itself.
 				h.log.DebugContext(ctx, "hint lost", slog.Any("error", err))
 			}

@@ -104,6 +104,12 @@ func (c *call) stored(t *testing.T) []*taskv1.Task {
 	return c.tasks
 }
 
+// wait returns how a call ended.
+func (c *call) wait() error {
+	<-c.done
+	return c.err
+}
+
 // transactions lists how many tasks each one stored, in their order.
 func (w *world) transactions(t *testing.T) []int {
 	t.Helper()

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +33,9 @@ type leader struct {
 	settle func(ctx context.Context, id string) error
 	// heard, if there is one, is called with every hint.
 	heard func(*schedulerv1.OfferRequest)
+
+	// live is how many tasks it says are not final.
+	live atomic.Int64
 
 	mu    sync.Mutex
 	hints int
@@ -62,7 +66,7 @@ func (l *leader) Offer(ctx context.Context, r *schedulerv1.OfferRequest) (*sched
 		defer l.mu.Unlock()
 		l.hints++
 	}
-	return &schedulerv1.OfferResponse{}, nil
+	return &schedulerv1.OfferResponse{LiveTasks: l.live.Load()}, nil
 }
 
 func (l *leader) askedToSettle() [][]string {

@@ -16,7 +16,7 @@ import (
 
 // Register adds the service to a server.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
-	dispatcherv1.RegisterDispatcherServiceServer(r, server{service: s})
+	r.RegisterService(inTurn(s.reader), server{service: s})
 }
 
 // server is the gRPC face. Limits were checked before it is reached.
@@ -91,6 +91,25 @@ func (s server) Delete(ctx context.Context, req *dispatcherv1.DeleteRequest) (*d
 	return &dispatcherv1.DeleteResponse{}, nil
 }
 
+// PurgeTasks removes a page of old tasks.
+func (s server) PurgeTasks(ctx context.Context, req *dispatcherv1.PurgeTasksRequest) (*dispatcherv1.PurgeTasksResponse, error) {
+	states := make([]task.State, len(req.GetStates()))
+	for i, state := range req.GetStates() {
+		states[i] = wire.FromState(state)
+	}
+	deleted, next, err := s.service.Purge(ctx, req.GetFinishedBefore().AsTime(), states, req.GetPageToken(), int(req.GetPageSize()))
+	if err != nil {
+		return nil, err
+	}
+	response := &dispatcherv1.PurgeTasksResponse{NextPageToken: next}
+	for _, state := range task.States() {
+		if n := deleted[state]; n > 0 {
+			response.Deleted = append(response.Deleted, &dispatcherv1.PurgedCount{State: wire.State(state), Count: n})
+		}
+	}
+	return response, nil
+}
+
 // CreateTaskGroup makes a group.
 func (s server) CreateTaskGroup(ctx context.Context, req *dispatcherv1.CreateTaskGroupRequest) (*dispatcherv1.CreateTaskGroupResponse, error) {
 	id, err := s.service.NewGroup(ctx, req.GetDescription())
@@ -102,7 +121,10 @@ func (s server) CreateTaskGroup(ctx context.Context, req *dispatcherv1.CreateTas
 
 // fromSpec reads one task of a request, which calls it field.
 func fromSpec(field string, spec *taskv1.TaskSpec, traceparent, tracestate string) *New {
-	t := &New{Field: field, Args: spec.GetArgsJson(), Kwargs: spec.GetKwargsJson(), Traceparent: traceparent, Tracestate: tracestate}
+	t := &New{
+		Field: field, Args: spec.GetArgsJson(), Kwargs: spec.GetKwargsJson(), Traceparent: traceparent, Tracestate: tracestate,
+		RequestID: spec.GetRequestId(),
+	}
 	t.Name = spec.GetName()
 	t.Reserved = task.Reservation{Exclusive: spec.GetExclusiveResources(), Shared: spec.GetSharedResources()}
 	t.Immediate = spec.GetImmediate()

@@ -9,13 +9,14 @@ import (
 
 	"google.golang.org/grpc/metadata"
 
+	"github.com/sluice-tasks/sluice/pkg/client"
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
 	executorv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/executor/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 )
 
-// calls serves what a running task asks for, in its name.
+// calls serves what a running task asks for, in its name and under its lease.
 type calls struct {
 	dispatcher dispatcherv1.DispatcherServiceClient
 	log        *slog.Logger
@@ -25,6 +26,9 @@ type calls struct {
 
 // Dispatch stores a child of the task. Whose child it is, the handler can't choose; its trace goes on with the child.
 func (c calls) Dispatch(ctx context.Context, spec *taskv1.TaskSpec) (string, error) {
+	if !c.run.lease.holds() {
+		return "", errFenced
+	}
 	a := c.run.assignment
 	spec.ParentId = a.GetTaskId()
 	spec.CorrelationId = a.GetCorrelationId()
@@ -37,15 +41,18 @@ func (c calls) Dispatch(ctx context.Context, spec *taskv1.TaskSpec) (string, err
 			ctx = metadata.AppendToOutgoingContext(ctx, "tracestate", a.GetTracestate())
 		}
 	}
-	response, err := c.dispatcher.Dispatch(ctx, &dispatcherv1.DispatchRequest{Task: spec})
+	made, err := client.SendTask(ctx, c.dispatcher, spec)
 	if err != nil {
 		return "", err
 	}
-	return response.GetTask().GetId(), nil
+	return made.GetId(), nil
 }
 
 // NewGroup makes a task group.
 func (c calls) NewGroup(ctx context.Context, description string) (string, error) {
+	if !c.run.lease.holds() {
+		return "", errFenced
+	}
 	response, err := c.dispatcher.CreateTaskGroup(ctx, &dispatcherv1.CreateTaskGroupRequest{Description: description})
 	if err != nil {
 		return "", err
@@ -55,6 +62,9 @@ func (c calls) NewGroup(ctx context.Context, description string) (string, error)
 
 // KeepFile stores a file of the task's working directory.
 func (c calls) KeepFile(ctx context.Context, path string) (string, error) {
+	if !c.run.lease.holds() {
+		return "", errFenced
+	}
 	dir, err := c.dir.make()
 	if err != nil {
 		return "", err
@@ -64,6 +74,9 @@ func (c calls) KeepFile(ctx context.Context, path string) (string, error) {
 
 // FetchFile brings a temporary file, to where it is removed when the task has ended.
 func (c calls) FetchFile(ctx context.Context, id string) (string, error) {
+	if !c.run.lease.holds() {
+		return "", errFenced
+	}
 	dir, err := c.dir.makeFiles()
 	if err != nil {
 		return "", err

@@ -40,6 +40,8 @@ type child struct {
 	strays []procs.Process // descendants that had left the group and were killed with it
 	// mark is in the environment of the child and of all that it starts, and in no other process's.
 	mark string
+	// stuck: a process of it that was killed hangs in the kernel, and may still be there.
+	stuck bool
 	// settled: it has seen to it itself that nothing is left of its last task.
 	settled bool
 	// messages are what the child says. Closed when it has closed the line, which is when it has ended, or was going to.
@@ -76,7 +78,7 @@ func startChild(config Config, dir string, env []string, fork fork, lost func(*c
 	}
 	cmd.Dir = dir
 	mark := treeEnv + "=" + uuid.NewString()
-	cmd.Env = append(slices.Clone(env), mark)
+	cmd.Env = append(slices.Clone(env), mark, worker.ChildEnv+"=3") // the first of ExtraFiles
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -127,7 +129,7 @@ func socketPair() (net.Conn, *os.File, error) {
 	return conn, theirs, nil
 }
 
-// childEnv is the environment of all children: ours, without what opens doors. What differs from task to task travels in
+// childEnv is the environment of all children, and of the guard: ours, without what opens doors. What differs from task to task travels in
 // messages, for children are used again.
 func childEnv(own, added []string, memory int64) []string {
 	env := slices.DeleteFunc(slices.Clone(own), func(entry string) bool {
@@ -138,8 +140,7 @@ func childEnv(own, added []string, memory int64) []string {
 		// Before it fails for want of memory, a child of Go collects its garbage more often.
 		env = append(env, fmt.Sprintf("GOMEMLIMIT=%d", memory/10*9))
 	}
-	env = append(env, added...)
-	return append(env, worker.ChildEnv+"=3") // the first of ExtraFiles
+	return append(env, added...)
 }
 
 // read passes on what the child says until the line closes or makes no sense.
@@ -293,9 +294,9 @@ func (c *child) end() *taskv1.Outcome {
 		c.killMarked()
 	}
 	// The others of the group have been killed too, but that takes effect when each next runs; the task is over when all are.
-	procs.AwaitGroup(c.pid, killTimeout)
+	c.stuck = !procs.AwaitGroup(c.pid, killTimeout)
 	for _, p := range c.strays {
-		p.Await(killTimeout)
+		c.stuck = !p.Await(killTimeout) || c.stuck
 	}
 	c.output.close()
 	_ = c.conn.Close()

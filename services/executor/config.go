@@ -59,6 +59,9 @@ type Config struct {
 	ChildCommand []string
 	// ChildEnv is added to the environment of the children, which otherwise is the executor's without its secrets.
 	ChildEnv []string
+	// HeartbeatAddr is where the executor's guard tells, when the executor was killed, that nothing of it is left. Empty: it
+	// tells nobody, and the tasks fail when the lease has run out.
+	HeartbeatAddr string
 	// Versions are the components this executor has.
 	Versions map[string]string
 }

@@ -2,12 +2,15 @@ package executor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
 
+	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	process "github.com/sluice-tasks/sluice/pkg/run" // run is a task's here
 	"github.com/sluice-tasks/sluice/pkg/worker"
 )
@@ -18,7 +21,13 @@ type Service struct {
 	peers    Peers
 	log      *slog.Logger
 	children *pool
-	own      *station
+	sentry   *sentry
+	// tree is the mark of the processes that the executor starts.
+	tree string
+	own  *station
+	// taken is the directory of our name, from before that is ours. mourning counts who tells of others' deaths.
+	taken    *home
+	mourning sync.WaitGroup
 	// nothing is told that a station had nothing left to do.
 	nothing chan struct{}
 
@@ -35,17 +44,22 @@ type Service struct {
 
 // New makes an executor of the handlers in mux. Nothing is started, read or written before Run.
 func New(config Config, peers Peers, mux *worker.Mux, log *slog.Logger) (*Service, error) {
+	if worker.IsChild() {
+		return nil, errNotChild // or it would start another of its kind, which would start another
+	}
 	config, err := config.complete()
 	if err != nil {
 		return nil, fmt.Errorf("configure the executor: %w", err)
 	}
-	s := &Service{config: config, peers: peers, log: log, guests: map[string]*guest{}, nothing: make(chan struct{}, 1)}
+	s := &Service{config: config, peers: peers, log: log, guests: map[string]*guest{}, nothing: make(chan struct{}, 1), tree: newMark()}
 	own := log.With(slog.String("executor", config.Name))
-	s.children = newPool(config, own)
+	env := childEnv(os.Environ(), config.ChildEnv, config.ChildMemory)
+	s.sentry = newSentry(config, env, s.tree, own)
+	s.children = newPool(config, append(slices.Clip(env), s.tree), own)
 	place := &local{config: config, peers: peers, mux: mux, log: own, children: s.children, home: s.openedHome, running: s.running}
 	//nolint:forbidigo // the station is stopped by Stop, and outlives whatever context New is called with
 	s.own = newStation(context.Background(), config.Name, config.Slots, config.ImmediateSlots, config, peers, place, log)
-	s.own.prepare = s.open
+	s.own.prepare = s.settle
 	s.own.nothingLeft = s.nothingLeft()
 	return s, nil
 }
@@ -70,7 +84,7 @@ func (s *Service) Stop(how Stopping) {
 // Run runs tasks until ctx is canceled or Stop is called, then stops in order: no new tasks, time for those that run, the last
 // reports, the goodbye. How much time, Stop says; the end of ctx alone gives the shutdown grace. When Run returns, no child is
 // left, and no goroutine but those of in-process handlers that ignore their context. It returns an error only if the working
-// directory can't be had.
+// directory, or a guard, can't be had.
 func (s *Service) Run(ctx context.Context) error {
 	unhook := context.AfterFunc(ctx, func() {
 		s.mu.Lock()
@@ -81,44 +95,88 @@ func (s *Service) Run(ctx context.Context) error {
 		}
 	})
 	defer unhook()
+	taken, err := s.takeHome()
+	if errors.Is(err, errStopping) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer taken.close()
+	s.own.replaces, s.own.witness = taken.predecessor, keepers{s.sentry, taken}
+	if err := s.sentry.open(); err != nil {
+		return err
+	}
+	defer s.sentry.close()
+	s.taken = taken
 	s.children.open()
 	defer s.children.close()
 	watching, stop := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
 	watcher.Go(func() { s.watchForNothing(watching) })
 	watcher.Go(func() { s.tidy(watching) })
+	defer s.mourning.Wait()
 	defer watcher.Wait()
 	defer stop()
 
-	err := s.own.run()
+	err = s.own.run()
 	s.dismissGuests()
-	if s.home != nil {
-		s.home.close()
-	}
 	return err
 }
 
-// tidyEvery is how often an executor looks for what others left that died beside it.
+// takeHome takes the directory of our name, as soon as no living executor has it, or returns errStopping.
+func (s *Service) takeHome() (*home, error) {
+	delays := newDelays(50*time.Millisecond, time.Second)
+	for {
+		taken, err := takeHome(s.config.WorkDir, s.config.Name, s.tree, s.log)
+		switch {
+		case err == nil:
+			return taken, nil
+		case !errors.Is(err, errInhabited):
+			return nil, fmt.Errorf("prepare the working directory: %w", err)
+		}
+		s.own.nowWaitsFor(fmt.Errorf("prepare the working directory: %w", err))
+		if !process.Pause(s.own.begun, delays.NextBackOff()) {
+			return nil, errStopping
+		}
+	}
+}
+
+// tidyEvery is how often an executor looks for what others left that died beside it, and shows that its own directory is in use.
 const tidyEvery = 10 * time.Minute
 
 func (s *Service) tidy(ctx context.Context) {
 	for process.Pause(ctx, tidyEvery) {
 		if home := s.openedHome(); home != nil {
-			home.reclaimAll()
+			home.refresh()
+			s.mourn(home.reclaim())
 		}
 	}
 }
 
-// open prepares what only the owner of the name may touch: the directory of that name.
-func (s *Service) open() error {
-	home, err := openHome(s.config.WorkDir, s.config.Name, s.log)
+// settle prepares what only the owner of the name may touch: the directory of that name.
+func (s *Service) settle() error {
+	dead, err := s.taken.clear()
 	if err != nil {
 		return fmt.Errorf("prepare the working directory: %w", err)
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.home, s.children.dir = home, home.path
+	s.home, s.children.dir = s.taken, s.taken.path
+	s.mu.Unlock()
+	s.mourning.Go(func() { s.mourn(dead) }) // the lease runs
 	return nil
+}
+
+// mourn tells of lives of others of which nothing is left. When nobody listens, they are over when their time to live is.
+func (s *Service) mourn(dead []string) {
+	for _, incarnation := range dead {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.own.begun), s.config.ReportTimeout)
+		_, err := s.peers.Heartbeat.Deregister(ctx, &heartbeatv1.DeregisterRequest{Incarnation: incarnation, Dead: true})
+		cancel()
+		if err != nil {
+			s.log.Warn("could not tell that another executor is dead", slog.String("incarnation", incarnation), slog.Any("error", err))
+		}
+	}
 }
 
 func (s *Service) openedHome() *home {

@@ -45,6 +45,8 @@ type guest struct {
 	// ctx ends with the stream, or when the executor ends it: why says what the worker is told then.
 	ctx context.Context
 	end context.CancelCauseFunc
+	// released is closed when the name is free again.
+	released chan struct{}
 
 	mu sync.Mutex
 	// visits are the runs that the worker has. said remembers those it had, for what it still says of them.
@@ -66,10 +68,39 @@ type visit struct {
 	discarding atomic.Bool
 }
 
-// admit makes a guest of a worker that has said hello.
+// handover is how long the stream of a worker may last when another of its name has come: that of one that died may not have ended
+// yet when it is started anew.
+const handover = time.Second
+
+// admit makes a guest of a worker that has said hello. One that comes back under its name is let in as soon as it is settled what
+// became of the tasks that it had. As long as the stream of the one before lasts, the name is taken.
 func (s *Service) admit(ctx context.Context, hello *executorv1.WorkerHello) (*guest, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	late := time.NewTimer(handover)
+	defer late.Stop()
+	for {
+		s.mu.Lock()
+		former := s.guests[hello.GetName()]
+		if former == nil || s.how != 0 || s.closed {
+			defer s.mu.Unlock()
+			return s.admitLocked(ctx, hello)
+		}
+		s.mu.Unlock()
+		select {
+		case <-former.ctx.Done():
+		case <-late.C:
+			return nil, errs.Exists(errs.NameTaken, "a worker named %q is connected already", hello.GetName())
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		select {
+		case <-former.released:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (s *Service) admitLocked(ctx context.Context, hello *executorv1.WorkerHello) (*guest, error) {
 	name := hello.GetName()
 	switch {
 	case s.how != 0 || s.closed:
@@ -80,8 +111,6 @@ func (s *Service) admit(ctx context.Context, hello *executorv1.WorkerHello) (*gu
 		for s.unnamed++; s.guests[fmt.Sprint("worker-", s.unnamed)] != nil; s.unnamed++ {
 		}
 		name = fmt.Sprint("worker-", s.unnamed)
-	case s.guests[name] != nil:
-		return nil, errs.Exists(errs.NameTaken, "a worker named %q is connected already", name)
 	}
 	full := s.config.Name + "/" + name
 	if len(full) > limits.MaxName {
@@ -90,6 +119,7 @@ func (s *Service) admit(ctx context.Context, hello *executorv1.WorkerHello) (*gu
 	g := &guest{
 		config: s.config, peers: s.peers, hello: hello, home: s.home, log: s.log.With(slog.String("executor", full)),
 		handlers: make(map[string]*executorv1.TaskHandler, len(hello.GetHandlers())), visits: map[claim]*visit{},
+		released: make(chan struct{}),
 	}
 	for _, h := range hello.GetHandlers() {
 		g.handlers[h.GetName()] = h
@@ -114,6 +144,7 @@ func (s *Service) release(g *guest) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	maps.DeleteFunc(s.guests, func(_ string, other *guest) bool { return other == g })
+	close(g.released)
 	if g.station.nothingLeft != nil {
 		g.station.nothingLeft() // perhaps it was all that the others were waiting for
 	}
@@ -170,7 +201,7 @@ func (g *guest) write(stream workStream) {
 	for {
 		select {
 		case m := <-g.outgoing:
-			if err := stream.Send(m); err != nil {
+			if err := g.deliver(stream, m); err != nil {
 				g.end(err)
 				return
 			}
@@ -178,6 +209,19 @@ func (g *guest) write(stream workStream) {
 			return
 		}
 	}
+}
+
+// deliver sends a message, if the lease still holds: it may have been queued for as long as this process was stopped. A lease is
+// told as it is now.
+func (g *guest) deliver(stream workStream, m *executorv1.WorkResponse) error {
+	lease := g.station.held()
+	if lease != nil && !lease.holds() {
+		return g.errFenced()
+	}
+	if m.GetLease() != nil {
+		m = &executorv1.WorkResponse{Message: &executorv1.WorkResponse_Lease{Lease: lease.message()}}
+	}
+	return stream.Send(m)
 }
 
 // send queues a message; a worker that does not read loses its stream.
@@ -190,14 +234,19 @@ func (g *guest) send(m *executorv1.WorkResponse) {
 }
 
 // fenced ends the stream at once: by the time that the tasks are others', the worker must have noticed.
-func (g *guest) fenced() {
-	g.end(errs.Precondition(errs.Fenced, "the lease of %s was lost: stop its tasks and connect anew", g.station.name))
+func (g *guest) fenced() { g.end(g.errFenced()) }
+
+func (g *guest) errFenced() error {
+	return errs.Precondition(errs.Fenced, "the lease of %s was lost: stop its tasks and connect anew", g.station.name)
 }
 
+// welcome tells the worker who it is, and at once when its lease ends.
 func (g *guest) welcome(name string) {
+	lease := g.station.held()
 	g.send(&executorv1.WorkResponse{Message: &executorv1.WorkResponse_Welcome{Welcome: &executorv1.WorkerWelcome{
-		Worker: name, Lease: durationpb.New(g.config.TTL * 2 / 3), CancelGrace: durationpb.New(g.config.CancelGrace),
+		Worker: name, Lease: durationpb.New(lease.left()), CancelGrace: durationpb.New(g.config.CancelGrace),
 	}}})
+	g.leased(lease)
 	g.log.Info("a worker is connected", slog.Any("tasks", g.tasks()), slog.Int("pid", int(g.hello.GetPid())))
 }
 
@@ -205,9 +254,9 @@ func (g *guest) tasks() []string { return slices.Sorted(maps.Keys(g.handlers)) }
 
 func (g *guest) versions() map[string]string { return g.hello.GetVersions() }
 
-// leased tells the worker how long it may go on.
-func (g *guest) leased(goodFor time.Duration) {
-	g.send(&executorv1.WorkResponse{Message: &executorv1.WorkResponse_Lease{Lease: &executorv1.Lease{ValidFor: durationpb.New(goodFor)}}})
+// leased tells the worker how long it may go on: what that is, is found out when it is sent.
+func (g *guest) leased(*lease) {
+	g.send(&executorv1.WorkResponse{Message: &executorv1.WorkResponse_Lease{Lease: &executorv1.Lease{}}})
 }
 
 // perform has the worker run a task.

@@ -1,6 +1,7 @@
 package executor_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,6 +49,10 @@ func TestMain(m *testing.M) {
 	case os.Getenv(remoteExecutor) != "":
 		os.Exit(runRemoteExecutor())
 	}
+	// Each executor waits for the end of its guard, which with the race detector would sleep for a second before.
+	if err := os.Setenv("GORACE", os.Getenv("GORACE")+" atexit_sleep_ms=0"); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(m)
 }
 
@@ -59,7 +64,15 @@ func runRemoteExecutor() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	config := executor.Config{Slots: 4, ImmediateSlots: 4, WorkDir: os.Getenv("TEST_EXECUTOR_DIR"), TTL: time.Minute}
+	ttl, err := time.ParseDuration(cmp.Or(os.Getenv("TEST_EXECUTOR_TTL"), "1m"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	config := executor.Config{
+		Name: os.Getenv("TEST_EXECUTOR_NAME"), HeartbeatAddr: os.Getenv("TEST_EXECUTOR_HEARTBEAT"), TTL: ttl,
+		Slots: 4, ImmediateSlots: 4, WorkDir: os.Getenv("TEST_EXECUTOR_DIR"),
+	}
 	s, err := executor.New(config, peersOn(conn), testMux(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	if err == nil {
 		err = s.Run(ctx)
@@ -81,11 +94,14 @@ type fakes struct {
 	dispatches  chan *taskv1.TaskSpec
 	groups      chan string
 	deregisters chan string
+	deaths      chan string // those that are said to be dead
 	registers   chan *heartbeatv1.RegisterRequest
 
 	// The answers to come. All may be changed at any time.
 	away      atomic.Bool  // Acquire answers that no scheduler leads
 	deaf      atomic.Bool  // beats are not answered
+	mute      atomic.Bool  // goodbyes are not answered
+	held      atomic.Bool  // what is acknowledged does not begin by itself
 	fenced    atomic.Bool  // beats are answered with FENCED
 	nameTaken atomic.Int32 // so many registrations are refused
 	logFails  atomic.Bool
@@ -94,6 +110,7 @@ type fakes struct {
 	// executorLog gets what the executor logs, if it is not nil. To be set before begin.
 	executorLog io.Writer
 	beats       atomic.Int64
+	hearing     atomic.Pointer[heartbeatv1.Hearing] // of the last beat
 	stopped     chan struct{}
 }
 
@@ -127,6 +144,7 @@ func newFakes(t testing.TB) *fakes {
 		dispatches:  make(chan *taskv1.TaskSpec, 10_000),
 		groups:      make(chan string, 100),
 		deregisters: make(chan string, 100),
+		deaths:      make(chan string, 100),
 		registers:   make(chan *heartbeatv1.RegisterRequest, 100),
 		stopped:     make(chan struct{}),
 	}
@@ -162,9 +180,11 @@ func (f fakeHeartbeat) Register(_ context.Context, r *heartbeatv1.RegisterReques
 
 func (f fakeHeartbeat) Beat(stream heartbeatv1.HeartbeatService_BeatServer) error {
 	for {
-		if _, err := stream.Recv(); err != nil {
+		beat, err := stream.Recv()
+		if err != nil {
 			return err
 		}
+		f.hearing.Store(beat.GetHearing())
 		f.beats.Add(1)
 		if f.fenced.Swap(false) {
 			return errs.Precondition(errs.Fenced, "declared missing")
@@ -179,8 +199,15 @@ func (f fakeHeartbeat) Beat(stream heartbeatv1.HeartbeatService_BeatServer) erro
 	}
 }
 
-func (f fakeHeartbeat) Deregister(_ context.Context, r *heartbeatv1.DeregisterRequest) (*heartbeatv1.DeregisterResponse, error) {
-	f.deregisters <- r.GetIncarnation()
+func (f fakeHeartbeat) Deregister(ctx context.Context, r *heartbeatv1.DeregisterRequest) (*heartbeatv1.DeregisterResponse, error) {
+	if r.GetDead() {
+		f.deaths <- r.GetIncarnation()
+	} else {
+		f.deregisters <- r.GetIncarnation()
+	}
+	if f.mute.Load() {
+		<-ctx.Done()
+	}
 	return &heartbeatv1.DeregisterResponse{}, nil
 }
 
@@ -225,10 +252,11 @@ type fakeLine struct {
 	known map[string]bool
 }
 
-// said is one thing that an executor says: exactly one of the first three. Several come in one message, of which the order
+// said is one thing that an executor says: exactly one of the first four. Several come in one message, of which the order
 // is nobody's business; here they come one by one.
 type said struct {
 	drain        *schedulerv1.Drain
+	pulse        *schedulerv1.Pulse
 	finish       *schedulerv1.Finish
 	acknowledged *schedulerv1.Claim
 	message      *schedulerv1.AcquireRequest
@@ -240,6 +268,9 @@ func (m said) String() string { return m.message.String() }
 func each(message *schedulerv1.AcquireRequest, do func(said)) {
 	if drain := message.GetDrain(); drain != nil {
 		do(said{drain: drain, message: message})
+	}
+	if pulse := message.GetPulse(); pulse != nil {
+		do(said{pulse: pulse, message: message})
 	}
 	for _, claim := range message.GetReport().GetAcknowledged() {
 		do(said{acknowledged: claim, message: message})
@@ -267,6 +298,9 @@ func (f fakeScheduler) Acquire(stream schedulerv1.SchedulerService_AcquireServer
 			m, err := stream.Recv()
 			if err != nil {
 				return
+			}
+			if held := m.GetReport().GetAcknowledged(); len(held) > 0 && !f.held.Load() {
+				l.tryOrder(&schedulerv1.Orders{Begin: held})
 			}
 			each(m, func(s said) { l.in <- s })
 		}
@@ -311,9 +345,27 @@ func (l *fakeLine) send(m *schedulerv1.AcquireResponse) {
 	}
 }
 
+// tryOrder sends orders on a line that may be gone.
+func (l *fakeLine) tryOrder(orders *schedulerv1.Orders) {
+	select {
+	case l.out <- &schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Orders{Orders: orders}}:
+	case <-l.gone:
+	}
+}
+
+// welcome answers the hello. What it names is still the executor's.
 func (l *fakeLine) welcome() {
 	l.t.Helper()
-	l.send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Welcome{Welcome: &schedulerv1.Welcome{Epoch: 1}}})
+	l.greet(&schedulerv1.Welcome{Epoch: 1})
+	if held := l.hello.GetHeld(); len(held) > 0 {
+		l.order(&schedulerv1.Orders{Begin: held})
+	}
+}
+
+// greet answers the hello, and lets nothing begin.
+func (l *fakeLine) greet(w *schedulerv1.Welcome) {
+	l.t.Helper()
+	l.send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Welcome{Welcome: w}})
 }
 
 // breakOff ends the line as a scheduler that loses its leadership does.
@@ -376,7 +428,26 @@ func names(c *schedulerv1.Claim, a *taskv1.Assignment) bool {
 	return c != nil && c.GetTaskId() == a.GetTaskId() && c.GetClaim() == a.GetClaim()
 }
 
-// acknowledged expects the acknowledgement of a as the next thing that is said. It comes when a lasts.
+// begin says that what was acknowledged is to begin.
+func (l *fakeLine) begin(a ...*taskv1.Assignment) {
+	l.t.Helper()
+	orders := &schedulerv1.Orders{}
+	for _, a := range a {
+		orders.Begin = append(orders.Begin, claimOf(a))
+	}
+	l.order(orders)
+}
+
+// pulse sends a pulse and expects the answer as the next thing that is said.
+func (l *fakeLine) pulse(number int64) {
+	l.t.Helper()
+	l.send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Pulse{Pulse: &schedulerv1.Pulse{Number: number}}})
+	if m := l.next(); m.pulse.GetNumber() != number {
+		l.t.Fatalf("expected the answer to pulse %d, got %v", number, m)
+	}
+}
+
+// acknowledged expects the acknowledgement of a as the next thing that is said.
 func (l *fakeLine) acknowledged(a *taskv1.Assignment) said {
 	l.t.Helper()
 	m := l.next()
@@ -387,7 +458,7 @@ func (l *fakeLine) acknowledged(a *taskv1.Assignment) said {
 	return m
 }
 
-// outcome expects the end of a as the next thing that is said, but for an acknowledgement of a, which has come or not.
+// outcome expects the end of a as the next thing that is said, but for the acknowledgement of a, if that has not come.
 func (l *fakeLine) outcome(a *taskv1.Assignment) *taskv1.Outcome {
 	l.t.Helper()
 	m := l.next()
@@ -654,6 +725,6 @@ func childrenOf(t testing.TB, parent int) []string {
 		t.Fatal(err)
 	}
 	return slices.DeleteFunc(strings.Split(strings.TrimSpace(string(out)), "\n"), func(line string) bool {
-		return line == "" || strings.Contains(line, "ps -o pid=")
+		return line == "" || strings.Contains(line, "ps -o pid=") || strings.Contains(line, "sluice guard")
 	})
 }

@@ -18,6 +18,9 @@ import (
 
 // home is the executor's own directory, with one directory in it for each task that runs. All access goes through os.Root,
 // so whatever a name or a task's symbolic link says, nothing outside of it is touched.
+//
+// It is taken before the name is asked for, and cleared only when the name is ours: an executor of that name may live on another
+// machine that shares the directory, where locks may not reach.
 type home struct {
 	path   string
 	root   *os.Root
@@ -25,9 +28,14 @@ type home struct {
 	parent string
 	own    string
 	log    *slog.Logger
-	// mark is a file in it that is locked for as long as the executor lives. The kernel lets go of it when the process ends,
+	// lock is a file in it that is locked for as long as the executor lives. The kernel lets go of it when the process ends,
 	// however it does.
-	mark *os.File
+	lock *os.File
+	// tree is the mark of the processes that the executor starts.
+	tree string
+	// predecessor is the life of an executor of this name that ended without a goodbye, and of which nothing is left; "" if there
+	// is none, or if that can't be known.
+	predecessor string
 }
 
 const (
@@ -37,9 +45,13 @@ const (
 	lockName = ".lock"
 )
 
-// openHome makes the directory <workDir>/<name>, mode 0700. What an earlier life left there is removed, and so is what dead
-// executors left beside it.
-func openHome(workDir, name string, log *slog.Logger) (*home, error) {
+// errInhabited: a living executor has the directory.
+var errInhabited = errors.New("another living executor works there")
+
+// takeHome makes the directory <workDir>/<name>, mode 0700, or takes it over from an executor that is dead, and ends what is left
+// of that. What is in it stays. tree is the mark that the processes of the executor will have. While a living executor has the
+// directory it returns errInhabited.
+func takeHome(workDir, name, tree string, log *slog.Logger) (*home, error) {
 	path, err := filepath.Abs(workDir)
 	if err != nil {
 		return nil, fmt.Errorf("find %s: %w", workDir, err)
@@ -61,27 +73,108 @@ func openHome(workDir, name string, log *slog.Logger) (*home, error) {
 	}
 	defer unlock()
 	own := directoryName(name)
-	h := &home{path: filepath.Join(path, own), parent: path, own: own, log: log}
-	if err := removeTree(parent, own); err != nil {
-		return nil, fmt.Errorf("wipe %s: %w", h.path, err)
+	h := &home{path: filepath.Join(path, own), parent: path, own: own, log: log, tree: tree}
+	if err := h.take(parent); err != nil {
+		return nil, errors.Join(err, h.letGo())
 	}
-	if err := parent.Mkdir(own, 0o700); err != nil {
-		return nil, fmt.Errorf("make %s: %w", h.path, err)
+	return h, nil
+}
+
+func (h *home) take(parent *os.Root) error {
+	info, err := parent.Lstat(h.own)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return fmt.Errorf("make %s: %w", h.path, err)
+	case info.IsDir() && owned(info):
+		if err := parent.Chmod(h.own, 0o700); err != nil { // whatever became of it
+			return fmt.Errorf("open %s: %w", h.path, err)
+		}
+	default:
+		if err := evict(parent, h.own); err != nil {
+			return fmt.Errorf("wipe %s: %w", h.path, err)
+		}
 	}
-	if h.root, err = parent.OpenRoot(own); err != nil {
-		return nil, fmt.Errorf("open %s: %w", h.path, err)
+	if err := parent.Mkdir(h.own, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make %s: %w", h.path, err)
+	}
+	if h.root, err = parent.OpenRoot(h.own); err != nil {
+		return fmt.Errorf("open %s: %w", h.path, err)
 	}
 	if h.dir, err = h.root.Open("."); err != nil {
-		return nil, errors.Join(fmt.Errorf("open %s: %w", h.path, err), h.root.Close())
+		return fmt.Errorf("open %s: %w", h.path, err)
 	}
-	if h.mark, err = h.root.OpenFile(markName, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("mark %s: %w", h.path, err), h.dir.Close(), h.root.Close())
+	if info, err := h.root.Lstat(markName); err == nil && !info.Mode().IsRegular() {
+		if err := removeTree(h.root, markName); err != nil { // a task's doing: nobody has locked that
+			return fmt.Errorf("lock %s: %w", h.path, err)
+		}
 	}
-	if err := unix.Flock(int(h.mark.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", h.path, err), h.mark.Close(), h.dir.Close(), h.root.Close())
+	if h.lock, err = lockMark(h.root, os.O_CREATE); err != nil {
+		return fmt.Errorf("lock %s: %w", h.path, err)
 	}
-	h.reclaim(parent)
-	return h, nil
+	if h.predecessor, err = buried(h.root); err != nil {
+		h.log.Warn("could not make sure that nothing is left of the executor that had the name before; its tasks fail when its lease has run out",
+			slog.Any("error", err))
+	}
+	return nil
+}
+
+// owned reports whether something belongs to our own user.
+func owned(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Geteuid()
+}
+
+// evict removes what has the name of our directory and can't be it: a link, a file, a directory of another user, in which he could
+// put something in the place of what we make. Root can, others get an error.
+func evict(parent *os.Root, name string) error {
+	if dir, err := parent.OpenRoot(name); err == nil {
+		defer func() { _ = dir.Close() }()
+		mark, err := lockMark(dir, 0)
+		if errors.Is(err, errInhabited) {
+			return err
+		}
+		if err == nil {
+			defer func() { _ = mark.Close() }()
+		}
+	}
+	return removeTree(parent, name)
+}
+
+// lockMark locks the mark of an executor's directory. While another process has it locked it returns errInhabited.
+func lockMark(dir *os.Root, flags int) (*os.File, error) {
+	if info, err := dir.Lstat(markName); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a file", markName)
+	}
+	mark, err := dir.OpenFile(markName, flags|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(mark.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = errInhabited
+		}
+		return nil, errors.Join(err, mark.Close())
+	}
+	return mark, nil
+}
+
+// clear removes what an earlier life left in the directory, and what executors left beside it that are dead. It returns the
+// lives of those of which nothing is left.
+func (h *home) clear() (dead []string, err error) {
+	entries, err := fs.ReadDir(h.root.FS(), ".")
+	if err != nil {
+		return nil, fmt.Errorf("wipe %s: %w", h.path, err)
+	}
+	for _, entry := range entries {
+		if entry.Name() == markName || entry.Name() == lifeName {
+			continue
+		}
+		if err := removeTree(h.root, entry.Name()); err != nil {
+			return nil, fmt.Errorf("wipe %s: %w", h.path, err)
+		}
+	}
+	return h.reclaim(), nil
 }
 
 // lockAll keeps other executors from making and removing directories beside us meanwhile.
@@ -103,48 +196,59 @@ func lockAll(parent *os.Root) (unlock func(), err error) {
 	return func() { _ = file.Close() }, nil // which gives the lock up
 }
 
-// reclaimAll removes what executors left beside us that are dead by now.
-func (h *home) reclaimAll() {
+// reclaim removes the directories of executors beside us that are dead: those with a mark that nobody holds. Anything without a mark
+// is none of ours. What is left of their processes is ended first; it returns the lives of those of which nothing is left.
+func (h *home) reclaim() (dead []string) {
 	parent, err := os.OpenRoot(h.parent)
 	if err != nil {
 		h.log.Warn("could not look for what dead executors left", slog.Any("error", err))
-		return
+		return nil
 	}
 	defer func() { _ = parent.Close() }()
 	unlock, err := lockAll(parent)
 	if err != nil {
 		h.log.Warn("could not look for what dead executors left", slog.Any("error", err))
-		return
+		return nil
 	}
 	defer unlock()
-	h.reclaim(parent)
-}
-
-// reclaim removes the directories of executors that are dead: those with a mark that nobody holds. Anything without a mark is
-// none of ours.
-func (h *home) reclaim(parent *os.Root) {
 	entries, err := fs.ReadDir(parent.FS(), ".")
 	if err != nil {
 		h.log.Warn("could not look for what dead executors left", slog.Any("error", err))
-		return
+		return nil
 	}
 	for _, entry := range entries {
 		if !entry.IsDir() || entry.Name() == h.own {
 			continue
 		}
-		mark, err := parent.OpenFile(filepath.Join(entry.Name(), markName), os.O_RDWR, 0)
-		if err != nil {
-			continue // another user's, or no executor's
+		if life := h.reclaimOne(parent, entry.Name()); life != "" {
+			dead = append(dead, life)
 		}
-		if unix.Flock(int(mark.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			if err := removeTree(parent, entry.Name()); err != nil {
-				h.log.Warn("could not remove what a dead executor left", slog.String("directory", entry.Name()), slog.Any("error", err))
-			} else {
-				h.log.Info("removed what a dead executor left", slog.String("directory", entry.Name()))
-			}
-		}
-		_ = mark.Close()
 	}
+	return dead
+}
+
+func (h *home) reclaimOne(parent *os.Root, name string) (dead string) {
+	dir, err := parent.OpenRoot(name)
+	if err != nil {
+		return "" // another user's
+	}
+	defer func() { _ = dir.Close() }()
+	mark, err := lockMark(dir, 0)
+	if err != nil {
+		return "" // no executor's, or of one that lives
+	}
+	defer func() { _ = mark.Close() }()
+	log := h.log.With(slog.String("directory", name))
+	dead, err = buried(dir)
+	if err != nil {
+		log.Warn("could not make sure that nothing is left of a dead executor; its tasks fail when its lease has run out", slog.Any("error", err))
+	}
+	if err := removeTree(parent, name); err != nil {
+		log.Warn("could not remove what a dead executor left", slog.Any("error", err))
+	} else {
+		log.Info("removed what a dead executor left", slog.String("incarnation", dead))
+	}
+	return dead
 }
 
 // trusted makes sure that nobody else can put something in the place of what is made in a directory: a default below the
@@ -172,11 +276,25 @@ func (h *home) close() {
 			defer unlock()
 		}
 	}
+	_ = h.root.Remove(lifeName)
 	_ = h.root.Remove(markName)
-	_ = h.mark.Close()
-	_ = h.dir.Close()
-	_ = h.root.Close()
+	_ = h.letGo()
 	_ = os.Remove(h.path)
+}
+
+// letGo gives up the directory and leaves it as it is.
+func (h *home) letGo() error {
+	var errs []error
+	if h.lock != nil {
+		errs = append(errs, h.lock.Close())
+	}
+	if h.dir != nil {
+		errs = append(errs, h.dir.Close())
+	}
+	if h.root != nil {
+		errs = append(errs, h.root.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // makeTaskDir makes the empty working directory of a task, mode 0700.

@@ -1,6 +1,7 @@
 package executor
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -10,12 +11,28 @@ import (
 
 func open(t *testing.T, dir, name string) *home {
 	t.Helper()
-	h, err := openHome(dir, name, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, _ := opened(t, dir, name)
 	t.Cleanup(h.close)
 	return h
+}
+
+// opened takes a directory, as soon as nobody has it, and clears it.
+func opened(t testing.TB, dir, name string) (h *home, dead []string) {
+	t.Helper()
+	for {
+		h, err := takeHome(dir, name, newMark(), slog.New(slog.DiscardHandler))
+		if errors.Is(err, errInhabited) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		dead, err := h.clear()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h, dead
+	}
 }
 
 func write(t *testing.T, path string) {
@@ -98,7 +115,7 @@ func TestADirectoryThatOthersCanChangeIsRefused(t *testing.T) {
 		if err := os.Chmod(dir, mode); err != nil {
 			t.Fatal(err)
 		}
-		h, err := openHome(dir, "mine", slog.New(slog.DiscardHandler))
+		h, err := takeHome(dir, "mine", newMark(), slog.New(slog.DiscardHandler))
 		if (err == nil) != ok {
 			t.Errorf("mode %s: %v", mode, err)
 		}
@@ -113,7 +130,7 @@ func TestADirectoryThatOthersCanChangeIsRefused(t *testing.T) {
 	if err := os.Chown(dir, 65534, 65534); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openHome(dir, "mine", slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "another user") {
+	if _, err := takeHome(dir, "mine", newMark(), slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "another user") {
 		t.Errorf("another user's directory: %v", err)
 	}
 }
@@ -217,10 +234,7 @@ func TestDirectoryNamesAreDifferentAndHarmless(t *testing.T) {
 
 // What each task of a child pays for its directory, on the disk that holds the temporary folder.
 func BenchmarkTaskDirectory(b *testing.B) {
-	h, err := openHome(b.TempDir(), "mine", slog.New(slog.DiscardHandler))
-	if err != nil {
-		b.Fatal(err)
-	}
+	h, _ := opened(b, b.TempDir(), "mine")
 	defer h.close()
 	for b.Loop() {
 		dir := &taskDir{home: h, task: "task"}

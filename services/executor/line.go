@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -39,28 +41,38 @@ type line struct {
 	unsaid   map[claim]bool // acknowledgements
 	finished []*schedulerv1.Finish
 	drain    bool
+	pulses   []*schedulerv1.Pulse
 	wakeup   chan struct{} // holds at most one
-	// later wakes the sender for acknowledgements that have nothing to go with.
-	later *time.Timer
 	// breakOff ends the line; another is opened, and its hello says what is held.
-	breakOff context.CancelFunc
+	breakOff context.CancelCauseFunc
+
+	// epoch is that of the scheduler that welcomed us.
+	epoch int64
+	// lease is that of the life that the line belongs to. Nothing is said without it.
+	lease *lease
+	// heard is when the last message came, by the clock of the lease.
+	heard atomic.Int64
 }
 
 const (
-	// acknowledgeAfter is how long an acknowledgement waits for a report to go with. Of a task that ends sooner the end says
-	// it all. The scheduler is patient for seconds.
-	acknowledgeAfter = 100 * time.Millisecond
 	// reportBytes is how large one message may get before another is begun, and reportClaims how many claims are in one. With
 	// the largest outcome on top it stays far below what a scheduler takes.
 	reportBytes  = 1 << 20
 	reportClaims = 1000
 )
 
-func newLine(breakOff context.CancelFunc) *line {
-	l := &line{unsaid: map[claim]bool{}, wakeup: make(chan struct{}, 1), breakOff: breakOff}
-	l.later = time.AfterFunc(acknowledgeAfter, l.wake)
-	l.later.Stop()
+func newLine(epoch int64, lease *lease, breakOff context.CancelCauseFunc) *line {
+	l := &line{unsaid: map[claim]bool{}, wakeup: make(chan struct{}, 1), breakOff: breakOff, epoch: epoch, lease: lease}
+	l.hear()
 	return l
+}
+
+// hear notes that a message came.
+func (l *line) hear() { l.heard.Store(int64(l.lease.clock())) }
+
+// silentFor is how long none came.
+func (l *line) silentFor() time.Duration {
+	return max(0, l.lease.clock()-time.Duration(l.heard.Load()))
 }
 
 func (l *line) wake() {
@@ -70,20 +82,17 @@ func (l *line) wake() {
 	}
 }
 
-// acknowledge says, soon, that a claim is held.
+// acknowledge says that a claim is held: its task begins only when the scheduler has heard that.
 func (l *line) acknowledge(c claim) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.unsaid) == 0 {
-		l.later.Reset(acknowledgeAfter)
-	}
 	l.unsaid[c] = true
+	l.mu.Unlock()
+	l.wake()
 }
 
 // finish reports an end.
 func (l *line) finish(c claim, outcome *taskv1.Outcome) {
 	l.mu.Lock()
-	delete(l.unsaid, c)
 	l.finished = append(l.finished, &schedulerv1.Finish{Claim: c.wire(), Outcome: outcome})
 	l.mu.Unlock()
 	l.wake()
@@ -105,11 +114,22 @@ func (l *line) wantNoMore() {
 	l.wake()
 }
 
+// answer gives a pulse back.
+func (l *line) answer(p *schedulerv1.Pulse) {
+	l.mu.Lock()
+	l.pulses = append(l.pulses, p)
+	l.mu.Unlock()
+	l.wake()
+}
+
 // take returns all that is to be said.
 func (l *line) take() []*schedulerv1.AcquireRequest {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var requests []*schedulerv1.AcquireRequest
+	for _, p := range l.pulses {
+		requests = append(requests, &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Pulse{Pulse: p}})
+	}
 	if l.drain {
 		requests = append(requests, &schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Drain{Drain: &schedulerv1.Drain{}}})
 	}
@@ -124,22 +144,22 @@ func (l *line) take() []*schedulerv1.AcquireRequest {
 		claims++
 		return open
 	}
-	for _, finish := range l.finished {
-		r := report(proto.Size(finish))
-		r.Finished = append(r.Finished, finish)
-	}
+	// First, also of what has ended already (it was canceled before it began): an end is believed of who has the claim.
 	for c := range l.unsaid {
 		r := report(0)
 		r.Acknowledged = append(r.Acknowledged, c.wire())
 	}
-	l.finished, l.drain = nil, false
+	for _, finish := range l.finished {
+		r := report(proto.Size(finish))
+		r.Finished = append(r.Finished, finish)
+	}
+	l.finished, l.drain, l.pulses = nil, false, nil
 	clear(l.unsaid)
 	return requests
 }
 
-// send sends what there is to say until ctx ends or the stream breaks; of that, Recv tells.
+// send sends what there is to say until ctx ends, the stream breaks, of which Recv tells, or the lease is over.
 func (l *line) send(ctx context.Context, to stream) {
-	defer l.later.Stop()
 	for {
 		select {
 		case <-l.wakeup:
@@ -147,7 +167,7 @@ func (l *line) send(ctx context.Context, to stream) {
 			return
 		}
 		for _, request := range l.take() {
-			if err := to.Send(request); err != nil {
+			if !l.lease.holds() || to.Send(request) != nil {
 				return
 			}
 		}
@@ -155,8 +175,9 @@ func (l *line) send(ctx context.Context, to stream) {
 }
 
 // acquire keeps a line to the leading scheduler for as long as the life lasts.
-func (s *station) acquire(ctx context.Context, l life, end context.CancelCauseFunc) {
-	delays := newDelays()
+func (s *station) acquire(l *life) {
+	ctx := l.over
+	delays := newDelays(soon, time.Second)
 	for {
 		began := time.Now()
 		err := s.connect(ctx, l)
@@ -164,8 +185,7 @@ func (s *station) acquire(ctx context.Context, l life, end context.CancelCauseFu
 			return
 		}
 		if errs.Is(err, errs.Fenced) {
-			s.log.ErrorContext(ctx, "the scheduler says that this life is over, giving up all tasks", slog.Any("error", err))
-			end(errFenced)
+			l.fence(err)
 			return
 		}
 		s.nowWaitsFor(fmt.Errorf("waiting for the scheduler: %w", err))
@@ -179,56 +199,90 @@ func (s *station) acquire(ctx context.Context, l life, end context.CancelCauseFu
 	}
 }
 
+// Why we break a line off.
+var (
+	errNoWelcome = fmt.Errorf("the scheduler did not answer the hello within %s", welcomeTimeout)
+	errSilent    = errors.New("the scheduler is silent")
+	errGivenBack = errors.New("what is not to be run here is given back")
+)
+
 // connect holds one line until it breaks.
-func (s *station) connect(ctx context.Context, l life) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+func (s *station) connect(ctx context.Context, l *life) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	asked := time.Now()
 	stream, err := s.peers.Scheduler.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("open the line: %w", err)
 	}
+	if !process.Pause(ctx, afterWait(time.Since(asked))) || !l.lease.holds() {
+		return ctx.Err()
+	}
 	// What a failed Send means is only known from Recv.
 	_ = stream.Send(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Hello{Hello: s.hello(l)}})
-	if err := awaitWelcome(stream, cancel); err != nil {
-		return err
+	welcome, err := awaitWelcome(ctx, stream, cancel)
+	if err != nil {
+		return fmt.Errorf("say hello: %w", err)
 	}
 
-	line := s.begin(cancel)
+	line := s.open(welcome.GetEpoch(), cancel)
 	var sender sync.WaitGroup
 	sender.Go(func() { line.send(ctx, stream) })
 	defer sender.Wait()
-	defer cancel()
+	defer cancel(nil)
 	defer s.lose(line)
 	s.nowWaitsFor(nil)
+	patience, stop := listen(welcome.GetPulseEvery().AsDuration(), cancel)
+	defer stop()
 	for {
 		response, err := stream.Recv()
 		if err != nil {
-			return fmt.Errorf("the line broke: %w", err)
+			return fmt.Errorf("the line broke: %w", orCause(ctx, err))
 		}
+		patience()
 		s.receive(ctx, line, response)
 	}
 }
 
+// afterWait spreads the hellos of executors that found the same new leader at the same moment, the more the longer they had to
+// wait for it: nobody misses a quarter of that, and ten thousand have up to a second.
+func afterWait(waited time.Duration) time.Duration { return rand.N(min(waited/4, time.Second) + 1) }
+
 // awaitWelcome expects the answer to the hello, within a limit: a scheduler that accepts connections and says nothing must
 // not be waited for for ever.
-func awaitWelcome(from stream, giveUp context.CancelFunc) error {
-	silence := time.AfterFunc(welcomeTimeout, giveUp)
+func awaitWelcome(ctx context.Context, from stream, giveUp context.CancelCauseFunc) (*schedulerv1.Welcome, error) {
+	silence := time.AfterFunc(welcomeTimeout, func() { giveUp(errNoWelcome) })
 	defer silence.Stop()
 	response, err := from.Recv()
 	if err != nil {
-		return fmt.Errorf("say hello: %w", err)
+		return nil, orCause(ctx, err)
 	}
 	if response.GetWelcome() == nil {
-		return errors.New("say hello: the scheduler answered with something else than a welcome")
+		return nil, errors.New("the scheduler answered with something else than a welcome")
 	}
-	return nil
+	return response.GetWelcome(), nil
+}
+
+// silentPulses is for how many of the usual pauses between pulses a scheduler may be silent.
+const silentPulses = 3
+
+// listen gives a line up on which nothing comes for too long, whatever the network says of it. heard is to be called for each
+// message. A scheduler that has no pulses may be silent.
+func listen(every time.Duration, giveUp context.CancelCauseFunc) (heard, stop func()) {
+	if every <= 0 {
+		return func() {}, func() {}
+	}
+	patience := silentPulses * every
+	silence := time.AfterFunc(patience, func() { giveUp(fmt.Errorf("%w for %s", errSilent, patience)) })
+	return func() { silence.Reset(patience) }, func() { silence.Stop() }
 }
 
 // hello presents the executor with all claims that it holds.
-func (s *station) hello(l life) *schedulerv1.Hello {
+func (s *station) hello(l *life) *schedulerv1.Hello {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.hellos++
+	s.takenBack = false
 	hello := &schedulerv1.Hello{
 		Executor:       s.name,
 		Incarnation:    l.incarnation,
@@ -246,11 +300,11 @@ func (s *station) hello(l life) *schedulerv1.Hello {
 	return hello
 }
 
-// begin makes a line the current one. The hello said what is held; ends that were not accepted are reported again.
-func (s *station) begin(breakOff context.CancelFunc) *line {
+// open makes a line the current one. The hello said what is held; ends that were not accepted are reported again.
+func (s *station) open(epoch int64, breakOff context.CancelCauseFunc) *line {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	l := newLine(breakOff)
+	l := newLine(epoch, s.lease, breakOff)
 	for c, r := range s.runs {
 		if r.outcome != nil {
 			l.finish(c, r.outcome)
@@ -258,6 +312,9 @@ func (s *station) begin(breakOff context.CancelFunc) *line {
 	}
 	if s.draining {
 		l.wantNoMore() // it may have begun after the hello
+	}
+	if s.takenBack {
+		breakOff(errGivenBack)
 	}
 	s.line = l
 	return l
@@ -277,6 +334,11 @@ func (s *station) receive(ctx context.Context, l *line, response *schedulerv1.Ac
 	defer s.mu.Unlock()
 	if s.line != l {
 		return // the life is over: nothing from this line counts any more
+	}
+	l.hear()
+	if p := response.GetPulse(); p != nil {
+		l.answer(p)
+		return
 	}
 	// A second welcome, or what a newer scheduler says, has no orders.
 	orders := response.GetOrders()
@@ -299,9 +361,12 @@ func (s *station) receive(ctx context.Context, l *line, response *schedulerv1.Ac
 		s.idle = true
 		s.nothingLeft()
 	}
+	for _, c := range orders.GetBegin() {
+		s.beginLocked(ctx, claimOf(c))
+	}
 }
 
-// assignLocked takes a task over, once.
+// assignLocked takes a task over, once. It begins when the scheduler has heard of that.
 func (s *station) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 	c := claim{task: a.GetTaskId(), number: a.GetClaim()}
 	attrs := func() []any { return []any{slog.String("task_id", c.task), slog.Int64("claim", c.number)} }
@@ -325,7 +390,7 @@ func (s *station) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 	if s.stopping {
 		// It crossed our drain. It is not taken, to be aborted here, but must not wait here either until all others have
 		// ended: the next hello does not name it, and so gives it back.
-		s.line.breakOff()
+		s.line.breakOff(errGivenBack)
 		s.log.InfoContext(ctx, "assigned while stopping, not taken", attrs()...)
 		return
 	}
@@ -342,6 +407,37 @@ func (s *station) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 	s.runs[c], s.byTask[c.task], s.idle = r, r, false
 	s.line.acknowledge(c)
 	s.performing.Go(func() { s.conduct(r) })
+}
+
+// beginLocked lets a run begin, once.
+func (s *station) beginLocked(ctx context.Context, c claim) {
+	r, held := s.runs[c]
+	switch {
+	case !held:
+		s.log.DebugContext(ctx, "something is to begin that is not here", slog.String("task_id", c.task), slog.Int64("claim", c.number))
+	case !r.hasBegun() && r.lease.holds():
+		r.since = time.Now()
+		close(r.begun)
+	}
+}
+
+// giveBackLocked forgets what has not begun, and breaks the line off: the next hello does not name it, nor does the goodbye, and
+// so it goes to others unharmed.
+func (s *station) giveBackLocked() {
+	given := 0
+	for _, r := range s.runs {
+		if !r.hasBegun() && r.asked.Err() == nil { // of one that was canceled the end is under way
+			s.dropLocked(r)
+			given++
+		}
+	}
+	if given == 0 {
+		return
+	}
+	s.log.Info("giving back what has not begun", slog.Int("tasks", given))
+	if s.takenBack = true; s.line != nil {
+		s.line.breakOff(errGivenBack)
+	}
 }
 
 // refuseLocked stops a run whose claim does not hold. Nothing is reported.

@@ -53,9 +53,9 @@ func (w *recorder) Send(r *schedulerv1.AcquireRequest) error {
 func speak(t *testing.T, do func(*line, *recorder)) (sent []message) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		l, w := newLine(cancel), &recorder{began: time.Now()}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		l, w := newLine(1, unending(), cancel), &recorder{began: time.Now()}
 		go l.send(ctx, w)
 		do(l, w)
 		<-time.After(time.Hour)
@@ -72,64 +72,36 @@ func completed(result string) *taskv1.Outcome {
 }
 
 func TestWhatALineSaysAndWhen(t *testing.T) {
-	const step = acknowledgeAfter / 4
 	for name, c := range map[string]struct {
 		do   func(*line, *recorder)
 		want []message
 	}{
-		"an acknowledgement waits for company, and goes alone if none comes": {
+		"an acknowledgement goes at once": {
 			func(l *line, _ *recorder) { l.acknowledge(one("a")) },
-			[]message{{After: acknowledgeAfter, Acknowledged: []string{"a"}}},
+			[]message{{Acknowledged: []string{"a"}}},
 		},
-		"a report goes at once, and takes acknowledgements along": {
+		"a report goes at once, with all that there is to say": {
 			func(l *line, _ *recorder) {
 				l.acknowledge(one("a"))
-				<-time.After(step)
 				l.finish(one("b"), completed(""))
-			},
-			[]message{{After: step, Acknowledged: []string{"a"}, Finished: []string{"b"}}},
-		},
-		"so does a drain": {
-			func(l *line, _ *recorder) {
-				l.acknowledge(one("a"))
-				<-time.After(step)
 				l.wantNoMore()
 			},
-			[]message{{After: step, Drain: true}, {After: step, Acknowledged: []string{"a"}}},
+			[]message{{Drain: true}, {Acknowledged: []string{"a"}, Finished: []string{"b"}}},
 		},
-		"what has ended needs no acknowledgement": {
+		"what has ended before it was acknowledged is acknowledged all the same": {
 			func(l *line, _ *recorder) {
 				l.acknowledge(one("a"))
-				<-time.After(acknowledgeAfter - 1)
 				l.finish(one("a"), completed(""))
 			},
-			[]message{{After: acknowledgeAfter - 1, Finished: []string{"a"}}},
+			[]message{{Acknowledged: []string{"a"}, Finished: []string{"a"}}},
 		},
-		"the end comes though the acknowledgement was said": {
+		"what is to be said twice is": {
 			func(l *line, _ *recorder) {
 				l.acknowledge(one("a"))
-				<-time.After(2 * acknowledgeAfter)
-				l.finish(one("a"), completed(""))
-			},
-			[]message{{After: acknowledgeAfter, Acknowledged: []string{"a"}}, {After: 2 * acknowledgeAfter, Finished: []string{"a"}}},
-		},
-		"no acknowledgement waits longer because another one came": {
-			func(l *line, _ *recorder) {
-				l.acknowledge(one("a"))
-				<-time.After(3 * step)
+				<-time.After(time.Second)
 				l.acknowledge(one("a"))
 			},
-			[]message{{After: acknowledgeAfter, Acknowledged: []string{"a"}}},
-		},
-		"one that was superseded holds up no other": {
-			func(l *line, _ *recorder) {
-				l.acknowledge(one("a"))
-				<-time.After(step)
-				l.finish(one("a"), completed(""))
-				<-time.After(step)
-				l.acknowledge(one("b"))
-			},
-			[]message{{After: step, Finished: []string{"a"}}, {After: 2*step + acknowledgeAfter, Acknowledged: []string{"b"}}},
+			[]message{{Acknowledged: []string{"a"}}, {After: time.Second, Acknowledged: []string{"a"}}},
 		},
 		"of what is not ours any more nothing is said": {
 			func(l *line, w *recorder) {
@@ -183,12 +155,12 @@ func TestReportsAreSplit(t *testing.T) {
 		"both kinds":              {finishes: 600, acknowledgements: 1500, outcome: completed(""), want: []int{reportClaims, reportClaims, 100}},
 		"largest results":         {finishes: 3, outcome: completed(`"` + strings.Repeat("x", limits.MaxJSON-2) + `"`), want: []int{1, 1, 1}},
 		"results": {
-			finishes: 25, acknowledgements: 3, outcome: completed(`"` + strings.Repeat("x", reportBytes/10) + `"`), want: []int{10, 10, 8},
+			finishes: 25, acknowledgements: 3, outcome: completed(`"` + strings.Repeat("x", reportBytes/10) + `"`), want: []int{13, 10, 5},
 		},
 		"largest errors": {finishes: 10, outcome: failed(limits.MaxErrorText), want: []int{6, 4}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			l := newLine(nil)
+			l := newLine(1, unending(), nil)
 			said := map[string]bool{}
 			for i := range c.finishes {
 				l.finish(one(fmt.Sprint("f", i)), c.outcome)

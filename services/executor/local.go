@@ -49,7 +49,7 @@ func (l *local) versions() map[string]string {
 }
 
 // leased is nothing to our own processes: they die with us, and we see to the lease.
-func (l *local) leased(time.Duration) {}
+func (l *local) leased(*lease) {}
 
 // fenced leaves it to the runs, which are killed.
 func (l *local) fenced() {}
@@ -123,6 +123,7 @@ func (l *local) discard(r *run, traits worker.Traits, names []string) (failed ma
 		case failed := <-result:
 			return failed
 		case <-ctx.Done():
+			r.loose = true
 			return all(names, cutShort(ctx))
 		}
 	}
@@ -137,7 +138,9 @@ func (l *local) discard(r *run, traits worker.Traits, names []string) (failed ma
 		select {
 		case message, alive := <-child.messages:
 			if !alive {
-				return all(names, firstOf(child.end().GetError().GetReason(), "its process died"))
+				how := child.end()
+				r.loose = r.loose || child.stuck
+				return all(names, firstOf(how.GetError().GetReason(), "its process died"))
 			}
 			if discarded := message.GetDiscarded(); discarded != nil {
 				l.children.put(child, discarded.GetTaskId() == r.claim.task)
@@ -146,6 +149,7 @@ func (l *local) discard(r *run, traits worker.Traits, names []string) (failed ma
 		case <-ctx.Done():
 			child.kill()
 			child.end()
+			r.loose = r.loose || child.stuck
 			return all(names, cutShort(ctx))
 		}
 	}
@@ -214,6 +218,10 @@ func (l *local) runInChild(r *run, calls calls) *taskv1.Outcome {
 		r.told.heard(failed.output())
 		return r.verdict(unfit("Could not start a process for the task: %v.", err))
 	}
+	if !r.lease.holds() { // to start a process may take long
+		l.children.put(child, true)
+		return unfit("The lease of the executor is over.")
+	}
 	l.running(r, child.pid)
 	child.output.reset() // what was written before is not this task's
 	r.told.listen(child.output)
@@ -234,6 +242,7 @@ func (l *local) runInChild(r *run, calls calls) *taskv1.Outcome {
 
 	if made == nil {
 		how := child.end()
+		r.loose = r.loose || child.stuck
 		r.told.heard(child.output.take())
 		return r.verdict(how)
 	}

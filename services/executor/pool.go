@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -15,7 +14,8 @@ import (
 type pool struct {
 	config Config
 	log    *slog.Logger
-	env    []string
+	// env is the environment of all children.
+	env []string
 	// dir is where children are when they have no task.
 	dir string
 
@@ -47,8 +47,9 @@ func (e *startError) output() output {
 	return e.text
 }
 
-func newPool(config Config, log *slog.Logger) *pool {
-	return &pool{config: config, log: log, env: childEnv(os.Environ(), config.ChildEnv, config.ChildMemory)}
+// newPool makes a pool of children with an environment.
+func newPool(config Config, env []string, log *slog.Logger) *pool {
+	return &pool{config: config, log: log, env: env}
 }
 
 // open starts the thread that forks all children. A child is told of its parent's death when the *thread* that forked it

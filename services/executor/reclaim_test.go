@@ -2,7 +2,6 @@ package executor
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -54,7 +53,7 @@ func TestDirectoriesOfDeadExecutorsAreReclaimed(t *testing.T) {
 	mine := open(t, dir, "mine")
 	check("at the start", dead)
 	later := leftBy(t, dir, "later")
-	mine.reclaimAll()
+	mine.reclaim()
 	check("later", later)
 	if !exists(t, mine.path) {
 		t.Error("its own directory is gone")
@@ -67,13 +66,13 @@ func TestADirectoryIsReclaimedWhenItsExecutorIsGone(t *testing.T) {
 	other := open(t, dir, "other")
 	write(t, filepath.Join(other.path, "task", "file"))
 	mine := open(t, dir, "mine")
-	if mine.reclaimAll(); !exists(t, other.path) {
+	if mine.reclaim(); !exists(t, other.path) {
 		t.Fatal("the directory of a living executor is gone")
 	}
-	if err := unix.Flock(int(other.mark.Fd()), unix.LOCK_UN); err != nil {
+	if err := unix.Flock(int(other.lock.Fd()), unix.LOCK_UN); err != nil {
 		t.Fatal(err)
 	}
-	if mine.reclaimAll(); exists(t, other.path) {
+	if mine.reclaim(); exists(t, other.path) {
 		t.Error("the directory of a dead executor is still there")
 	}
 }
@@ -87,17 +86,13 @@ func TestManyExecutorsStartAndStopBesideEachOther(t *testing.T) {
 	for i := range 8 {
 		all.Go(func() {
 			for round := range 10 {
-				h, err := openHome(dir, fmt.Sprint("executor-", i), slog.New(slog.DiscardHandler))
-				if err != nil {
-					t.Error(err)
-					return
-				}
+				h, _ := opened(t, dir, fmt.Sprint("executor-", i))
 				task := &taskDir{home: h, task: "task"}
 				path, err := task.make()
 				if err != nil {
 					t.Error(err)
 				}
-				h.reclaimAll()
+				h.reclaim()
 				if _, err := os.Stat(path); err != nil {
 					t.Errorf("round %d: %v", round, err)
 				}
@@ -122,10 +117,7 @@ func TestAnExecutorBeginsWhileOneOfItsNameEnds(t *testing.T) {
 	for range 300 {
 		var closing sync.WaitGroup
 		closing.Go(before.close)
-		after, err := openHome(dir, "name", slog.New(slog.DiscardHandler))
-		if err != nil {
-			t.Fatal(err)
-		}
+		after, _ := opened(t, dir, "name")
 		closing.Wait()
 		if path, err := after.makeTaskDir("task"); err != nil {
 			t.Fatalf("its directory is gone: %v", err)

@@ -23,6 +23,9 @@ type run struct {
 	assignment *taskv1.Assignment
 	since      time.Time
 
+	// begun is closed when the scheduler has confirmed that it knows that we have the claim. Before, nothing of the task may
+	// happen: if the line ends, it is given to others.
+	begun chan struct{}
 	// after is closed when an older run of the same task has ended; nil if there was none.
 	after <-chan struct{}
 	// done is closed when nothing of the run is left.
@@ -41,6 +44,11 @@ type run struct {
 	// told is what it tells of itself, limit how long it may run, 0 if that does not matter.
 	told  told
 	limit time.Duration
+	// loose: something of it goes on, or may, although it has ended. For who performs it.
+	loose bool
+
+	// lease is that of the life that took it. What does not hold it any more lets nothing out.
+	lease *lease
 
 	// Under the lock of the station.
 	outcome *taskv1.Outcome // nil until it ended
@@ -49,9 +57,9 @@ type run struct {
 	pid       int
 }
 
-// newRun makes a run, which outlives the line that brought it.
+// newRun makes a run, which outlives the line that brought it. It must be called with the lock of the station held.
 func newRun(ctx context.Context, s *station, c claim, a *taskv1.Assignment) *run {
-	r := &run{claim: c, assignment: a, since: time.Now(), done: make(chan struct{})}
+	r := &run{claim: c, assignment: a, lease: s.lease, since: time.Now(), begun: make(chan struct{}), done: make(chan struct{})}
 	r.killed, r.kill = context.WithCancelCause(context.WithoutCancel(ctx))
 	r.asked, r.cancel = context.WithCancelCause(r.killed)
 	r.dropped, r.drop = context.WithCancel(context.WithoutCancel(ctx))
@@ -132,8 +140,9 @@ func (s *station) conduct(r *run) {
 	if s.byTask[r.claim.task] == r {
 		delete(s.byTask, r.claim.task)
 	}
-	if s.runs[r.claim] != r {
-		return // dropped
+	s.loose = s.loose || r.loose
+	if s.runs[r.claim] != r || !r.lease.holds() {
+		return // dropped, or about to be
 	}
 	if outcome == nil {
 		// Somebody's code still runs. Who says that the task has ended frees its resources; the end of the lease says so
@@ -159,7 +168,7 @@ func (s *station) attempt(r *run) *taskv1.Outcome {
 	if r.assignment.GetImmediate() {
 		slots = s.immediate
 	}
-	if !r.await(r.after) {
+	if !r.await(r.begun) || !r.await(r.after) {
 		return r.verdict(nil)
 	}
 	select {
@@ -168,10 +177,22 @@ func (s *station) attempt(r *run) *taskv1.Outcome {
 	case <-r.asked.Done():
 		return r.verdict(nil)
 	}
-	if r.asked.Err() != nil {
+	if r.asked.Err() != nil || !r.lease.holds() {
 		return r.verdict(nil) // while it waited for the slot
 	}
-	return s.place.perform(r)
+	outcome := s.place.perform(r)
+	r.loose = r.loose || outcome == nil
+	return outcome
+}
+
+// hasBegun reports whether the run was confirmed.
+func (r *run) hasBegun() bool {
+	select {
+	case <-r.begun:
+		return true
+	default:
+		return false
+	}
 }
 
 // await reports whether a moment (nil: no need to wait) came before the run was asked to stop.

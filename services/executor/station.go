@@ -8,6 +8,7 @@ import (
 	"time"
 
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	process "github.com/sluice-tasks/sluice/pkg/run" // run is a task's here
 )
 
 // Why a life of a station ended, or a run was stopped. They travel as causes of contexts.
@@ -41,8 +42,8 @@ type place interface {
 	// perform runs a task, once there is a slot for it, and returns how it ended: nil if it goes on although nothing can be
 	// done about it any more.
 	perform(r *run) *taskv1.Outcome
-	// leased hears of each beat that was confirmed, and how long the station may go on.
-	leased(goodFor time.Duration)
+	// leased hears that a beat was confirmed, and so how long the station may go on.
+	leased(lease *lease)
 	// fenced hears that the lease was lost: what runs must stop at once.
 	fenced()
 }
@@ -64,6 +65,12 @@ type station struct {
 	once bool
 	// nothingLeft hears that the scheduler has nothing for this station; nil if nobody wants to know.
 	nothingLeft func()
+	// replaces is an incarnation of this name of which nothing runs any more, as somebody knows who was here before us; "" if
+	// none is known.
+	replaces string
+	// witness hears of the station's lives; nil for nobody.
+	witness witness
+	clock   clock
 
 	// begun is canceled when the station is to stop.
 	begun  context.Context
@@ -76,10 +83,14 @@ type station struct {
 	byTask map[string]*run
 	// past are claims that are over.
 	past memory
+	// lease is that of the present life, nil before the first. loose: a run of this life was given up, and goes on.
+	lease *lease
+	loose bool
 	// line is the connection to the scheduler, nil while there is none.
 	line *line
-	// hellos counts how often a line was opened.
-	hellos int64
+	// hellos counts how often a line was opened. takenBack: what the last of them named as held was given back since.
+	hellos    int64
+	takenBack bool
 	// leaving: the executor stops, and not only this station.
 	leaving bool
 	// draining: no more tasks are wanted. stopping: none are taken.
@@ -111,6 +122,7 @@ func newStation(ctx context.Context, name string, slots, immediate int, config C
 		place:     place,
 		slots:     make(chan struct{}, slots),
 		immediate: make(chan struct{}, immediate),
+		clock:     boottime,
 		begun:     begun,
 		signal:    signal,
 		runs:      map[claim]*run{},
@@ -141,58 +153,101 @@ func (s *station) stop(how Stopping, abort error) {
 // last reports, the goodbye. When it returns, no goroutine of it is left but those of in-process handlers that ignore their
 // context. It returns an error if the station can't be prepared, or errFenced if it has one life only and lost it.
 func (s *station) run() error {
+	replaces := s.replaces
+	delays := newDelays(soon, s.config.TTL/5)
 	for {
-		life, registered := s.register(s.begun)
+		began := time.Now()
+		life, registered := s.register(s.begun, replaces)
 		if !registered {
 			return nil // stopped before it began
 		}
 		if s.prepare != nil {
 			if err := s.prepare(); err != nil {
-				s.deregister(s.begun, life)
+				s.deregister(life.incarnation, false)
 				return err
 			}
 			s.prepare = nil
 		}
-		if fenced := s.live(life); !fenced || s.stops() {
+		dead := s.live(life)
+		s.bury(life, dead)
+		switch {
+		case s.stops():
 			return nil
-		}
-		if s.once {
+		case s.once:
 			return errFenced
 		}
+		// What goes on and can't be killed may still be at it: then heartbeat is not told to hurry, and the name is ours again
+		// when the time to live is over.
+		if replaces = ""; dead {
+			replaces = life.incarnation
+		}
+		// A scheduler that asks another database than the heartbeat service's fences each life as soon as it says hello. Each is a row.
+		if time.Since(began) > delays.MaxInterval {
+			delays.Reset()
+		} else {
+			process.Pause(s.begun, delays.NextBackOff())
+		}
 	}
+}
+
+// bury tells of the end of a life as soon as somebody can be told. Until that was attempted its witness stands by.
+func (s *station) bury(l *life, dead bool) {
+	switch {
+	case !s.stops():
+		// The next registration tells.
+	case !l.fenced() && s.settled():
+		s.deregister(l.incarnation, false)
+	case dead && !s.once: // of what a worker does that was sent away we know nothing
+		s.deregister(l.incarnation, true)
+	}
+	if dead && s.witness != nil {
+		s.witness.over()
+	}
+}
+
+// held is the lease of the present life, nil before the first.
+func (s *station) held() *lease {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lease
 }
 
 // stops reports whether the station was told to stop.
 func (s *station) stops() bool { return s.begun.Err() != nil }
 
-// live is one life: it beats and works until the station stops or the life is fenced, and reports the latter.
-func (s *station) live(life life) (fenced bool) {
-	own, end := context.WithCancelCause(context.WithoutCancel(s.begun))
-	defer end(nil)
+// live is one life: it beats and works until the station stops or the life is fenced. It reports whether nothing of the life runs
+// any more.
+func (s *station) live(l *life) (dead bool) {
+	defer l.end(nil)
+	if s.witness != nil {
+		s.witness.begins(l.incarnation, l.lease.last())
+	}
 	var parts sync.WaitGroup
-	parts.Go(func() { s.beat(own, life, end) })
-	parts.Go(func() { s.acquire(own, life, end) })
+	parts.Go(func() { l.lease.watch(l.over) })
+	parts.Go(func() { s.beat(l) })
+	parts.Go(func() { s.acquire(l) })
 
 	select {
-	case <-own.Done():
+	case <-l.over.Done():
 	case <-s.begun.Done():
-		s.finish(own)
+		s.finish(l.over)
 	}
-	fenced = errors.Is(context.Cause(own), errFenced)
+	fenced := l.fenced()
 	if fenced {
+		s.log.ErrorContext(s.begun, "giving up all tasks", slog.Any("error", context.Cause(l.over)))
 		s.dropAll() // first: of how a worker's tasks end because it is sent away, nothing is to be said
 		s.place.fenced()
 	}
-	end(errStopping)
+	l.end(errStopping)
 	parts.Wait()
 	if fenced {
 		s.dropAll() // again: a line that was just being opened may have brought something in between
 	}
 	s.performing.Wait()
-	if !fenced && s.settled() {
-		s.deregister(s.begun, life)
-	}
-	return fenced
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dead, s.loose = !s.loose, false
+	return dead
 }
 
 // settled reports whether the scheduler accepted the end of every task that was taken over. Only then may the station say
@@ -211,6 +266,7 @@ func (s *station) finish(life context.Context) {
 	s.draining, s.stopping = true, true
 	s.waitsFor = errStopping
 	s.drainLocked()
+	s.giveBackLocked()
 	running := s.runningLocked()
 	s.mu.Unlock()
 	s.log.InfoContext(life, "stopping", slog.Int("running", running), slog.Duration("grace", s.config.ShutdownGrace))

@@ -28,7 +28,7 @@ type scene struct {
 func (s *scene) tasks() []string                { return []string{"t"} }
 func (s *scene) versions() map[string]string    { return nil }
 func (s *scene) perform(r *run) *taskv1.Outcome { return s.act(r) }
-func (s *scene) leased(time.Duration)           {}
+func (s *scene) leased(*lease)                  {}
 func (s *scene) fenced()                        { s.exit() }
 
 // nobody is a scheduler that is away, and a heartbeat service that answers a beat as the test says.
@@ -55,16 +55,21 @@ func stationOf(t *testing.T, p place, beat error) *station {
 	}
 	peers := Peers{Scheduler: nobody{beat: beat}, Heartbeat: nobody{beat: beat}}
 	s := newStation(t.Context(), "s", 1, 1, config, peers, p, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	s.line = newLine(func() {})
+	s.lease = unending()
+	s.line = newLine(1, s.lease, func(error) {})
 	return s
 }
 
-// order has a station take a task.
+// unending is a lease for those to whom it does not matter.
+func unending() *lease { return newLease(boottime, time.Hour, boottime(), func() {}) }
+
+// order has a station take a task, and begin it.
 func (s *station) order(task string) *run {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := claim{task: task, number: 1}
 	s.assignLocked(context.Background(), &taskv1.Assignment{TaskId: c.task, Claim: c.number, Name: "t"})
+	s.beginLocked(context.Background(), c)
 	return s.runs[c]
 }
 
@@ -85,7 +90,8 @@ func TestWhatEndsBecauseOfAFenceIsNotReported(t *testing.T) {
 		close(gone)
 		<-r.done // as late as can be
 	}
-	if !s.live(life{incarnation: "i", began: time.Now()}) {
+	l := s.newLife("i", boottime())
+	if s.live(l); !l.fenced() {
 		t.Error("it was not fenced")
 	}
 	for _, request := range line.take() {
@@ -119,5 +125,54 @@ func TestATaskThatIsCanceledAsItsTurnComesDoesNotBegin(t *testing.T) {
 				t.Errorf("outcome %v", r.outcome)
 			}
 		})
+	}
+}
+
+// What is given back after a hello has named it must be named no more by the next: nobody else would have it, and it would not begin.
+func TestWhatIsGivenBackWhileALineIsOpenedCostsTheLine(t *testing.T) {
+	s := stationOf(t, &scene{}, nil)
+	s.line = nil
+	s.mu.Lock()
+	c := one(oneTask)
+	s.runs[c] = newRun(t.Context(), s, c, &taskv1.Assignment{TaskId: c.task, Claim: c.number})
+	s.mu.Unlock()
+	l := s.newLife("i", s.clock())
+	broken := error(nil)
+	breakOff := func(why error) { broken = why }
+	if held := s.hello(l).GetHeld(); len(held) != 1 {
+		t.Errorf("held: %v", held)
+	}
+	s.mu.Lock()
+	s.giveBackLocked()
+	s.mu.Unlock()
+	s.open(1, breakOff)
+	if !errors.Is(broken, errGivenBack) {
+		t.Errorf("broken off: %v", broken)
+	}
+	broken = nil
+	if held := s.hello(l).GetHeld(); len(held) != 0 {
+		t.Errorf("held: %v", held)
+	}
+	if s.open(2, breakOff); broken != nil {
+		t.Errorf("broken off again: %v", broken)
+	}
+}
+
+// When a line was broken off, or the life that it belonged to has ended, what still comes on it is not heard: by now it may be
+// another's to begin.
+func TestOrdersOnALineThatIsOverAreNotHeard(t *testing.T) {
+	s := stationOf(t, &scene{}, nil)
+	old := s.line
+	s.line = newLine(2, s.lease, func(error) {})
+	s.mu.Lock()
+	c := one(oneTask)
+	held := newRun(t.Context(), s, c, &taskv1.Assignment{TaskId: c.task, Claim: c.number})
+	s.runs[c] = held
+	s.mu.Unlock()
+	s.receive(t.Context(), old, &schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Orders{Orders: &schedulerv1.Orders{
+		Assign: []*taskv1.Assignment{{TaskId: "11234567-89ab-7def-8123-456789abcdef", Claim: 1}}, Begin: []*schedulerv1.Claim{c.wire()},
+	}}})
+	if held.hasBegun() || len(s.runs) != 1 {
+		t.Errorf("begun: %v, of %d claims", held.hasBegun(), len(s.runs))
 	}
 }

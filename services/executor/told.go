@@ -275,7 +275,7 @@ func (t *told) logLocked() *output {
 
 // keep stores what a run told. It is worth an attempt, not a delay, and of what is not ours any more nothing is stored.
 func (s *station) keep(r *run, report *statusv1.PutTaskReportRequest, log *output) (failed unstored) {
-	if r.dropped.Err() != nil {
+	if r.dropped.Err() != nil || !r.lease.holds() {
 		return unstored{}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.killed), s.config.ReportTimeout)

@@ -4,14 +4,19 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
+)
+
+// Kinds of named processes, as they are stored.
+const (
+	kindAPI    = "api"
+	kindWorker = "worker"
 )
 
 // App is one life of a named process.
@@ -23,27 +28,70 @@ type App struct {
 	TTL          time.Duration
 	RegisteredAt time.Time
 	LastBeatAt   time.Time
-	Online       bool
-	Missing      bool
-	Running      []string // ids of its tasks, the oldest first
+	// DeafSince is since when it beats without hearing the scheduler; nil while it hears, or need not.
+	DeafSince *time.Time
+	Online    bool
+	Missing   bool
+	Running   []string // ids of its tasks, the oldest first
+}
+
+// Registered is what became of a registration.
+type Registered struct {
+	// At is the database's clock.
+	At time.Time
+	// Taken: a living process has the name.
+	Taken bool
+	// Ended: a life of before is over with it.
+	Ended bool
+}
+
+// Beat is one beat that is to be written.
+type Beat struct {
+	Incarnation uuid.UUID
+	Hearing     Hearing
+}
+
+// Beaten is what became of some beats.
+type Beaten struct {
+	// At is the database's clock.
+	At time.Time
+	// TTLs are, for each beat, how long its sender may be silent now; 0 for a life that is over.
+	TTLs []time.Duration
+}
+
+// Swept is what a look for the silent found.
+type Swept struct {
+	// At is the database's clock.
+	At time.Time
+	// Next is in how long the next life can be over; Alive is false when there is none.
+	Next  time.Duration
+	Alive bool
+	// Missing are those that are now, each by kind and name: "worker w1".
+	Missing []string
 }
 
 // Database is the SQL that the service needs.
 type Database interface {
-	Insert(ctx context.Context, a App) error
-	Beat(ctx context.Context, incarnations []string) (alive []string, err error)
-	End(ctx context.Context, incarnation string) error
-	Sweep(ctx context.Context) (missing []string, err error)
+	// Insert begins a life, and ends the one of before under its name: if that is silent for too long, or is replaces (empty: none).
+	Insert(ctx context.Context, a App, replaces string, belief Belief) (Registered, error)
+	// Beat writes beats, in order of the incarnations.
+	Beat(ctx context.Context, beats []Beat) (Beaten, error)
+	// End ends a life, as missing if it is dead, and reports whether that was one of an executor that was not over.
+	End(ctx context.Context, incarnation string, dead bool) (ended bool, err error)
+	// Sweep declares the silent missing.
+	Sweep(ctx context.Context, belief Belief) (Swept, error)
+	// Forget removes lives that are over for longer than keep.
 	Forget(ctx context.Context, keep time.Duration) error
+	// List returns lives, of one kind or of all (""), with gone also those that are over for less than a day.
 	List(ctx context.Context, kind string, gone bool) ([]App, error)
 }
 
 // Config of a heartbeat service. Start from Defaults.
 type Config struct {
-	// FlushEvery is how often collected beats are written. A process may wait that long for the confirmation, so it must be
-	// small against the shortest time to live.
+	// FlushEvery is how long a beat waits for others at most. Less if a tenth of somebody's time to live is less.
 	FlushEvery time.Duration
-	// SweepEvery is how often the silent are looked for.
+	// SweepEvery is how long nobody looks for the silent at most, for who registered with another service. One that can be over
+	// sooner is looked for when it is.
 	SweepEvery time.Duration
 	// KeepFor is how long past lives stay listed.
 	KeepFor time.Duration
@@ -51,30 +99,44 @@ type Config struct {
 
 // Defaults are the settings of a production service.
 func Defaults() Config {
-	return Config{FlushEvery: 250 * time.Millisecond, SweepEvery: time.Second, KeepFor: 24 * time.Hour}
+	return Config{FlushEvery: 3 * time.Second, SweepEvery: 10 * time.Second, KeepFor: 24 * time.Hour}
 }
 
 // Service is one heartbeat service. All of them are active: what they do is idempotent.
 type Service struct {
-	cfg Config
-	db  Database
-	log *slog.Logger
+	cfg   Config
+	db    Database
+	log   *slog.Logger
+	clock clock
+	hints *hinter
 
 	mu sync.Mutex
-	// pending are the beats since the last flush, each with those who wait for its confirmation.
-	pending map[string][]chan error
-	// beaten wakes the writer when the first beat after a quiet time comes.
-	beaten  chan struct{}
+	// pending are the beats since the last flush.
+	pending map[uuid.UUID]*pending
+	// flushAt is when they are to be written, sweepAt when the silent are to be looked for.
+	flushAt, sweepAt time.Time
+	// flushed is when beats were written last.
+	flushed time.Time
+	// sooner tells the loop that one of the times was brought forward.
+	sooner  chan struct{}
 	stopped bool
 }
 
-// New makes a heartbeat service.
-func New(cfg Config, db Database, log *slog.Logger) *Service {
-	return &Service{cfg: cfg, db: db, log: log, pending: map[string][]chan error{}, beaten: make(chan struct{}, 1)}
+// New makes a heartbeat service. The scheduler is told, as a hint, when lives of executors are over.
+func New(cfg Config, db Database, scheduler schedulerv1.SchedulerServiceClient, log *slog.Logger) *Service {
+	return &Service{
+		cfg: cfg, db: db, log: log, hints: newHinter(scheduler, log),
+		pending: map[uuid.UUID]*pending{}, sooner: make(chan struct{}, 1),
+	}
 }
 
-// begin registers a new life and returns its incarnation.
-func (s *Service) begin(ctx context.Context, a App) (string, error) {
+// statementLimit bounds a statement: a connection that a failover left dead must not keep beats waiting for ever, and a slow
+// checkpoint must not cost anybody his lease.
+const statementLimit = 3 * time.Second
+
+// begin registers a new life and returns its incarnation. It ends the one of before under its name, if the caller says that it
+// has stopped (replaces), or if it is silent for too long.
+func (s *Service) begin(ctx context.Context, a App, replaces string) (string, error) {
 	id, err := uuid.NewV7()
 	if err != nil {
 		return "", fmt.Errorf("make an incarnation: %w", err)
@@ -83,140 +145,141 @@ func (s *Service) begin(ctx context.Context, a App) (string, error) {
 	if a.Versions == nil {
 		a.Versions = map[string]string{}
 	}
-	if err := s.db.Insert(ctx, a); err != nil {
-		return "", err
+	sent := time.Now()
+	made, err := s.db.Insert(ctx, a, replaces, s.clock.belief(sent))
+	if err == nil {
+		s.saw(ctx, sent, made.At)
 	}
-	s.log.InfoContext(ctx, "registered", slog.String("kind", a.Kind), slog.String("name", a.Name), slog.String("incarnation", a.Incarnation))
-	return a.Incarnation, nil
+	if made.Ended && a.Kind == kindWorker {
+		s.hints.hint()
+	}
+	switch {
+	case made.Taken:
+		return "", errs.Exists(errs.NameTaken, "a living %s is registered as %q: stop it, choose another name, or wait until it is declared missing", a.Kind, a.Name)
+	case err == nil && ctx.Err() == nil:
+		s.log.InfoContext(ctx, "registered", slog.String("kind", a.Kind), slog.String("name", a.Name), slog.String("incarnation", a.Incarnation))
+		s.sweepBy(sent.Add(a.TTL))
+		return a.Incarnation, nil
+	case err == nil:
+		err = fmt.Errorf("register %s %q: %w", a.Kind, a.Name, ctx.Err())
+	}
+	// Nobody will ever hear of this incarnation, and it may be in the database: then the caller, who tries again, would find his
+	// own name taken for a whole time to live.
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), statementLimit)
+	defer cancel()
+	if _, failed := s.db.End(limited, a.Incarnation, false); failed != nil {
+		s.log.DebugContext(ctx, "can't take a registration back", slog.String("incarnation", a.Incarnation), slog.Any("error", failed))
+	}
+	return "", err
 }
 
-// beat returns when the beat is written, or with the reason why it is not.
-func (s *Service) beat(ctx context.Context, incarnation string) error {
-	written := make(chan error, 1)
-	s.mu.Lock()
-	if s.stopped {
-		s.mu.Unlock()
-		return errs.Away(errs.Stopping, nil, "this heartbeat service is stopping")
+// end ends a life, in good order or as dead. It is no error if it is over already.
+func (s *Service) end(ctx context.Context, incarnation string, dead bool) error {
+	ended, err := s.db.End(ctx, incarnation, dead)
+	if ended {
+		s.hints.hint()
 	}
-	s.pending[incarnation] = append(s.pending[incarnation], written)
-	s.mu.Unlock()
-	select {
-	case s.beaten <- struct{}{}:
-	default:
-	}
-	select {
-	case err := <-written:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return err
 }
 
-// Run writes beats and sweeps until ctx ends.
+// Run writes beats and looks for the silent until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
-	var done sync.WaitGroup
-	done.Go(func() { s.flushLoop(ctx) })
-	done.Go(func() { s.sweepLoop(ctx) })
-	done.Wait()
+	var parts sync.WaitGroup
+	parts.Go(func() { s.work(ctx) })
+	parts.Go(func() { s.forget(ctx) })
+	parts.Go(func() { s.hints.run(ctx) })
+	parts.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stopped = true
-	for _, waiting := range s.pending {
-		answer(waiting, errs.Away(errs.Stopping, nil, "this heartbeat service is stopping"))
+	for _, p := range s.pending {
+		p.answer(answer{err: errStopping()})
 	}
 	clear(s.pending)
 	return nil
 }
 
-// flushLoop writes the first beat after a quiet time at once, and what comes after it together, at most once in FlushEvery.
-func (s *Service) flushLoop(ctx context.Context) {
+// work does at each time what is due: first it writes the beats that are there, then it looks for the silent. So who has beaten
+// is never declared missing for want of a statement.
+func (s *Service) work(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-s.beaten:
+		case <-s.sooner:
+		case <-timer.C:
 		}
-		s.flush(ctx)
-		pause := time.NewTimer(s.cfg.FlushEvery)
-		select {
-		case <-ctx.Done():
-			pause.Stop()
-			return
-		case <-pause.C:
+		flush, sweep := s.due()
+		if flush {
+			s.flush(ctx)
 		}
+		if sweep {
+			s.sweep(ctx)
+		}
+		timer.Reset(s.untilDue())
 	}
 }
 
-// Limits of the statements. A connection that a failover left dead must not stop the service for good; a slow checkpoint must
-// not cost anybody his lease.
-const (
-	flushLimit = 3 * time.Second
-	sweepLimit = 10 * time.Second
-)
-
-func (s *Service) flush(ctx context.Context) {
+// due says what is to be done now.
+func (s *Service) due() (flush, sweep bool) {
 	s.mu.Lock()
-	pending := s.pending
-	s.pending = map[string][]chan error{}
-	s.mu.Unlock()
-	if len(pending) == 0 {
-		return
+	defer s.mu.Unlock()
+	now := time.Now()
+	sweep = !now.Before(s.sweepAt)
+	flush = len(s.pending) > 0 && (sweep || !now.Before(s.flushAt))
+	return flush, sweep
+}
+
+func (s *Service) untilDue() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := s.sweepAt
+	if len(s.pending) > 0 && s.flushAt.Before(at) {
+		at = s.flushAt
 	}
-	// A database that hangs must not keep beats waiting for ever: the processes count the time from their last confirmed one.
-	limited, cancel := context.WithTimeout(ctx, max(s.cfg.FlushEvery, flushLimit))
-	defer cancel()
-	alive, err := s.db.Beat(limited, slices.Collect(maps.Keys(pending)))
-	if err != nil {
-		s.log.WarnContext(ctx, "beats are not written", slog.Int("beats", len(pending)), slog.Any("error", err))
-		for _, waiting := range pending {
-			answer(waiting, err)
-		}
-		return
-	}
-	for _, incarnation := range alive {
-		answer(pending[incarnation], nil)
-		delete(pending, incarnation)
-	}
-	for _, waiting := range pending {
-		answer(waiting, errs.Precondition(errs.Fenced, "this incarnation is over: stop its tasks and register anew"))
+	return time.Until(at)
+}
+
+// wake makes the loop look at its times.
+func (s *Service) wake() {
+	select {
+	case s.sooner <- struct{}{}:
+	default:
 	}
 }
 
-func answer(waiting []chan error, err error) {
-	for _, w := range waiting {
-		w <- err
+// saw takes note of what the database's clock showed between sent and now.
+func (s *Service) saw(ctx context.Context, sent, shown time.Time) {
+	step := s.clock.observe(sent, time.Now(), shown)
+	if step == 0 {
+		return
 	}
+	s.log.WarnContext(ctx, "the database's clock was set: everybody's silence counts from now", slog.Duration("by", step))
+	s.sweepBy(time.Now()) // beats from the future are put right by it
 }
 
-// sweepLoop declares the silent missing.
-func (s *Service) sweepLoop(ctx context.Context) {
-	sweep := time.NewTicker(s.cfg.SweepEvery)
-	defer sweep.Stop()
-	forget := time.NewTicker(time.Hour)
-	defer forget.Stop()
+// forget removes past lives now and then.
+func (s *Service) forget(ctx context.Context) {
+	every := time.NewTicker(time.Hour)
+	defer every.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-sweep.C:
-			limited, cancel := context.WithTimeout(ctx, sweepLimit)
-			missing, err := s.db.Sweep(limited)
-			cancel()
-			if err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "can't look for the silent", slog.Any("error", err))
-			}
-			for _, who := range missing {
-				s.log.WarnContext(ctx, "declared missing", slog.String("app", who))
-			}
-		case <-forget.C:
-			limited, cancel := context.WithTimeout(ctx, 6*sweepLimit)
-			if err := s.db.Forget(limited, s.cfg.KeepFor); err != nil && ctx.Err() == nil {
-				s.log.WarnContext(ctx, "can't forget past lives", slog.Any("error", err))
-			}
-			cancel()
+		case <-every.C:
 		}
+		limited, cancel := context.WithTimeout(ctx, forgetLimit)
+		if err := s.db.Forget(limited, s.cfg.KeepFor); err != nil && ctx.Err() == nil {
+			s.log.WarnContext(ctx, "can't forget past lives", slog.Any("error", err))
+		}
+		cancel()
 	}
 }
+
+// forgetLimit is long, because this statement holds nobody up.
+const forgetLimit = time.Minute
 
 // Ready always reports nil: who can't be served is told so.
 func (s *Service) Ready(context.Context) error { return nil }

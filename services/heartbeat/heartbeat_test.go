@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
@@ -197,7 +198,7 @@ func TestBeatsOfManyProcessesAreOneStatement(t *testing.T) {
 	confirmed.Wait()
 	var writes int
 	for _, s := range statements() {
-		if strings.Contains(s, "set last_beat_at = now()") {
+		if strings.Contains(s, "heartbeat_beat(") {
 			writes++
 		}
 	}
@@ -226,13 +227,13 @@ func TestSweepDeclaresTheSilentMissingExactlyOnce(t *testing.T) {
 	var mu sync.Mutex
 	var declared []string
 	all(slices.Repeat([]func(){func() {
-		missing, err := w.store.Sweep(t.Context())
+		swept, err := w.store.Sweep(t.Context(), w.known())
 		if err != nil {
 			t.Error(err)
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		declared = append(declared, missing...)
+		declared = append(declared, swept.Missing...)
 	}}, 6)...)
 	slices.Sort(declared)
 	var want []string
@@ -242,8 +243,8 @@ func TestSweepDeclaresTheSilentMissingExactlyOnce(t *testing.T) {
 	if diff := cmp.Diff(want, declared); diff != "" {
 		t.Error(diff)
 	}
-	if again, err := w.store.Sweep(t.Context()); err != nil || len(again) != 0 {
-		t.Errorf("a later sweep declares %v, %v", again, err)
+	if again, err := w.store.Sweep(t.Context(), w.known()); err != nil || len(again.Missing) != 0 {
+		t.Errorf("a later sweep declares %v, %v", again.Missing, err)
 	}
 }
 
@@ -260,8 +261,8 @@ func TestBeatAndSweepThatMeetNeverBothWin(t *testing.T) {
 		beat := pgtest.Begin(t, pgtest.Open(t, url))
 		pgtest.Must(t, beat, 1, `update app set last_beat_at = now() where incarnation = $1::text::uuid`, incarnation)
 		for _, when := range []string{"while its beat is being stored", "after its beat was stored"} {
-			if missing, err := w.store.Sweep(t.Context()); err != nil || len(missing) != 0 {
-				t.Errorf("declared missing %s: %v, %v", when, missing, err)
+			if swept, err := w.store.Sweep(t.Context(), w.known()); err != nil || len(swept.Missing) != 0 {
+				t.Errorf("declared missing %s: %v, %v", when, swept.Missing, err)
 			}
 			if when == "while its beat is being stored" {
 				beat.Commit(t)
@@ -283,13 +284,26 @@ func TestBeatAndSweepThatMeetNeverBothWin(t *testing.T) {
 	})
 }
 
-func TestServiceSweepsByItself(t *testing.T) {
-	w := worldWith(t, pgtest.URL(t), heartbeat.Config{FlushEvery: time.Millisecond, SweepEvery: 5 * time.Millisecond, KeepFor: time.Hour})
-	incarnation := w.register(t, "w1")
-	w.silence(t, incarnation, "11 s")
-	probe.Eventually(t, "the silent one is declared missing", func() bool {
-		return pgtest.One[bool](t, w, `select missing_at is not null from app where incarnation = $1::text::uuid`, incarnation)
-	})
+// Nobody tells it to look, and it would by itself only in an hour: but it knows when the life can be over.
+func TestServiceLooksWhenALifeCanBeOver(t *testing.T) {
+	w := worldWith(t, pgtest.URL(t), heartbeat.Config{FlushEvery: time.Millisecond, SweepEvery: time.Hour, KeepFor: time.Hour})
+	for _, beats := range []bool{false, true} {
+		answer, err := w.client.Register(t.Context(), &heartbeatv1.RegisterRequest{
+			Name: fmt.Sprint("beats: ", beats), Kind: heartbeatv1.Kind_KIND_WORKER, Ttl: durationpb.New(time.Second),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if beats {
+			if err := w.open(t).beat(t, answer.GetIncarnation()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		probe.Eventually(t, "the silent one is declared missing", func() bool { return w.state(t, answer.GetIncarnation()) == "missing" })
+	}
+	if n := pgtest.One[int](t, w, `select count(*) from app where missing_at < last_beat_at + ttl`); n != 0 {
+		t.Errorf("%d are missing before their time was over", n)
+	}
 }
 
 func TestBeatsFailWhileTheDatabaseIsAwayAndGoOnAfterwards(t *testing.T) {
@@ -308,7 +322,7 @@ func TestBeatsFailWhileTheDatabaseIsAwayAndGoOnAfterwards(t *testing.T) {
 	if _, err := w.client.Deregister(t.Context(), &heartbeatv1.DeregisterRequest{Incarnation: incarnation}); !errs.Is(err, errs.DatabaseAway) {
 		t.Errorf("a goodbye: %v", err)
 	}
-	if _, err := w.store.Sweep(t.Context()); !errs.Is(err, errs.DatabaseAway) {
+	if _, err := w.store.Sweep(t.Context(), w.known()); !errs.Is(err, errs.DatabaseAway) {
 		t.Errorf("a sweep: %v", err)
 	}
 	back()
@@ -379,6 +393,7 @@ func TestListShowsEachLifeWithTheTasksThatItRuns(t *testing.T) {
 	want := &heartbeatv1.App{
 		Incarnation: busy, Name: "busy", Kind: heartbeatv1.Kind_KIND_WORKER, Versions: map[string]string{"core": "3.2"}, Online: true,
 		RegisteredAt: got[1].GetRegisteredAt(), LastBeatAt: got[1].GetRegisteredAt(), RunningTaskIds: []string{running[0], running[2]},
+		Ttl: durationpb.New(10 * time.Second),
 	}
 	if diff := cmp.Diff(want, got[1], protocmp.Transform()); diff != "" {
 		t.Error(diff)
@@ -461,7 +476,7 @@ func TestForgetKeepsTheLivingTheRecentAndThoseThatStillOwnTasks(t *testing.T) {
 }
 
 func TestServiceIsAlwaysReady(t *testing.T) {
-	if err := heartbeat.New(heartbeat.Defaults(), nil, quiet()).Ready(context.Background()); err != nil {
+	if err := heartbeat.New(heartbeat.Defaults(), nil, nil, quiet()).Ready(context.Background()); err != nil {
 		t.Error(err)
 	}
 }

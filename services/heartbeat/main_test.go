@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,8 +12,10 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
 	"github.com/sluice-tasks/sluice/pkg/testkit/rpctest"
 	"github.com/sluice-tasks/sluice/services/heartbeat"
 )
@@ -31,9 +34,27 @@ type world struct {
 	store   *heartbeat.Store
 	service *heartbeat.Service
 	client  heartbeatv1.HeartbeatServiceClient
+	hints   *hinted
 }
 
-// newWorld starts a service that writes beats at once and sweeps only when the test does.
+// hinted is a scheduler that counts its hints.
+type hinted struct {
+	schedulerv1.SchedulerServiceClient
+
+	offers atomic.Int64
+}
+
+// Offer counts.
+func (h *hinted) Offer(_ context.Context, r *schedulerv1.OfferRequest, _ ...grpc.CallOption) (*schedulerv1.OfferResponse, error) {
+	if len(r.GetTasks())+len(r.GetSettleTaskIds()) > 0 {
+		panic("heartbeat knows no tasks")
+	}
+	h.offers.Add(1)
+	return &schedulerv1.OfferResponse{}, nil
+}
+
+// newWorld starts a service that writes beats at once and, after its first look, sweeps only when a life can be over. It knows
+// the clock for long enough to call somebody silent.
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	return worldWith(t, pgtest.URL(t), heartbeat.Config{FlushEvery: time.Millisecond, SweepEvery: time.Hour, KeepFor: time.Hour})
@@ -41,9 +62,18 @@ func newWorld(t *testing.T) *world {
 
 func worldWith(t *testing.T, url string, cfg heartbeat.Config) *world {
 	t.Helper()
-	pool := pgtest.Open(t, url)
+	w := strangerWith(t, url, cfg)
+	probe.Eventually(t, "the service has seen the clock", w.service.KnowsTheClock)
+	w.service.HasKnownTheClockFor(24 * time.Hour)
+	return w
+}
+
+// strangerWith is a service that just began, and knows nothing of before.
+func strangerWith(t *testing.T, url string, cfg heartbeat.Config) *world {
+	t.Helper()
+	pool, hints := pgtest.Open(t, url), &hinted{}
 	store := heartbeat.NewStore(pool)
-	service := heartbeat.New(cfg, store, quiet())
+	service := heartbeat.New(cfg, store, hints, quiet())
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- service.Run(ctx) }()
@@ -54,7 +84,7 @@ func worldWith(t *testing.T, url string, cfg heartbeat.Config) *world {
 		}
 	})
 	conn, _ := rpctest.Serve(t, service.Register)
-	return &world{Querier: pool, url: url, store: store, service: service, client: heartbeatv1.NewHeartbeatServiceClient(conn)}
+	return &world{Querier: pool, url: url, store: store, service: service, client: heartbeatv1.NewHeartbeatServiceClient(conn), hints: hints}
 }
 
 func (w *world) tryRegister(t *testing.T, name string, kind heartbeatv1.Kind) (string, error) {
@@ -73,6 +103,19 @@ func (w *world) register(t *testing.T, name string) string {
 		t.Fatal(err)
 	}
 	return incarnation
+}
+
+// known is what a service believes that has known the clock for long.
+func (w *world) known() heartbeat.Belief {
+	return heartbeat.Belief{Now: time.Now().Add(time.Minute), Since: time.Now().Add(-24 * time.Hour)}
+}
+
+// over lists the notes of lives that are over: "w1 missing", "w2 ended".
+func (w *world) over(t *testing.T) []string {
+	t.Helper()
+	return pgtest.One[[]string](t, w, `
+		select coalesce(array_agg(what order by what), '{}')
+		from (select name || case when missing then ' missing' else ' ended' end as what from app_over join app using (incarnation)) o`)
 }
 
 // silence lets time pass for one life.

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"io"
 
+	"github.com/google/uuid"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/sluice-tasks/sluice/pkg/errs"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 )
 
@@ -27,15 +30,18 @@ type server struct {
 func (s server) Register(ctx context.Context, req *heartbeatv1.RegisterRequest) (*heartbeatv1.RegisterResponse, error) {
 	incarnation, err := s.service.begin(ctx, App{
 		Name: req.GetName(), Kind: kindName(req.GetKind()), Versions: req.GetVersions(), TTL: req.GetTtl().AsDuration(),
-	})
+	}, req.GetReplaces())
 	if err != nil {
 		return nil, err
 	}
 	return &heartbeatv1.RegisterResponse{Incarnation: incarnation}, nil
 }
 
-// Beat answers each beat once it is written.
+// Beat answers each beat once it is written. Of who stays away with an open stream, nothing is kept but the stream: his beats
+// are what counts.
 func (s server) Beat(stream grpc.BidiStreamingServer[heartbeatv1.BeatRequest, heartbeatv1.BeatResponse]) error {
+	beater := s.service.newBeater()
+	confirmed := &heartbeatv1.BeatResponse{}
 	for {
 		req, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -44,10 +50,14 @@ func (s server) Beat(stream grpc.BidiStreamingServer[heartbeatv1.BeatRequest, he
 		if err != nil {
 			return err
 		}
-		if err := s.service.beat(stream.Context(), req.GetIncarnation()); err != nil {
+		incarnation, err := uuid.Parse(req.GetIncarnation())
+		if err != nil {
+			return errs.Invalid(errs.Violation{Field: "incarnation", Rule: "must be a UUID"})
+		}
+		if err := beater.beat(stream.Context(), incarnation, req.GetHearing() != nil, req.GetHearing().GetSilentFor().AsDuration()); err != nil {
 			return err
 		}
-		if err := stream.Send(&heartbeatv1.BeatResponse{}); err != nil {
+		if err := stream.Send(confirmed); err != nil {
 			return err
 		}
 	}
@@ -55,7 +65,7 @@ func (s server) Beat(stream grpc.BidiStreamingServer[heartbeatv1.BeatRequest, he
 
 // Deregister ends a life.
 func (s server) Deregister(ctx context.Context, req *heartbeatv1.DeregisterRequest) (*heartbeatv1.DeregisterResponse, error) {
-	if err := s.service.db.End(ctx, req.GetIncarnation()); err != nil {
+	if err := s.service.end(ctx, req.GetIncarnation(), req.GetDead()); err != nil {
 		return nil, err
 	}
 	return &heartbeatv1.DeregisterResponse{}, nil
@@ -69,11 +79,15 @@ func (s server) ListApps(ctx context.Context, req *heartbeatv1.ListAppsRequest) 
 	}
 	answer := &heartbeatv1.ListAppsResponse{}
 	for _, a := range apps {
-		answer.Apps = append(answer.Apps, &heartbeatv1.App{
+		app := &heartbeatv1.App{
 			Incarnation: a.Incarnation, Name: a.Name, Kind: kindOf(a.Kind), Versions: a.Versions,
 			RegisteredAt: timestamppb.New(a.RegisteredAt), LastBeatAt: timestamppb.New(a.LastBeatAt),
-			Online: a.Online, Missing: a.Missing, RunningTaskIds: a.Running,
-		})
+			Online: a.Online, Missing: a.Missing, RunningTaskIds: a.Running, Ttl: durationpb.New(a.TTL),
+		}
+		if a.DeafSince != nil {
+			app.DeafSince = timestamppb.New(*a.DeafSince)
+		}
+		answer.Apps = append(answer.Apps, app)
 	}
 	return answer, nil
 }
@@ -81,9 +95,9 @@ func (s server) ListApps(ctx context.Context, req *heartbeatv1.ListAppsRequest) 
 func kindName(k heartbeatv1.Kind) string {
 	switch k {
 	case heartbeatv1.Kind_KIND_API:
-		return "api"
+		return kindAPI
 	case heartbeatv1.Kind_KIND_WORKER:
-		return "worker"
+		return kindWorker
 	case heartbeatv1.Kind_KIND_UNSPECIFIED:
 		return ""
 	default:

@@ -15,7 +15,7 @@ func (s *stage) burst(change func(*schedulerv1.Hello)) event {
 	if change != nil {
 		change(hello)
 	}
-	s.x = newQueue[order]()
+	s.x = newLine()
 	return helloEvent{line: s.x, hello: hello}
 }
 
@@ -119,7 +119,7 @@ func TestARestThatItCouldRunAfterIsLeft(t *testing.T) {
 		t.Error("told while its task rests")
 	}
 	// Who can't run it has nothing left.
-	y := newQueue[order]()
+	y := newLine()
 	s.tick(helloEvent{line: y, hello: &schedulerv1.Hello{Executor: "y", Incarnation: "life of y", Slots: 1, TaskNames: []string{"u"}, Burst: true}})
 	if orders, _, _ := y.take(); !slices.ContainsFunc(orders, func(o order) bool { return o.nothingLeft }) {
 		t.Error("who can't run it waits for it")
@@ -164,7 +164,7 @@ func TestWhatComesBackFromOthersIsLeft(t *testing.T) {
 	s := newStage(t)
 	row := s.db.add(tRow())
 	s.tick(offers(row)) // to x, who is no burst; it never took it
-	y := newQueue[order]()
+	y := newLine()
 	old := s.x
 	s.tick(hangupEvent{line: old, from: "life of x"})
 	s.db.planned = func(p *Plan) {
@@ -183,7 +183,7 @@ func TestWhatComesBackFromOthersIsLeft(t *testing.T) {
 	if x := s.leader.executors["life of y"]; !x.searched {
 		t.Fatal("nobody has looked")
 	}
-	s.x = newQueue[order]()
+	s.x = newLine()
 	s.tick(helloEvent{line: s.x, hello: &schedulerv1.Hello{Executor: "x", Incarnation: "life of x", Slots: 0, TaskNames: []string{"t"}, Line: 1}})
 	if row.Executor != "y" {
 		t.Errorf("the task is %s on %q", row.State, row.Executor)

@@ -176,14 +176,20 @@ func (c *checker) executors() {
 		for seq, t := range x.claims {
 			running[t.kind()]++
 			c.must(t.owner == x && t.seq == seq && l.tasks[seq] == t, "%s has task %d, which does not know", x.name, seq)
-			sent := t.known || x.line == nil || slices.Contains(x.unacknowledged, t)
-			c.must(sent, "nobody waits for %s to confirm task %d", x.name, seq)
+			c.must(t.known || x.line != nil, "%s is gone, has not acknowledged task %d, and keeps it", x.name, seq)
+			c.must(t.known || x.line == nil || c.awaited(x, t), "nobody waits for %s to acknowledge task %d", x.name, seq)
 		}
 		c.same("tasks of "+x.name, x.running, running)
 		if x.crew != nil {
 			c.must(maps.Equal(x.names, x.crew.names) && maps.Equal(x.versions, x.crew.versions), "%s is in a wrong crew", x.name)
 		}
 	}
+}
+
+// awaited reports whether what an executor says of a task will be heard: that it has it, or, in time, that it does not say so.
+func (c *checker) awaited(x *executor, t *live) bool {
+	told := x.line.given[claimKey{t.id, t.claim}] == t || slices.Contains(x.line.receipts, receipt{task: t, claim: t.claim})
+	return told && slices.ContainsFunc(c.l.sent, func(d delivery) bool { return d.seq == t.seq && d.claim == t.claim })
 }
 
 // numbers checks what is remembered of numbers that were not seen.

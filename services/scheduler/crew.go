@@ -91,8 +91,6 @@ type executor struct {
 	// crew is nil while it takes no tasks: not connected, or draining.
 	crew *crew
 	at   [kinds]int // index in crew.free
-	// unacknowledged are assignments whose arrival it has not confirmed, the oldest first.
-	unacknowledged []*live
 }
 
 // free counts the slots that are not taken.

@@ -105,7 +105,7 @@ func (m *matching) connect(t *rapid.T) {
 		}
 	}
 	m.naive.executors[x.name] = x
-	helloEvent{line: newQueue[order](), hello: hello}.apply(m.leader)
+	helloEvent{line: newLine(), hello: hello}.apply(m.leader)
 }
 
 // leave is an executor that hangs up, or drains.
@@ -197,7 +197,7 @@ func emptyLeader() *leader {
 
 // join connects an executor to a leader.
 func join(l *leader, name string, slots int32, names ...string) *line {
-	to := newQueue[order]()
+	to := newLine()
 	helloEvent{line: to, hello: &schedulerv1.Hello{Executor: name, Incarnation: "life of " + name, Slots: slots, ImmediateSlots: 1, TaskNames: names}}.apply(l)
 	return to
 }

@@ -15,11 +15,23 @@
 //  1. take everything from the inbox and change the memory accordingly;
 //  2. give what is ready to free slots;
 //  3. write all of it in one transaction of one round trip, headed by a fence that fails unless this leader's epoch still
-//     holds; the same round trip looks for new tasks, cancels and lost executors if somebody hinted at them or a second
+//     holds; the same round trip looks for new tasks, cancels and lives that are over if somebody hinted at them or a second
 //     has passed;
 //  4. only now let effects out: assignments, cancels, confirmations.
 //
-// Under load ticks run back to back and each carries what arrived during the one before. When idle, one runs at once.
+// Under load ticks run back to back and each carries what arrived during the one before. When idle, one runs at once. When there
+// is nothing to do, a glance takes the place of the tick: one statement a second, which keeps the lease and says whether there is
+// anything to look for, however many executors are connected.
+//
+// # A start
+//
+// An assignment begins in two steps: the executor acknowledges it, and begins when it hears that this is known. Acknowledgements
+// don't wait for a tick. The line to the executor notes them and answers, both under the lock under which it ends. So when a line
+// has ended, for whatever reason, it is certain what may have begun, all that was acknowledged, and what never will, all the rest:
+// that goes to others at once, and is not counted as an attempt, be the executor dead, deaf or only cut off. What a leader before
+// this one was told is not known, so after a takeover everything counts as acknowledged until the executor's hello says otherwise.
+//
+// Who does not acknowledge in time, or answers no pulse, loses its line.
 //
 // # States
 //
@@ -47,7 +59,13 @@
 //
 // After any error the leader drops its memory and takes the lease anew, under a new epoch, and loads what the database
 // holds: it is the truth, whether or not the failed transaction was committed. A deposed leader's transactions fail at the
-// fence; one that is stuck in a transaction is evicted when its lease ran out a whole lease ago. Executors keep their tasks meanwhile, say hello again, and the two lists are compared: what the executor holds goes
-// on, what it never received goes back to waiting, what is not its own is refused. A lost hint costs one periodic look. Rows
-// become visible in the order of commit, not of seq: the leader remembers the numbers that it has not seen and asks for them.
+// fence; one that is stuck in a transaction is evicted when its lease ran out a whole lease ago. Executors keep their tasks
+// meanwhile, say hello again, and the two lists are compared: what the executor holds goes on, what it never received goes back to
+// waiting, what is not its own is refused. A lost hint costs one periodic look. Rows become visible in the order of commit, not of
+// seq: the leader remembers the numbers that it has not seen and asks for them.
+//
+// The end of an executor's life is noted in app_over by the heartbeat service, and the note is removed by the transaction that
+// settles what the life left: what it had acknowledged has failed, if it went missing. For lives whose end nobody noted the leader
+// asks every ten seconds. A leader that hangs on its database keeps only so much of what it is told: rows that dispatchers tell of
+// are left out above a bound, and found by looks, and callers are turned away (RESOURCE_EXHAUSTED).
 package scheduler

@@ -15,8 +15,8 @@ var errFenced = errs.Precondition(errs.Fenced, "this incarnation was declared mi
 // errReplaced ends a line when its executor says hello on another.
 var errReplaced = errs.Away(errs.BadProtocol, nil, "another stream of this executor took over")
 
-// errDeaf ends a line whose executor does not confirm what it is given.
-var errDeaf = errs.Away(errs.BadProtocol, nil, "assignments were not acknowledged in time: say hello again")
+// errDeaf ends a line whose executor does not acknowledge what it is given, or says nothing at all.
+var errDeaf = errs.Away(errs.BadProtocol, nil, "assignments or pulses were not answered in time: say hello again")
 
 // event is something that happened outside, to be applied by the goroutine that owns the memory.
 type event interface{ apply(l *leader) }
@@ -59,11 +59,9 @@ func (e helloEvent) apply(l *leader) {
 		return
 	}
 	x.hello = h.GetLine()
-	if x.line != nil {
-		x.line.close(errReplaced)
-	}
 	l.dismiss(x)
-	x.line, x.draining, x.burst, x.versions, x.unacknowledged = e.line, h.GetDraining(), h.GetBurst(), h.GetVersions(), nil
+	l.cut(x, errReplaced)
+	x.line, x.draining, x.burst, x.versions = e.line, h.GetDraining(), h.GetBurst(), h.GetVersions()
 	x.slots = [kinds]int{immediately: int(h.GetImmediateSlots()), ordinarily: int(h.GetSlots())}
 	x.names = make(map[string]bool, len(h.GetTaskNames()))
 	for _, name := range h.GetTaskNames() {
@@ -72,7 +70,7 @@ func (e helloEvent) apply(l *leader) {
 	if !x.draining {
 		l.enlist(x)
 	}
-	x.line.put(order{welcome: &schedulerv1.Welcome{Epoch: l.epoch}})
+	x.line.put(order{welcome: &schedulerv1.Welcome{Epoch: l.epoch, PulseEvery: wire.Duration(l.pulseEvery)}})
 
 	held := make(map[int64]bool, len(h.GetHeld()))
 	for _, claim := range h.GetHeld() {
@@ -81,10 +79,12 @@ func (e helloEvent) apply(l *leader) {
 			l.refuse(x.line, claim, "the claim is not this executor's")
 			continue
 		}
+		// The executor may have heard that it may begin, or not; it knows. A cancel is read first, wherever it stands.
 		held[t.seq], t.known = true, true
 		if t.canceling {
 			l.tellCancel(t)
 		}
+		x.line.put(order{begin: claim})
 	}
 	for _, t := range bySeq(x.claims) {
 		if !held[t.seq] {
@@ -95,16 +95,14 @@ func (e helloEvent) apply(l *leader) {
 		slog.Int("slots", x.slots[ordinarily]), slog.Int("immediate_slots", x.slots[immediately]), slog.Int("held", len(held)))
 }
 
-// apply notes what arrived, and ends the runs that ended, if the claims are the sender's.
+// apply ends the runs that ended, if the claims are the sender's. What was acknowledged the line knows.
 func (e reportEvent) apply(l *leader) {
 	x := l.executors[e.from]
 	if x != nil && x.line != e.line {
 		x = nil // it has another line, where it says all this again
 	}
-	for _, claim := range e.report.GetAcknowledged() {
-		if t := l.tasks[l.seqs[claim.GetTaskId()]]; t != nil && x != nil && t.owner == x && t.claim == claim.GetClaim() {
-			t.known = true
-		}
+	if x != nil {
+		l.heard(x) // or the receipts of a line that lives long would pile up
 	}
 	for _, finish := range e.report.GetFinished() {
 		l.finished(e.line, x, finish)
@@ -143,7 +141,7 @@ func (e hangupEvent) apply(l *leader) {
 	if x == nil || x.line != e.line {
 		return
 	}
-	l.disconnect(x)
+	l.disconnect(x, nil)
 	l.log.Info("executor disconnected", slog.String("executor", x.name), slog.Int("running", len(x.claims)))
 }
 
@@ -152,7 +150,7 @@ func (e offerEvent) apply(l *leader) {
 		l.offer(row)
 	}
 	if len(e.rows) == 0 {
-		l.hinted, l.called = true, true
+		l.hinted = true
 	}
 	if e.settle != nil {
 		l.settles = append(l.settles, e.settle)

@@ -51,6 +51,8 @@ func (l *leader) explain(id string) *schedulerv1.ExplainResponse {
 // summary is the one sentence for people. The first thing that stands in the way decides.
 func (l *leader) summary(t *live, e *schedulerv1.ExplainResponse) string {
 	switch {
+	case t.phase == claimed && t.owner != nil && !l.hasBegun(t):
+		return fmt.Sprintf("It was given to %s, which has not acknowledged it yet.", t.owner.name)
 	case t.phase == claimed && t.canceling:
 		return fmt.Sprintf("It runs on %s and was asked to stop.", ownerName(t))
 	case t.phase == claimed:
@@ -78,6 +80,12 @@ func (l *leader) summary(t *live, e *schedulerv1.ExplainResponse) string {
 	default:
 		return "It has all its resources and starts now."
 	}
+}
+
+// hasBegun reports whether the executor of a task may have begun it.
+func (l *leader) hasBegun(t *live) bool {
+	l.heard(t.owner)
+	return t.known
 }
 
 func tasks(n int64) string {

@@ -42,14 +42,13 @@ type live struct {
 	// Times in microseconds since 1970, 0 for none: created and ready by the database's clock, unblocked by this process's. A
 	// task that was unblocked has no ready until it is known when the transaction began that unblocked it.
 	created, ready, unblocked int64
-	// givenAt is when an assignment was sent, by this process's clock.
-	givenAt   int64
-	phase     phase
-	immediate bool
-	deferred  bool
-	canceling bool
-	stamped   bool // the row says that it is unblocked
-	known     bool // its executor confirmed the assignment
+	phase                     phase
+	immediate                 bool
+	deferred                  bool
+	canceling                 bool
+	stamped                   bool // the row says that it is unblocked
+	// known says that its executor has acknowledged it, or may have, under an earlier leadership: it may have begun.
+	known bool
 }
 
 func (t *live) kind() kind {
@@ -63,6 +62,7 @@ func (t *live) kind() kind {
 type store interface {
 	Load(ctx context.Context, epoch int64, admit func(Row)) (Loaded, error)
 	Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error)
+	Glance(ctx context.Context, epoch, high int64, owners []string) (Glimpse, error)
 }
 
 // leader is the memory of one leadership. One goroutine owns it.
@@ -75,6 +75,8 @@ type leader struct {
 	publish func([]*schedulerv1.Change)
 	// surveyed is told what a look counted; nil if nobody wants to know.
 	surveyed func(*Survey)
+	// pulseEvery is the pause between two pulses, for those who are welcomed.
+	pulseEvery time.Duration
 	// pause is how long a task rests after so many attempts, which is left to chance.
 	pause func(policy *task.Retry, made int32) time.Duration
 
@@ -100,6 +102,7 @@ type leader struct {
 	plan    *Plan // what the next tick writes
 	giving  []*live
 	outbox  map[*line][]order
+	sent    []delivery // assignments to be acknowledged in time, in the order in which they were sent
 	settles []*settle
 	bursts  map[*executor]struct{} // connected ones that are yet to be told that nothing is left for them
 	// uncertain is set when there may be immediate tasks that nobody can run; doubtful names the lanes to look at if that is
@@ -109,10 +112,9 @@ type leader struct {
 
 	lookLimit int
 	hinted    bool // somebody said that there is something to find
-	called    bool // and it may be anything
 	lookedAt  time.Time
-	askedAt   time.Time // after the lives of executors
-	countedAt time.Time
+	// thoroughAt is when a look was thorough.
+	thoroughAt, countedAt time.Time
 }
 
 // settle is a caller that waits for the fate of immediate tasks.
@@ -146,10 +148,13 @@ func (l *leader) load(ctx context.Context) error {
 	l.high = max(l.high, loaded.High)
 	l.clock = loaded.Now - start.UnixMicro()
 	l.date(loaded.Now)
-	// While it loaded the leader did not know how the clocks differ: rests were noted by the database's.
+	// While it loaded the leader did not know how the clocks differ: rests were noted by the database's. That may have been put
+	// back since they began, and none need last longer than any.
 	for _, t := range l.resting {
-		t.attempts.due -= l.clock
+		longest := t.attempts.policy.LongestPause(t.attempts.made)
+		t.attempts.due = min(t.attempts.due-l.clock, l.now().Add(longest).UnixMicro())
 	}
+	heap.Init(&l.resting)
 	// Which of the numbers below the highest are yet to come can't be told from those that have ended; the snapshot can.
 	l.late = &Window{High: l.high, Snapshot: loaded.Snapshot}
 	l.hinted = true
@@ -162,6 +167,7 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	for _, e := range events {
 		e.apply(l)
 	}
+	l.hurry()
 	l.admitOffered()
 	l.wake()
 	l.lookForAwaited()
@@ -173,7 +179,7 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	if !l.plan.writes() && !l.plan.Look && len(l.outbox) == 0 {
 		l.date(l.now().UnixMicro() + l.clock)
 		l.settle(false)
-		return false, nil
+		return l.glance(ctx, lookEvery)
 	}
 
 	plan, giving := l.plan, l.giving
@@ -204,20 +210,17 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 		l.gone(gone)
 	}
 	if plan.Look {
-		l.hurry()
-	}
-	if now := l.now(); plan.Look && l.surveyed != nil && now.Sub(l.countedAt) >= lookEvery {
-		l.countedAt = now
-		maps.DeleteFunc(l.over, func(_ string, since time.Time) bool { return now.Sub(since) > rememberOver })
-		counted := l.survey()
-		l.surveyed(&counted)
+		l.takeStock(lookEvery)
 	}
 	if len(changes) > 0 {
 		l.publish(changes)
 	}
 	full := plan.Look && l.high > plan.After && len(report.New) >= plan.LookLimit
-	if full || plan.Look && len(report.Cancels) == plan.LookLimit {
+	if full || plan.Look && (len(report.Cancels) == plan.LookLimit || len(report.Gone) >= plan.LookLimit) {
 		l.hinted = true
+	}
+	if plan.Thorough && len(report.Cancels) == plan.LookLimit {
+		l.thoroughAt = time.Time{} // so must the next one be
 	}
 	l.settle(plan.Look && !full)
 	if plan.Look && !full {
@@ -238,15 +241,11 @@ func (l *leader) flush() {
 		if to.put(orders...) {
 			continue
 		}
+		// The line broke during the commit. Who was given something on it never heard of it, and would be given it again, until
+		// the inbox says the same.
 		for _, o := range orders {
-			// The line broke during the commit, so the executor never heard of it.
-			if o.task == nil || o.task.owner == nil || o.task.claim != o.assign.GetClaim() {
-				continue
-			}
-			x := o.task.owner
-			l.requeue(o.task)
-			if x.line == to {
-				l.disconnect(x) // or it would be given the task again, until the inbox says the same
+			if o.task != nil && o.task.owner != nil && o.task.owner.line == to {
+				l.disconnect(o.task.owner, nil)
 			}
 		}
 	}
@@ -265,21 +264,6 @@ func (l *leader) verify(plan *Plan, report *Report) error {
 		return fmt.Errorf("retry tasks: %d of %d changed", got, want)
 	}
 	return nil
-}
-
-// planLook decides whether this tick looks around.
-func (l *leader) planLook(every time.Duration) {
-	now := l.now()
-	if !l.hinted && now.Sub(l.lookedAt) < every {
-		return
-	}
-	l.plan.Look, l.plan.LookLimit, l.plan.After = true, l.lookLimit, l.high
-	l.plan.Gaps, l.plan.Late = l.gaps, l.late
-	// While numbers are missing every tick looks, and nobody's life is worth a question in each of them.
-	if l.called || now.Sub(l.askedAt) >= every {
-		l.plan.Owners, l.askedAt = slices.Collect(maps.Keys(l.executors)), now
-	}
-	l.hinted, l.called, l.lookedAt = false, false, now
 }
 
 // bound says of gaps that were noticed before this transaction began until when they may fill: who holds one of their numbers
@@ -404,9 +388,11 @@ func (l *leader) admit(row Row) {
 
 	switch {
 	case row.State != task.Waiting:
-		// Only after a takeover: somebody runs it, or did when he was last heard of.
+		// Only after a takeover: somebody runs it, or did when he was last heard of. What he had acknowledged died with the
+		// leadership before.
 		t.phase, t.canceling = claimed, row.State == task.Canceling
 		l.own(l.life(row.Executor, row.Incarnation), t)
+		t.known = true
 	case unblocked && t.attempts != nil && row.RetryAt != nil:
 		l.rest(t, row.RetryAt.UnixMicro()-l.clock)
 	case unblocked:
@@ -512,16 +498,24 @@ func (l *leader) finish(t *live, end End) {
 	l.drop(t)
 }
 
-// requeue takes back an assignment that did not reach its executor.
+// requeue takes back an assignment that did not begin and never will.
 func (l *leader) requeue(t *live) {
 	l.plan.Requeue = append(l.plan.Requeue, Back{Seq: t.seq, Claim: t.claim})
 	l.plan.returned = append(l.plan.returned, t)
 	l.disown(t)
 }
 
-// gone settles what is left of a life that is over. A missing executor's lease has ended, so it has stopped by itself: what it
-// ran has failed. One that ended in order has nothing left but assignments that it did not take.
+// rememberOver is how long an incarnation that has ended is remembered. A hello asks the database first whether its sender lives,
+// and is applied at most some ticks later.
+const rememberOver = time.Minute
+
+// gone settles what is left of a life that is over. A missing executor has stopped what it ran: that has failed, and what it had
+// not acknowledged did not begin. One that ended in order has nothing left but assignments that it did not take.
 func (l *leader) gone(g Gone) {
+	if g.Noted {
+		l.plan.ForgetLives = append(l.plan.ForgetLives, g.Incarnation) // with what is settled here, in one transaction
+	}
+	l.over[g.Incarnation] = l.now() // its hello may be on its way
 	e := l.executors[g.Incarnation]
 	if e == nil {
 		return
@@ -530,24 +524,16 @@ func (l *leader) gone(g Gone) {
 		l.log.Warn("executor has gone missing", slog.String("executor", e.name), slog.String("incarnation", e.incarnation), slog.Int("running", len(e.claims)))
 	}
 	l.dismiss(e)
-	if e.line != nil {
-		e.line.close(errFenced)
-		e.line = nil
-	}
+	l.cut(e, errFenced)
 	for _, t := range bySeq(e.claims) {
-		if g.InOrder {
+		if g.InOrder || !t.known {
 			l.requeue(t)
 		} else {
 			l.finish(t, End{State: task.Failed, Error: &task.Error{Reason: task.ReasonWorkerMissing, Code: task.CodeMissing}})
 		}
 	}
 	delete(l.executors, g.Incarnation)
-	l.over[g.Incarnation] = l.now()
 }
-
-// rememberOver is how long an incarnation that has ended is remembered. A hello asks the database first whether its sender lives,
-// and is applied at most some ticks later.
-const rememberOver = time.Minute
 
 // match gives ready tasks to free slots, immediate ones first, the oldest first, each to the executor with the most free slots.
 func (l *leader) match() {
@@ -663,7 +649,7 @@ func (l *leader) date(at int64) {
 
 // given prepares the assignments of what was claimed. What the database did not give was canceled in the same moment.
 func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.Change) {
-	now := l.now().UnixMicro()
+	now := l.now()
 	for _, t := range giving {
 		c := report.Claimed[t.seq]
 		if c == nil {
@@ -671,7 +657,7 @@ func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.C
 			changes = append(changes, change(t, task.Canceled))
 			continue
 		}
-		t.claim, t.stamped, t.givenAt = c.Claim, true, now
+		t.claim, t.stamped = c.Claim, true
 		if t.attempts != nil {
 			t.attempts.made = c.Attempt
 		}
@@ -683,7 +669,7 @@ func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.C
 		if t.owner.burst {
 			l.ask(t.owner)
 		}
-		t.owner.unacknowledged = append(t.owner.unacknowledged, t)
+		l.sent = append(l.sent, delivery{seq: t.seq, claim: t.claim, at: now})
 		l.tell(t.owner.line, order{task: t, assign: &taskv1.Assignment{
 			TaskId: t.id, Claim: c.Claim, Attempt: c.Attempt, Name: t.lane.name, ArgsJson: c.Args, KwargsJson: c.Kwargs,
 			Domain: task.DefaultDomain, CorrelationId: c.CorrelationID, Traceparent: c.Traceparent, GroupId: c.GroupID,
@@ -693,40 +679,6 @@ func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.C
 		}})
 	}
 	return changes
-}
-
-// acknowledgeWithin is how long an executor has to confirm an assignment, in microseconds. One that is connected and deaf
-// holds up everything that was given to it.
-const acknowledgeWithin = 10_000_000
-
-// hurry breaks the lines of executors that do not confirm what they were given. Nothing can be taken back from one that may
-// have it: but its next hello says what it has, and the rest is given to others.
-func (l *leader) hurry() {
-	overdue := l.now().UnixMicro() - acknowledgeWithin
-	for _, x := range l.executors {
-		for len(x.unacknowledged) > 0 {
-			t := x.unacknowledged[0]
-			if t.owner == x && !t.known {
-				break
-			}
-			x.unacknowledged = x.unacknowledged[1:]
-		}
-		if x.line != nil && len(x.unacknowledged) > 0 && x.unacknowledged[0].givenAt < overdue {
-			l.log.Warn("an executor does not confirm what it was given, its line is cut", slog.String("executor", x.name),
-				slog.String("task_id", x.unacknowledged[0].id))
-			x.line.close(errDeaf)
-			l.disconnect(x)
-		}
-	}
-}
-
-// disconnect notes that an executor has no line any more. What it runs stays its own: it may be back in a moment.
-func (l *leader) disconnect(x *executor) {
-	l.dismiss(x)
-	x.line, x.unacknowledged = nil, nil
-	if len(x.claims) == 0 {
-		delete(l.executors, x.incarnation)
-	}
 }
 
 // ended lets out what became of runs, returned assignments, retried and rejected tasks.

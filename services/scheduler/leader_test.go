@@ -34,6 +34,13 @@ func newStage(t *testing.T) *stage {
 // takeOver starts a new leadership, which x joins.
 func (s *stage) takeOver() {
 	s.t.Helper()
+	s.lead()
+	s.x = join(s.leader, "x", 10, "t")
+}
+
+// lead starts a new leadership.
+func (s *stage) lead() {
+	s.t.Helper()
 	s.db.epoch++
 	s.leader = newLeader(s.db.epoch, s.db, slog.New(slog.DiscardHandler), func() time.Time { return s.now },
 		func(changes []*schedulerv1.Change) { s.changes = append(s.changes, changes...) })
@@ -41,16 +48,18 @@ func (s *stage) takeOver() {
 	if err := s.leader.load(s.t.Context()); err != nil {
 		s.t.Fatal(err)
 	}
-	s.x = join(s.leader, "x", 10, "t")
 }
 
-// tick ticks until there is nothing more to do at once, and returns the numbers of the tasks that x was given.
+// farApart are looks that nobody hints at.
+const farApart = time.Hour
+
+// tick ticks until there is nothing more to do at once, and returns the numbers of the tasks that x was given, and acknowledges.
 func (s *stage) tick(events ...event) (given []int64) {
 	s.t.Helper()
 	s.changes = nil
 	for more := true; more; events = nil {
 		var err error
-		if more, err = s.leader.tick(context.Background(), events, time.Hour); err != nil {
+		if more, err = s.leader.tick(context.Background(), events, farApart); err != nil {
 			s.t.Fatal(err)
 		}
 	}
@@ -58,11 +67,16 @@ func (s *stage) tick(events ...event) (given []int64) {
 		s.t.Fatal(err)
 	}
 	s.heard, _, _ = s.x.take()
+	report := &schedulerv1.Report{}
 	for _, o := range s.heard {
 		if o.task != nil {
 			given = append(given, o.task.seq)
+			report.Acknowledged = append(report.Acknowledged, &schedulerv1.Claim{TaskId: o.assign.GetTaskId(), Claim: o.assign.GetClaim()})
 		}
 	}
+	s.x.hear(report)
+	begins, _, _ := s.x.take()
+	s.heard = append(s.heard, begins...)
 	return given
 }
 

@@ -1,77 +1,108 @@
 package scheduler
 
 import (
-	"sync"
-
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 )
 
-// queue hands values from one goroutine to another without ever making the giver wait: the leader must not hang on a slow
-// executor, nor an executor's stream on a leader that waits for a commit.
-type queue[T any] struct {
-	mu     sync.Mutex
-	values []T
-	err    error
-	closed bool
-	// signal holds one token while there may be something to take.
-	signal chan struct{}
-	// ended is closed with the queue.
-	ended chan struct{}
+// claimKey names one claim on one task.
+type claimKey struct {
+	id     string // of the task
+	number int64
 }
 
-func newQueue[T any]() *queue[T] {
-	return &queue[T]{signal: make(chan struct{}, 1), ended: make(chan struct{})}
+func keyOf(c *schedulerv1.Claim) claimKey { return claimKey{c.GetTaskId(), c.GetClaim()} }
+
+// line is the way to one executor: what the leader puts in, the executor's stream sends. What the executor says goes into the
+// leader's inbox, all but acknowledgements: those are answered here and now, so that a start never waits for a tick, and its
+// lock decides between an acknowledgement and the end of the line. What was acknowledged before the end may have begun, and
+// everything else never will, so it can be given to others at once, whatever became of the executor.
+type line struct {
+	queue[order]
+	// given are the assignments that were put in and not acknowledged.
+	given map[claimKey]*live
+	// receipts are for those that were acknowledged since the leader last looked.
+	receipts []receipt
+	// welcomed says that the hello was answered: nothing may be said before.
+	welcomed bool
+	pulses   int64
 }
 
-// put adds values. It reports false when the queue was closed.
-func (q *queue[T]) put(values ...T) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.closed {
+// receipt says that the executor has a task, and may begin it. The task is the leader's: here it is only handed back.
+type receipt struct {
+	task  *live
+	claim int64
+}
+
+func newLine() *line {
+	return &line{queue: *newQueue[order](), given: map[claimKey]*live{}}
+}
+
+// put adds orders, all or none. It reports false when the line has ended.
+func (w *line) put(orders ...order) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.add(orders...) {
 		return false
 	}
-	q.values = append(q.values, values...)
-	q.wake()
+	for _, o := range orders {
+		w.welcomed = w.welcomed || o.welcome != nil
+		if o.assign != nil {
+			w.given[claimKey{o.assign.GetTaskId(), o.assign.GetClaim()}] = o.task
+		}
+	}
 	return true
 }
 
-// take empties the queue. When it was closed, the error it was closed with comes with the last values.
-func (q *queue[T]) take() (values []T, closed bool, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	values, q.values = q.values, nil
-	return values, q.closed, q.err
+// beat adds a sign of life, if the hello was answered, and reports whether it did and whether there can be more.
+func (w *line) beat() (said, open bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.welcomed || w.closed {
+		return false, !w.closed
+	}
+	w.pulses++
+	return w.add(order{pulse: w.pulses}), true
 }
 
-// close ends the queue; the first error stays.
-func (q *queue[T]) close(err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if !q.closed {
-		q.closed, q.err = true, err
-		close(q.ended)
-		q.wake()
+// hear notes what a report says of assignments, and lets the executor begin what it has acknowledged. On a line that has ended it
+// changes nothing. What was not given on this line, or acknowledged before, is passed over: of what an executor had before its
+// hello, the answer to the hello speaks.
+func (w *line) hear(r *schedulerv1.Report) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return
+	}
+	for _, claim := range r.GetAcknowledged() {
+		if w.received(keyOf(claim)) {
+			w.add(order{begin: claim})
+		}
+	}
+	for _, finish := range r.GetFinished() {
+		w.received(keyOf(finish.GetClaim())) // it was canceled before it began, and the end says it all
 	}
 }
 
-// length is how many values wait to be taken.
-func (q *queue[T]) length() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.values)
-}
-
-// wake must be called with mu held.
-func (q *queue[T]) wake() {
-	select {
-	case q.signal <- struct{}{}:
-	default:
+// received notes that the executor has an assignment, and reports whether that is news.
+func (w *line) received(key claimKey) bool {
+	t := w.given[key]
+	if t == nil {
+		return false
 	}
+	delete(w.given, key)
+	w.receipts = append(w.receipts, receipt{task: t, claim: key.number})
+	return true
 }
 
-// line is the way to one executor: what the leader puts in, the executor's stream sends.
-type line = queue[order]
+// acknowledged returns what was acknowledged since the last call. Of a line that was closed before it is the last word.
+func (w *line) acknowledged() []receipt {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	receipts := w.receipts
+	w.receipts = nil
+	return receipts
+}
 
 // order is one thing to tell an executor.
 type order struct {
@@ -81,6 +112,8 @@ type order struct {
 	cancel   *schedulerv1.Claim
 	finished *schedulerv1.Claim
 	refused  *schedulerv1.Refused
+	begin    *schedulerv1.Claim
+	pulse    int64 // number of a sign of life, from 1
 	// nothingLeft says that there is nothing left for it to run.
 	nothingLeft bool
 }
@@ -88,8 +121,9 @@ type order struct {
 // messageBytes is how large the arguments in one message may get, before another is begun.
 const messageBytes = 1 << 20
 
-// pack makes few messages of many orders. A message is read kind by kind, so it must not hold a cancel before the assignment
-// that came later with the same claim; that can't be: a claim is assigned once, and canceled after that.
+// pack makes few messages of many orders. A message is read kind by kind: assignments first, then cancels, and what may begin
+// last. So it must not hold what came before the assignment of the same claim, and can't: a claim is assigned once, and then
+// canceled or begun. What is canceled after it may begin, in one message, never begins.
 func pack(orders []order, send func(*schedulerv1.AcquireResponse) error) error {
 	var open *schedulerv1.Orders
 	size := 0
@@ -102,11 +136,11 @@ func pack(orders []order, send func(*schedulerv1.AcquireResponse) error) error {
 		return send(message)
 	}
 	for _, o := range orders {
-		if o.welcome != nil {
+		if message := alone(o); message != nil {
 			if err := flush(); err != nil {
 				return err
 			}
-			if err := send(&schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Welcome{Welcome: o.welcome}}); err != nil {
+			if err := send(message); err != nil {
 				return err
 			}
 			continue
@@ -125,6 +159,8 @@ func pack(orders []order, send func(*schedulerv1.AcquireResponse) error) error {
 			open.Finished = append(open.Finished, o.finished)
 		case o.refused != nil:
 			open.Refused = append(open.Refused, o.refused)
+		case o.begin != nil:
+			open.Begin = append(open.Begin, o.begin)
 		case o.nothingLeft:
 			open.NothingLeft = true
 		}
@@ -135,6 +171,18 @@ func pack(orders []order, send func(*schedulerv1.AcquireResponse) error) error {
 		}
 	}
 	return flush()
+}
+
+// alone makes the message of what is one by itself, nil of anything else.
+func alone(o order) *schedulerv1.AcquireResponse {
+	switch {
+	case o.welcome != nil:
+		return &schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Welcome{Welcome: o.welcome}}
+	case o.pulse != 0:
+		return &schedulerv1.AcquireResponse{Message: &schedulerv1.AcquireResponse_Pulse{Pulse: &schedulerv1.Pulse{Number: o.pulse}}}
+	default:
+		return nil
+	}
 }
 
 // orderBytes is about what an order takes without the arguments of its task.

@@ -40,12 +40,14 @@ type transaction struct {
 type modelDatabase struct {
 	rows    map[int64]*modelRow
 	open    []*transaction
-	cancels map[int64]bool
+	cancels map[int64]int64 // when they were wished, by seq
 	gone    map[string]Gone
+	notes   map[string]bool // of lives that are over
 	epoch   int64
 	next    int64  // the highest number that was given out
 	xact    uint64 // the next transaction id
 	ticks   int    // how many plans came
+	glances int
 	// now is its clock.
 	now func() int64
 	// snapshots remembers what was visible, by the text that stands for it.
@@ -66,7 +68,7 @@ var errModel = errors.New("connection reset")
 
 func newModel() *modelDatabase {
 	return &modelDatabase{
-		rows: map[int64]*modelRow{}, cancels: map[int64]bool{}, gone: map[string]Gone{},
+		rows: map[int64]*modelRow{}, cancels: map[int64]int64{}, gone: map[string]Gone{}, notes: map[string]bool{},
 		snapshots: map[string]map[int64]bool{}, xact: 1, now: func() int64 { return 0 }, planned: func(*Plan) {},
 	}
 }
@@ -139,12 +141,17 @@ func (m *modelDatabase) cancel(seq int64) {
 	switch row.State {
 	case task.Waiting:
 		row.State, row.final = task.Canceled, true
-		m.cancels[seq] = true
+		m.cancels[seq] = m.now()
 	case task.Running:
 		row.State = task.Canceling
-		m.cancels[seq] = true
+		m.cancels[seq] = m.now()
 	case task.Skipped, task.Completed, task.Failed, task.Canceled, task.Canceling:
 	}
+}
+
+// end ends a life, as the heartbeat service does.
+func (m *modelDatabase) end(g Gone) {
+	m.gone[g.Incarnation], m.notes[g.Incarnation] = g, true
 }
 
 func (m *modelDatabase) Load(_ context.Context, epoch int64, admit func(Row)) (Loaded, error) {
@@ -256,6 +263,9 @@ func (m *modelDatabase) apply(plan *Plan) *Report {
 	for _, seq := range plan.ForgetCancels {
 		delete(m.cancels, seq)
 	}
+	for _, life := range plan.ForgetLives {
+		delete(m.notes, life)
+	}
 	if plan.Look {
 		m.look(plan, report, own)
 	}
@@ -288,11 +298,40 @@ func (m *modelDatabase) look(plan *Plan, report *Report, own uint64) {
 		}
 	}
 	once(&m.within)
-	report.Cancels = slices.Sorted(maps.Keys(m.cancels))
+	report.Cancels = m.wishes(plan.Thorough)
 	report.Cancels = report.Cancels[:min(len(report.Cancels), plan.LookLimit)]
+	for _, life := range slices.Sorted(maps.Keys(m.notes))[:min(len(m.notes), plan.LookLimit)] {
+		report.Gone = append(report.Gone, Gone{Incarnation: life, InOrder: m.gone[life].InOrder, Noted: true})
+	}
 	for _, owner := range plan.Owners {
 		if gone, over := m.gone[owner]; over {
 			report.Gone = append(report.Gone, gone)
 		}
 	}
+}
+
+// wishes lists those to cancel, of the last minute or all.
+func (m *modelDatabase) wishes(thorough bool) (seqs []int64) {
+	for _, seq := range slices.Sorted(maps.Keys(m.cancels)) {
+		if thorough || m.cancels[seq] > m.now()-time.Minute.Microseconds() {
+			seqs = append(seqs, seq)
+		}
+	}
+	return seqs
+}
+
+func (m *modelDatabase) Glance(_ context.Context, epoch, high int64, owners []string) (Glimpse, error) {
+	if epoch != m.epoch {
+		return Glimpse{}, ErrDeposed
+	}
+	m.glances++
+	if m.fail != nil {
+		m.fail = nil
+		return Glimpse{}, errModel
+	}
+	stirs := len(m.wishes(owners != nil))+len(m.notes) > 0 || slices.ContainsFunc(owners, func(life string) bool { return m.gone[life].Incarnation != "" })
+	for seq, r := range m.rows {
+		stirs = stirs || seq > high && !r.final
+	}
+	return Glimpse{Stirs: stirs, Now: m.now()}, nil
 }

@@ -10,10 +10,10 @@ import (
 // Its sender lived when the database was asked, and was declared missing before the hello was applied.
 func TestAHelloOfAnIncarnationThatIsOverIsFenced(t *testing.T) {
 	s := newStage(t)
-	first := newQueue[order]()
+	first := newLine()
 	s.tick(helloEvent{line: first, hello: &schedulerv1.Hello{Executor: "x", Incarnation: "a", Slots: 1, TaskNames: []string{"t"}}})
 	s.leader.gone(Gone{Incarnation: "a"})
-	second := newQueue[order]()
+	second := newLine()
 	s.tick(helloEvent{line: second, hello: &schedulerv1.Hello{Executor: "x", Incarnation: "a", Slots: 1, TaskNames: []string{"t"}, Line: 2}})
 	if _, closed, err := second.take(); !closed || !errs.Is(err, errs.Fenced) {
 		t.Errorf("closed %v with %v", closed, err)

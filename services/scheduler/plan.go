@@ -39,7 +39,8 @@ type Plan struct {
 	Reject        []int64 // immediate tasks that can't run at once and would not wait
 	Unblock       []Stamp // got their resources some time ago, and no slot yet
 	Claim         []Give
-	ForgetCancels []int64 // wishes that were acted on
+	ForgetCancels []int64  // wishes that were acted on
+	ForgetLives   []string // notes of lives that are over, whose tasks this plan settles
 	// The tasks behind Finish, Requeue, Retry and Reject, for what is let out after the commit.
 	ended, returned, retried, rejected []*live
 	// searching are the executors for which this tick looks whether anything is left.
@@ -47,10 +48,13 @@ type Plan struct {
 
 	Look      bool
 	LookLimit int
-	After     int64    // highest seq seen
-	Gaps      []Gap    // lower ones that were not seen and may still come
-	Late      *Window  // after a takeover: what could not be seen by the load
-	Owners    []string // incarnations to ask after
+	After     int64   // highest seq seen
+	Gaps      []Gap   // lower ones that were not seen and may still come
+	Late      *Window // after a takeover: what could not be seen by the load
+	// Thorough asks for what no look usually misses: wishes to cancel that are older than a minute, and whether the Owners live,
+	// whose ends are noted.
+	Thorough bool
+	Owners   []string
 }
 
 // Gap is a run of numbers, From to To, that were not seen when a higher one was.
@@ -108,7 +112,7 @@ type Loaded struct {
 
 // writes reports whether the plan changes anything.
 func (p *Plan) writes() bool {
-	return len(p.Finish)+len(p.Requeue)+len(p.Retry)+len(p.Reject)+len(p.Unblock)+len(p.Claim)+len(p.ForgetCancels) > 0
+	return len(p.Finish)+len(p.Requeue)+len(p.Retry)+len(p.Reject)+len(p.Unblock)+len(p.Claim)+len(p.ForgetCancels)+len(p.ForgetLives) > 0
 }
 
 // until is the transaction up to which all must have ended before nothing more can come of what the plan looks for.
@@ -139,12 +143,22 @@ type Report struct {
 	Now int64
 }
 
+// Glimpse is what a glance found.
+type Glimpse struct {
+	// Stirs says that there is something to look for.
+	Stirs bool
+	// Now is the database's clock, in microseconds since 1970.
+	Now int64
+}
+
 // Gone is a life of an executor that is over.
 type Gone struct {
 	Incarnation string
 	// InOrder says that it ended by its own word. It gives that only when all it had taken over was accepted, so what else it
 	// was given it never took.
 	InOrder bool
+	// Noted says that there is a note of it, to be removed.
+	Noted bool
 }
 
 // Claimed is a task as its executor gets it.

@@ -44,7 +44,7 @@ func TestATickTakesOnlySoManyBytesOfResults(t *testing.T) {
 // An executor whose hello was put off to the next tick must not wait for a welcome from a leadership that is over.
 func TestAHelloThatWasNotAppliedIsAnsweredWhenTheLeadershipEnds(t *testing.T) {
 	l := newLeader(1, newModel(), slog.New(slog.DiscardHandler), time.Now, func([]*schedulerv1.Change) {})
-	hello := helloEvent{line: newQueue[order](), hello: &schedulerv1.Hello{}}
+	hello := helloEvent{line: newLine(), hello: &schedulerv1.Hello{}}
 	l.disband([]event{offerEvent{}, hello})
 	if _, closed, err := hello.line.take(); !closed || !errs.Is(err, errs.NotLeading) {
 		t.Errorf("closed %v with %v", closed, err)

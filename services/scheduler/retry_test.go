@@ -197,9 +197,8 @@ func TestACancelMeetsAFailure(t *testing.T) {
 		},
 		"the executor is lost while it is to be canceled": func(s *stage, row *modelRow) []int64 {
 			s.db.cancel(row.Seq)
-			s.db.gone["life of x"] = Gone{Incarnation: "life of x"}
+			s.db.end(Gone{Incarnation: "life of x"})
 			s.x = join(s.leader, "y", 10, "t")
-			s.leader.called = true
 			return s.tick(offerEvent{})
 		},
 	} {
@@ -267,7 +266,7 @@ func TestATaskOfALostExecutorIsTriedAgainIfItsPolicySaysSo(t *testing.T) {
 	again, plain, other := s.db.add(retriedRow("a")), s.db.add(tRow()), s.db.add(not)
 	behind := s.db.add(tRow("a"))
 	s.tick(offers(again, plain, other, behind))
-	s.db.gone["life of x"] = Gone{Incarnation: "life of x"}
+	s.db.end(Gone{Incarnation: "life of x"})
 	s.tick(offerEvent{})
 	if want := []failure{{attempt: 1, claim: 1, code: task.CodeMissing}}; again.State != task.Waiting || !slices.Equal(again.failures, want) {
 		t.Errorf("the one with a policy: %+v", again)
@@ -312,6 +311,17 @@ func TestARestGoesOnOverATakeover(t *testing.T) {
 	}
 }
 
+// The database's clock went back while a task rests: the time in its row is far away, the rest is not.
+func TestARestDoesNotLastLongerBecauseAClockWentBack(t *testing.T) {
+	s := newStage(t)
+	row := s.resting("a")
+	s.db.now = func() int64 { return s.now.Add(-time.Hour).UnixMicro() }
+	s.takeOver()
+	s.given("after the takeover", s.tick())
+	s.now = s.now.Add(rest)
+	s.given("when the longest pause is over", s.tick(), row)
+}
+
 // The answer to the write is lost, and the executor has not heard either: it says again what the new leader knows already.
 func TestAFailureThatIsReportedAgainAfterATakeoverIsNoSecondOne(t *testing.T) {
 	s := newStage(t)
@@ -348,7 +358,7 @@ func TestAFailureWhoseConfirmationIsLostIsNoSecondOne(t *testing.T) {
 				t.Fatalf("x heard %v; %+v", s.heard, row)
 			}
 			s.now = s.now.Add(wait)
-			s.x = newQueue[order]()
+			s.x = newLine()
 			claim := &schedulerv1.Claim{TaskId: row.ID, Claim: 1}
 			hello := &schedulerv1.Hello{Executor: "x", Incarnation: "life of x", Slots: 10, TaskNames: []string{"t"}, Held: []*schedulerv1.Claim{claim}, Line: 1}
 			again := ended.(reportEvent)
@@ -463,6 +473,12 @@ func (d *ownDatabase) Tick(ctx context.Context, epoch int64, plan *Plan) (*Repor
 	return d.modelDatabase.Tick(ctx, epoch, plan)
 }
 
+func (d *ownDatabase) Glance(ctx context.Context, epoch, high int64, owners []string) (Glimpse, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.modelDatabase.Glance(ctx, epoch, high, owners)
+}
+
 // row reads a row when nothing is going on.
 func (d *ownDatabase) row(seq int64) Row {
 	synctest.Wait()
@@ -485,11 +501,12 @@ func TestAnIdleLeaderWakesWhenARestEnds(t *testing.T) {
 		go func() { ended <- service.Run(ctx) }()
 		synctest.Wait()
 
-		x := newQueue[order]()
+		x := newLine()
 		post := func(e event) {
 			t.Helper()
-			if err := service.post(e); err != nil {
-				t.Fatal(err)
+			inbox, err := service.leading()
+			if err != nil || !inbox.put(e) {
+				t.Fatalf("nobody leads: %v", err)
 			}
 			synctest.Wait()
 		}
@@ -500,6 +517,7 @@ func TestAnIdleLeaderWakesWhenARestEnds(t *testing.T) {
 		rows := []*modelRow{db.add(long), db.add(short)}
 		post(offers(rows...))
 		for _, row := range rows {
+			x.hear(&schedulerv1.Report{Acknowledged: []*schedulerv1.Claim{{TaskId: row.ID, Claim: 1}}})
 			post(reportEvent{line: x, from: "life of x", report: &schedulerv1.Report{Finished: []*schedulerv1.Finish{
 				{Claim: &schedulerv1.Claim{TaskId: row.ID, Claim: 1}, Outcome: failing("A")},
 			}}})
@@ -517,6 +535,7 @@ func TestAnIdleLeaderWakesWhenARestEnds(t *testing.T) {
 			if now := db.row(seq); now.State != task.Running || now.Attempt != 2 {
 				t.Errorf("a millisecond after its rest task %d is %s", seq, now.State)
 			}
+			x.hear(&schedulerv1.Report{Acknowledged: []*schedulerv1.Claim{{TaskId: row.ID, Claim: 2}}})
 		}
 		cancel()
 		if err := <-ended; err != nil {

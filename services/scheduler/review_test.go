@@ -20,7 +20,7 @@ import (
 func TestAHelloThatComesAfterAYoungerOneTakesNothingBack(t *testing.T) {
 	s := newStage(t)
 	hello := func(number int64) (*line, event) {
-		to := newQueue[order]()
+		to := newLine()
 		return to, helloEvent{line: to, hello: &schedulerv1.Hello{
 			Executor: "x", Incarnation: "life of x", Slots: 10, ImmediateSlots: 1, TaskNames: []string{"t"}, Line: number,
 		}}
@@ -99,8 +99,14 @@ func TestLooksForMissingNumbersDoNotAskAfterExecutorsEachTime(t *testing.T) {
 		t.Errorf("asked %d times", asked)
 	}
 	s.tick(offerEvent{})
-	if asked == 0 {
-		t.Error("a hint that says nothing must ask after everything")
+	if asked != 0 {
+		t.Errorf("asked %d times at a hint: the end of a life is noted", asked)
+	}
+	s.now = s.now.Add(thoroughEvery)
+	s.tick(offerEvent{})
+	s.tick(offerEvent{})
+	if asked != 1 {
+		t.Errorf("asked after %d lives when it was time to, want 1", asked)
 	}
 }
 

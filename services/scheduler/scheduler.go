@@ -25,13 +25,16 @@ type Config struct {
 	Lease time.Duration
 	// LookEvery is the time between looks when nobody hints.
 	LookEvery time.Duration
+	// PulseEvery is the pause between two signs of life on the line to an executor. One that does not answer for three times as
+	// long loses its line.
+	PulseEvery time.Duration
 	// Steal takes the lease from another without waiting for its end. Only for an installation that is known to be alone.
 	Steal bool
 }
 
 // Defaults are the settings of a production scheduler.
 func Defaults() Config {
-	return Config{Holder: "scheduler", Lease: 3 * time.Second, LookEvery: time.Second}
+	return Config{Holder: "scheduler", Lease: 3 * time.Second, LookEvery: time.Second, PulseEvery: 5 * time.Second}
 }
 
 // Database is the SQL that the service needs: Store, or a test's.
@@ -60,11 +63,14 @@ type Service struct {
 	// survey is what the leader counted last; nil while standing by.
 	survey atomic.Pointer[Survey]
 
+	// live is how many tasks the leader knew that are not final, after its last tick.
+	live atomic.Int64
+
 	// questions bounds how many questions about executors the database is asked at once.
 	questions chan struct{}
 
 	mu        sync.Mutex
-	inbox     *queue[event] // nil while standing by
+	inbox     *inbox // nil while standing by
 	followers map[*queue[*schedulerv1.Change]]struct{}
 }
 
@@ -79,6 +85,13 @@ func New(cfg Config, db Database, log *slog.Logger) *Service {
 // maxQuestions leaves the ticks a connection of their own in a pool of the usual size.
 const maxQuestions = 3
 
+// errBusy answers when more calls wait for the leader than it has room for.
+func errBusy() *errs.Error {
+	e := errs.Oversize(errs.Overloaded, "too many calls wait for the scheduler")
+	e.RetryAfter = time.Second
+	return e
+}
+
 // errStandby answers while another leads, or none.
 func errStandby() *errs.Error { return errs.Away(errs.NotLeading, nil, "this scheduler does not lead") }
 
@@ -87,15 +100,19 @@ func (s *Service) Run(ctx context.Context) error {
 	defer s.standing.end()
 	var leader vigil
 	defer leader.end()
+	var astray stray
 	for ctx.Err() == nil {
 		began := time.Now()
-		seat, err := s.take(ctx)
+		seat, err := s.take(ctx, astray.over(max(s.cfg.Lease, strayLooks*s.cfg.LookEvery)))
 		switch {
 		case err != nil && ctx.Err() == nil:
 			s.log.WarnContext(ctx, "can't ask for the lease", slog.Any("error", err))
 		case seat.Taken:
+			astray = stray{}
 			leader.end()
 			s.reign(ctx, seat.Epoch)
+		case err == nil:
+			astray.see(seat)
 		}
 		patience := s.patience(seat)
 		if seat.Taken && time.Since(began) > s.cfg.Lease {
@@ -114,11 +131,11 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// take asks for the lease.
-func (s *Service) take(ctx context.Context) (Seat, error) {
+// take asks for the lease, and takes it from another if steal says so.
+func (s *Service) take(ctx context.Context, steal bool) (Seat, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Lease)
 	defer cancel()
-	seat, err := s.db.Take(ctx, Bid{Holder: s.cfg.Holder, Address: s.cfg.Address, Steal: s.cfg.Steal})
+	seat, err := s.db.Take(ctx, Bid{Holder: s.cfg.Holder, Address: s.cfg.Address, Steal: s.cfg.Steal || steal})
 	s.asked.Store(err == nil)
 	if err != nil || seat.Taken || seat.Left > -s.cfg.Lease {
 		return seat, err
@@ -171,13 +188,14 @@ func (s *Service) reign(ctx context.Context, epoch int64) {
 // lead loads the memory and ticks until the leadership or ctx ends.
 func (s *Service) lead(ctx context.Context, epoch int64) error {
 	l := newLeader(epoch, s.db, s.log, steady(), s.publish)
-	l.surveyed = s.survey.Store
+	l.surveyed, l.pulseEvery = s.survey.Store, s.cfg.PulseEvery
 	if err := s.load(ctx, l); err != nil {
 		return err
 	}
 
-	inbox := newQueue[event]()
+	inbox := newInbox()
 	var waiting []event // taken, but not yet applied
+	s.live.Store(int64(len(l.tasks)))
 	s.setInbox(inbox)
 	s.standing.say(epoch, true)
 	defer func() {
@@ -189,8 +207,9 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 		l.disband(append(waiting, late...))
 	}()
 
-	// A look renews the lease of a leader that has nothing else to do.
-	lookEvery := min(s.cfg.LookEvery, s.cfg.Lease/4)
+	// A glance renews the lease of a leader that has nothing else to do, if a quarter of it is gone: it comes three times within
+	// a lease, so at least half of one is left for one that is late.
+	lookEvery := min(s.cfg.LookEvery, s.cfg.Lease/3)
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	alarm := time.NewTimer(lookEvery)
@@ -218,6 +237,8 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 		if more, err = s.tick(ctx, l, events, lookEvery); err != nil {
 			return err
 		}
+		inbox.applied(events)
+		s.live.Store(int64(len(l.tasks) + len(l.offered)))
 		more = more || len(waiting) > 0
 	}
 	return nil
@@ -295,32 +316,20 @@ func (s *Service) Ready(context.Context) error {
 	return nil
 }
 
-func (s *Service) setInbox(inbox *queue[event]) {
+func (s *Service) setInbox(inbox *inbox) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inbox = inbox
 }
 
 // leading returns the leader's inbox.
-func (s *Service) leading() (*queue[event], error) {
+func (s *Service) leading() (*inbox, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.inbox == nil {
 		return nil, errStandby()
 	}
 	return s.inbox, nil
-}
-
-// post puts an event into the leader's inbox.
-func (s *Service) post(e event) error {
-	inbox, err := s.leading()
-	if err != nil {
-		return err
-	}
-	if !inbox.put(e) {
-		return errStandby()
-	}
-	return nil
 }
 
 // maxBehind is how many changes a follower may be behind before it is cut off: it looks by itself anyway.

@@ -27,25 +27,33 @@ func (s *Service) Offer(ctx context.Context, req *schedulerv1.OfferRequest) (*sc
 			Retry: wire.FromRetry(t.GetRetry()),
 		}
 	}
-	if len(req.GetSettleTaskIds()) == 0 {
-		return &schedulerv1.OfferResponse{}, s.post(offerEvent{rows: rows})
-	}
 	inbox, err := s.leading()
 	if err != nil {
 		return nil, err
 	}
-	waiting := &settle{ids: req.GetSettleTaskIds(), done: make(chan struct{}), left: ctx.Done()}
-	if !inbox.put(offerEvent{rows: rows, settle: waiting}) {
-		return nil, errStandby()
+	e := offerEvent{rows: rows}
+	if len(req.GetSettleTaskIds()) > 0 {
+		e.settle = &settle{ids: req.GetSettleTaskIds(), done: make(chan struct{}), left: ctx.Done()}
+	}
+	if err := inbox.offer(e); err != nil {
+		return nil, err
+	}
+	if e.settle == nil {
+		return s.offered(), nil
 	}
 	select {
-	case <-waiting.done:
-		return &schedulerv1.OfferResponse{}, nil
+	case <-e.settle.done:
+		return s.offered(), nil
 	case <-inbox.ended:
 		return nil, errStandby()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// offered answers an offer.
+func (s *Service) offered() *schedulerv1.OfferResponse {
+	return &schedulerv1.OfferResponse{LiveTasks: s.live.Load()}
 }
 
 // Acquire serves one executor.
@@ -70,14 +78,21 @@ func (s *Service) Acquire(stream grpc.BidiStreamingServer[schedulerv1.AcquireReq
 		return errFenced
 	}
 
-	out := newQueue[order]()
+	out := newLine()
 	if !inbox.put(helloEvent{line: out, hello: hello}) {
 		return errStandby()
 	}
-	defer inbox.put(hangupEvent{line: out, from: hello.GetIncarnation()})
+	hangUp := func() { inbox.put(hangupEvent{line: out, from: hello.GetIncarnation()}) }
+	// While something is sent to one who does not read, which takes as long as his connection lasts, only the pulse can tell.
+	pulse := startPulse(out, s.cfg.PulseEvery, hangUp)
+	defer func() {
+		out.close(nil)
+		pulse.stop()
+		hangUp()
+	}()
 
 	// Reading ends when the stream's context does, which is when this function returns.
-	go func() { out.close(s.listen(stream, inbox, out, hello.GetIncarnation())) }()
+	go func() { out.close(s.listen(stream, inbox, out, pulse, hello.GetIncarnation())) }()
 	for {
 		select {
 		case <-stream.Context().Done():
@@ -106,8 +121,9 @@ func (s *Service) living(ctx context.Context, hello *schedulerv1.Hello) (bool, e
 	return s.db.Living(ctx, hello.GetExecutor(), hello.GetIncarnation())
 }
 
-// listen puts what the executor says into the inbox. It returns what the stream is to end with.
-func (s *Service) listen(stream grpc.BidiStreamingServer[schedulerv1.AcquireRequest, schedulerv1.AcquireResponse], inbox *queue[event], out *line, from string) error {
+// listen passes on what the executor says: acknowledgements to its line, the rest into the inbox. It returns what the stream is
+// to end with.
+func (s *Service) listen(stream grpc.BidiStreamingServer[schedulerv1.AcquireRequest, schedulerv1.AcquireResponse], inbox *inbox, out *line, pulse *pulse, from string) error {
 	for {
 		request, err := stream.Recv()
 		switch {
@@ -116,12 +132,19 @@ func (s *Service) listen(stream grpc.BidiStreamingServer[schedulerv1.AcquireRequ
 		case err != nil:
 			return err
 		}
+		pulse.hear()
 		var e event
 		switch m := request.GetMessage().(type) {
 		case *schedulerv1.AcquireRequest_Report:
+			out.hear(m.Report)
+			if len(m.Report.GetFinished()) == 0 {
+				continue
+			}
 			e = reportEvent{line: out, from: from, report: m.Report}
 		case *schedulerv1.AcquireRequest_Drain:
 			e = drainEvent{from: from}
+		case *schedulerv1.AcquireRequest_Pulse:
+			continue // to have said it is all
 		default:
 			return errs.Precondition(errs.BadProtocol, "a hello is sent once, as the first message")
 		}
@@ -171,6 +194,9 @@ func ask[T any](ctx context.Context, s *Service, question func(*leader) T) (T, e
 		return zero, err
 	}
 	answer := make(chan T, 1)
+	if inbox.length() >= maxPending {
+		return zero, errBusy()
+	}
 	if !inbox.put(askEvent(func(l *leader) { answer <- question(l) })) {
 		return zero, errStandby()
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
@@ -153,9 +154,12 @@ type fake struct {
 	t           *testing.T
 	name        string
 	incarnation string
+	deaf        bool // it answers no pulse
 	stream      grpc.BidiStreamingClient[schedulerv1.AcquireRequest, schedulerv1.AcquireResponse]
 	hangUp      context.CancelFunc
+	saying      sync.Mutex
 	in          chan step
+	begin       chan *schedulerv1.Claim
 	ended       chan error
 }
 
@@ -187,7 +191,7 @@ func steps(m *schedulerv1.AcquireResponse) (all []step) {
 	if m.GetOrders().GetNothingLeft() {
 		all = append(all, step{kind: "nothing left"})
 	}
-	if len(all) == 0 {
+	if len(all)+len(m.GetOrders().GetBegin()) == 0 {
 		return []step{{kind: "nothing known"}}
 	}
 	return all
@@ -203,10 +207,24 @@ func register(t *testing.T, db *pgxpool.Pool, name string) (incarnation string) 
 	return incarnation
 }
 
+// endLife ends the living incarnation of a name, as the heartbeat service does.
+func endLife(t *testing.T, db *pgxpool.Pool, name string, missing bool) {
+	t.Helper()
+	pgtest.Must(t, db, 1, `
+		with over as (
+			update app set missing_at = case when $2 then now() end, ended_at = case when not $2 then now() end
+			where name = $1 and missing_at is null and ended_at is null returning incarnation
+		)
+		insert into app_over (incarnation, missing) select incarnation, $2 from over`, name, missing)
+}
+
+// deafName is the name of an executor that answers no pulse.
+const deafName = "deaf"
+
 func connect(t *testing.T, r *running, name, incarnation string, hello *schedulerv1.Hello) *fake {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	f := &fake{t: t, name: name, incarnation: incarnation, hangUp: cancel, in: make(chan step, 100), ended: make(chan error, 1)}
+	f := &fake{t: t, name: name, deaf: name == deafName, incarnation: incarnation, hangUp: cancel, in: make(chan step, 100), begin: make(chan *schedulerv1.Claim, 100), ended: make(chan error, 1)}
 	stream, err := r.client.Acquire(ctx)
 	if err != nil {
 		t.Fatalf("acquire: %v", err)
@@ -225,8 +243,15 @@ func connect(t *testing.T, r *running, name, incarnation string, hello *schedule
 				f.ended <- err
 				return
 			}
+			if m.GetPulse() != nil {
+				f.hear(m.GetPulse())
+				continue
+			}
 			for _, one := range steps(m) {
 				f.in <- one
+			}
+			for _, claim := range m.GetOrders().GetBegin() {
+				f.begin <- claim
 			}
 		}
 	})
@@ -244,9 +269,21 @@ func join(t *testing.T, r *running, db *pgxpool.Pool, name string, slots int32) 
 
 func (f *fake) say(m *schedulerv1.AcquireRequest) {
 	f.t.Helper()
+	f.saying.Lock()
+	defer f.saying.Unlock()
 	if err := f.stream.Send(m); err != nil {
 		f.t.Fatalf("send: %v", err)
 	}
+}
+
+// hear answers a pulse, unless it is deaf. What a failed answer means is known from reading.
+func (f *fake) hear(pulse *schedulerv1.Pulse) {
+	if f.deaf {
+		return
+	}
+	f.saying.Lock()
+	defer f.saying.Unlock()
+	_ = f.stream.Send(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Pulse{Pulse: pulse}})
 }
 
 // next returns what it is told next, which must be of the kind.
@@ -266,13 +303,38 @@ func (f *fake) next(kind string) step {
 	return step{}
 }
 
+// assigned is told to run a task, and begins it.
 func (f *fake) assigned(id string) *taskv1.Assignment {
+	f.t.Helper()
+	a := f.offered(id)
+	f.report(&schedulerv1.Report{Acknowledged: []*schedulerv1.Claim{claimOf(a)}})
+	f.mayBegin(claimOf(a))
+	return a
+}
+
+// offered is told to run a task, and says nothing.
+func (f *fake) offered(id string) *taskv1.Assignment {
 	f.t.Helper()
 	a := f.next("assign").assign
 	if a.GetTaskId() != id {
 		f.t.Fatalf("assigned %s, want %s", a.GetTaskId(), id)
 	}
 	return a
+}
+
+// mayBegin waits until it may begin what it was given.
+func (f *fake) mayBegin(claim *schedulerv1.Claim) {
+	f.t.Helper()
+	select {
+	case got := <-f.begin:
+		if !proto.Equal(got, claim) {
+			f.t.Fatalf("%s may begin %v, want %v", f.name, got, claim)
+		}
+	case err := <-f.ended:
+		f.t.Fatalf("%s lost its line waiting for its begin: %v", f.name, err)
+	case <-time.After(patience):
+		f.t.Fatalf("%s may not begin within %s", f.name, patience)
+	}
 }
 
 func claimOf(a *taskv1.Assignment) *schedulerv1.Claim {
@@ -523,9 +585,7 @@ func TestATaskOfALostExecutorFailsAndItsResourcesPassOn(t *testing.T) {
 	x.assigned(lost)
 	y := join(t, r, db, "y", 1)
 	x.hangUp()
-	if _, err := db.Exec(t.Context(), `update app set missing_at = now() where name = 'x'`); err != nil {
-		t.Fatal(err)
-	}
+	endLife(t, db, "x", true)
 	r.offer(t)
 	y.assigned(next)
 	if end := read(t, db, lost); end.state != "failed" || !strings.Contains(end.errorText, task.ReasonWorkerMissing) {
@@ -539,11 +599,9 @@ func TestAnExecutorThatEndsInOrderHarmsNoTask(t *testing.T) {
 	x := join(t, r, db, "x", 1)
 	id, _ := insert(t, db, spec{})
 	r.offer(t)
-	x.assigned(id)
+	x.offered(id)
 	y := join(t, r, db, "y", 1)
-	if _, err := db.Exec(t.Context(), `update app set ended_at = now() where name = 'x'`); err != nil {
-		t.Fatal(err)
-	}
+	endLife(t, db, "x", false)
 	r.offer(t)
 	if a := y.assigned(id); a.GetClaim() != 2 || a.GetAttempt() != 1 {
 		t.Errorf("given again as claim %d, attempt %d; want 2, 1", a.GetClaim(), a.GetAttempt())
@@ -553,9 +611,7 @@ func TestAnExecutorThatEndsInOrderHarmsNoTask(t *testing.T) {
 func TestAMissingExecutorThatIsStillConnectedIsFenced(t *testing.T) {
 	r, db := alone(t)
 	x := join(t, r, db, "x", 1)
-	if _, err := db.Exec(t.Context(), `update app set missing_at = now() where name = 'x'`); err != nil {
-		t.Fatal(err)
-	}
+	endLife(t, db, "x", true)
 	r.offer(t)
 	if err := x.endedWith(); !errs.Is(err, errs.Fenced) {
 		t.Errorf("the line ended with %v", err)
@@ -571,7 +627,7 @@ func TestAnAssignmentThatNeverArrivedGoesBackUnharmed(t *testing.T) {
 	x := join(t, r, db, "x", 1)
 	id, _ := insert(t, db, spec{})
 	r.offer(t)
-	x.assigned(id) // as far as the executor is concerned, this message was lost
+	x.offered(id) // as far as the executor is concerned, this message was lost
 	x.hangUp()
 	again := connect(t, r, "x", x.incarnation, &schedulerv1.Hello{Slots: 1})
 	again.next("welcome")
@@ -595,6 +651,7 @@ func TestAnExecutorKeepsItsTasksOverABrokenLine(t *testing.T) {
 	if refused := again.next("refused").refused; refused.GetClaim().GetClaim() != 7 {
 		t.Errorf("refused: %v", refused)
 	}
+	again.mayBegin(claimOf(a)) // it may have heard so before, or not
 	again.finish(a, completed("null"))
 	again.next("finished")
 	awaitState(t, db, id, "completed")
@@ -809,6 +866,7 @@ func TestAStandbyTakesOverAndNothingIsLost(t *testing.T) {
 	two.awaitLeading(t)
 	again := connect(t, two, "x", x.incarnation, &schedulerv1.Hello{Slots: 1, Held: []*schedulerv1.Claim{{TaskId: runs, Claim: a.GetClaim()}}})
 	again.next("welcome")
+	again.mayBegin(claimOf(a))
 	again.finish(a, completed("null"))
 	again.next("finished")
 	again.assigned(waits)

@@ -19,34 +19,54 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
 
-// simExecutor is an executor of the simulation: it keeps what it was given and ends it when told to.
+// simExecutor is an executor of the simulation: it acknowledges what it is given, begins it when it may, and ends it when told to.
 type simExecutor struct {
 	name, incarnation string
 	names             []string
 	versions          map[string]string
 	slots             [kinds]int
 	line              *line
-	held              map[string]int64 // task id to claim
+	epoch             int64              // of the leadership that the line goes to
+	held              map[string]*simRun // by task id
 	canceling         map[string]bool
 	unconfirmed       map[claimKey]*taskv1.Outcome // ended, and the leader has not said that it noted it
 	draining          bool
 	burst             bool // it wants to know when nothing is left
 	leftAlone         bool // it was told so, and was given nothing since
 	idleSince         int  // step at which it said hello or last ended a run
+	slow              bool // what it says arrives later
 	deaf              bool // it reads nothing
 	mute              bool // it acknowledges nothing
 	silent            bool // it had a time, on this line, in which it acknowledged nothing
 }
 
-// claimKey names a claim. The same executor can have an ended attempt of a task that is yet to be confirmed, and the next one.
-type claimKey struct {
-	id     string
-	number int64
+// simRun is what an executor was given.
+type simRun struct {
+	assign *taskv1.Assignment
+	begun  bool
+}
+
+func (r *simRun) claim() claimKey { return claimKey{r.assign.GetTaskId(), r.assign.GetClaim()} }
+
+// begun lists the ids of what an executor runs.
+func (e *simExecutor) begun() (ids []string) {
+	for _, id := range slices.Sorted(maps.Keys(e.held)) {
+		if e.held[id].begun {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
+// saying is what an executor has said on a line and the scheduler has not read. On one line they arrive in order or not at all.
+type saying struct {
+	line   *line
+	epoch  int64
+	from   string
+	report *schedulerv1.Report
 }
 
 func (k claimKey) wire() *schedulerv1.Claim { return &schedulerv1.Claim{TaskId: k.id, Claim: k.number} }
-
-func keyOf(c *schedulerv1.Claim) claimKey { return claimKey{c.GetTaskId(), c.GetClaim()} }
 
 func (e *simExecutor) ended() []claimKey {
 	return slices.SortedFunc(maps.Keys(e.unconfirmed), func(a, b claimKey) int { return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.number, b.number)) })
@@ -69,6 +89,7 @@ type simulation struct {
 	executors []*simExecutor
 	events    []event
 	letters   []letter
+	words     []saying
 	waiters   []waiter
 	clock     time.Time     // of the leaders
 	skew      time.Duration // how far the database's clock is ahead of it
@@ -77,7 +98,9 @@ type simulation struct {
 	lookLimit int
 	step      int
 	slow      bool               // what was sent is read later
-	started   map[claimKey]int32 // attempts by claim
+	started   map[claimKey]int32 // attempts that began, by claim
+	given     map[claimKey]int64 // which leadership made a claim
+	promised  map[claimKey]bool  // claims that were acknowledged in time, or named in a hello: they may begin
 	failed    map[claimKey]bool  // runs that were reported as failed
 	returned  map[int64]int      // when the dispatch of a task returned
 	called    map[int64]int      // when it was called
@@ -91,7 +114,7 @@ func newSimulation(t *rapid.T) *simulation {
 		// Small, so that a look is often not enough.
 		lookLimit: rapid.IntRange(1, 5).Draw(t, "look limit"),
 		skew:      rapid.SampledFrom([]time.Duration{0, time.Hour, -time.Hour}).Draw(t, "skew"),
-		t:         t, db: newModel(), row: drawRow, clock: time.Unix(1_000_000, 0), started: map[claimKey]int32{}, failed: map[claimKey]bool{},
+		t:         t, db: newModel(), row: drawRow, clock: time.Unix(1_000_000, 0), started: map[claimKey]int32{}, given: map[claimKey]int64{}, promised: map[claimKey]bool{}, failed: map[claimKey]bool{},
 		returned: map[int64]int{}, called: map[int64]int{}, stamped: map[int64]bool{}, noted: map[claimKey]bool{},
 	}
 	s.db.now = func() int64 { return s.clock.Add(s.skew).UnixMicro() }
@@ -100,13 +123,18 @@ func newSimulation(t *rapid.T) *simulation {
 }
 
 func (s *simulation) takeOver() {
-	s.db.epoch++
 	if s.leader != nil {
 		s.leader.disband(s.events)
 		for _, e := range s.executors {
 			s.hangUp(e)
 		}
 	}
+	s.depose()
+}
+
+// depose lets another leader take over. The lines to the one before stay, and it does not know.
+func (s *simulation) depose() {
+	s.db.epoch++
 	s.events, s.waiters = nil, nil
 	// Of what was written by a tick whose answer was lost, nobody knows when it was decided.
 	for seq, row := range s.db.rows {
@@ -140,15 +168,22 @@ func (s *simulation) cut(e *simExecutor) {
 	}
 	e.line.close(nil)
 	_, _, _ = e.line.take() // nobody reads it
-	s.events = append(s.events, hangupEvent{line: e.line, from: e.incarnation})
+	s.post(e.epoch, hangupEvent{line: e.line, from: e.incarnation})
 	e.line = nil
+}
+
+// post puts an event into the inbox of a leadership, if that still is one.
+func (s *simulation) post(epoch int64, e event) {
+	if epoch == s.db.epoch {
+		s.events = append(s.events, e)
+	}
 }
 
 func (s *simulation) hello(e *simExecutor) {
 	if _, over := s.db.gone[e.incarnation]; over {
 		return
 	}
-	e.line, e.silent = newQueue[order](), e.deaf || e.mute
+	e.line, e.epoch, e.silent = newLine(), s.db.epoch, e.deaf || e.mute || e.slow
 	hello := &schedulerv1.Hello{
 		Executor: e.name, Incarnation: e.incarnation, Slots: int32(e.slots[ordinarily]), ImmediateSlots: int32(e.slots[immediately]),
 		TaskNames: e.names, Versions: e.versions, Draining: e.draining, Burst: e.burst,
@@ -156,7 +191,9 @@ func (s *simulation) hello(e *simExecutor) {
 	e.leftAlone, e.idleSince = false, s.step
 	report := &schedulerv1.Report{}
 	for _, id := range slices.Sorted(maps.Keys(e.held)) {
-		hello.Held = append(hello.Held, &schedulerv1.Claim{TaskId: id, Claim: e.held[id]})
+		claim := e.held[id].claim()
+		hello.Held = append(hello.Held, claim.wire())
+		s.promised[claim] = true
 	}
 	for _, claim := range e.ended() {
 		hello.Held = append(hello.Held, claim.wire())
@@ -168,8 +205,32 @@ func (s *simulation) hello(e *simExecutor) {
 	}
 }
 
+// say has an executor say something on its line.
 func (s *simulation) say(e *simExecutor, report *schedulerv1.Report) {
-	s.events = append(s.events, reportEvent{line: e.line, from: e.incarnation, report: report})
+	s.words = append(s.words, saying{line: e.line, epoch: e.epoch, from: e.incarnation, report: report})
+	if !e.slow {
+		s.arrive(e.line)
+	}
+}
+
+// arrive brings the scheduler all that was said on a line.
+func (s *simulation) arrive(on *line) {
+	s.words = slices.DeleteFunc(s.words, func(w saying) bool {
+		if w.line != on {
+			return false
+		}
+		for _, claim := range w.report.GetAcknowledged() {
+			s.promised[keyOf(claim)] = s.promised[keyOf(claim)] || !on.closed
+		}
+		for _, finish := range w.report.GetFinished() {
+			s.promised[keyOf(finish.GetClaim())] = true
+		}
+		on.hear(w.report)
+		if len(w.report.GetFinished()) > 0 {
+			s.post(w.epoch, reportEvent{line: on, from: w.from, report: w.report})
+		}
+		return true
+	})
 }
 
 func success() *taskv1.Outcome {
@@ -222,12 +283,8 @@ func (s *simulation) idle() {
 		}
 	}
 	s.checkBursts()
-	for _, x := range s.leader.executors {
-		for _, t := range x.unacknowledged {
-			if waited := s.clock.UnixMicro() - t.givenAt; t.owner == x && !t.known && waited > acknowledgeWithin+time.Second.Microseconds() {
-				s.t.Fatalf("%s was given task %d %d µs ago, has not confirmed it, and is still connected", x.name, t.seq, waited)
-			}
-		}
+	if sent := s.leader.sent; len(sent) > 0 && s.clock.Sub(sent[0].at) > acknowledgeWithin+time.Second {
+		s.t.Fatalf("task %d was given %s ago, and nobody asks whether that was heard", sent[0].seq, s.clock.Sub(sent[0].at))
 	}
 	for _, w := range s.waiters {
 		if len(s.undecided(w)) == 0 {
@@ -287,11 +344,10 @@ func (s *simulation) read(e *simExecutor) {
 	err = pack(orders, func(message *schedulerv1.AcquireResponse) error {
 		said := message.GetOrders()
 		for _, assign := range said.GetAssign() {
-			s.start(e, assign)
-			acknowledged = append(acknowledged, &schedulerv1.Claim{TaskId: assign.GetTaskId(), Claim: assign.GetClaim()})
+			acknowledged = append(acknowledged, s.assigned(e, assign))
 		}
 		for _, claim := range said.GetCancel() {
-			e.canceling[claim.GetTaskId()] = true
+			s.canceled(e, keyOf(claim))
 		}
 		for _, confirmed := range said.GetFinished() {
 			claim := keyOf(confirmed)
@@ -308,8 +364,11 @@ func (s *simulation) read(e *simExecutor) {
 		}
 		for _, refused := range said.GetRefused() {
 			id, claim := refused.GetClaim().GetTaskId(), refused.GetClaim().GetClaim()
-			if running, ok := e.held[id]; ok && running == claim {
-				s.t.Fatalf("claim %d on task %s was refused while %s runs it", claim, id, e.name)
+			if run := e.held[id]; run != nil && run.claim().number == claim {
+				if run.begun {
+					s.t.Fatalf("claim %d on task %s was refused while %s runs it", claim, id, e.name)
+				}
+				delete(e.held, id)
 			}
 			delete(e.unconfirmed, keyOf(refused.GetClaim()))
 		}
@@ -319,6 +378,11 @@ func (s *simulation) read(e *simExecutor) {
 			}
 			e.leftAlone = true
 		}
+		for _, claim := range said.GetBegin() {
+			if run := e.held[claim.GetTaskId()]; run != nil && run.claim() == keyOf(claim) && !run.begun {
+				s.start(e, run)
+			}
+		}
 		return nil
 	})
 	if err != nil {
@@ -327,8 +391,11 @@ func (s *simulation) read(e *simExecutor) {
 	if len(acknowledged) > 0 && !e.mute {
 		s.say(e, &schedulerv1.Report{Acknowledged: acknowledged})
 	}
-	if closed {
+	switch {
+	case closed:
 		e.line = nil
+	case e.line.length() > 0:
+		s.read(e) // what it has acknowledged may begin
 	}
 }
 
@@ -340,23 +407,48 @@ func (s *simulation) seq(id string) int64 {
 	return seq
 }
 
-// start checks that a task may run now: nothing that conflicts runs, and nothing that conflicts was dispatched before it
-// (its dispatch had returned when this one's was called) and is not final.
-func (s *simulation) start(e *simExecutor, assign *taskv1.Assignment) {
-	seq := s.seq(assign.GetTaskId())
+// assigned takes in what an executor is given.
+func (s *simulation) assigned(e *simExecutor, assign *taskv1.Assignment) *schedulerv1.Claim {
+	run := &simRun{assign: assign}
+	if before := e.held[assign.GetTaskId()]; before != nil && before.begun {
+		s.t.Fatalf("%s is given %v while it runs %v", e.name, run.claim(), before.claim())
+	}
+	e.held[assign.GetTaskId()], e.leftAlone = run, false
+	return run.claim().wire()
+}
+
+// canceled has an executor cancel what it was given. What has not begun ends at once.
+func (s *simulation) canceled(e *simExecutor, claim claimKey) {
+	e.canceling[claim.id] = true
+	if run := e.held[claim.id]; run != nil && run.claim() == claim && !run.begun {
+		s.endRun(e, &taskv1.Outcome{State: taskv1.State_STATE_CANCELED, Error: &taskv1.TaskError{Description: "canceled"}}, claim.id)
+	}
+}
+
+// start checks that a task may run now: the scheduler knows that it may, nothing that conflicts runs, and nothing that conflicts
+// was dispatched before it (its dispatch had returned when this one's was called) and is not final.
+func (s *simulation) start(e *simExecutor, run *simRun) {
+	assign, claim := run.assign, run.claim()
+	seq := s.seq(claim.id)
 	mine := s.db.rows[seq]
 	s.step++
-	for claim, attempt := range s.started {
-		if claim.id == assign.GetTaskId() && attempt >= assign.GetAttempt() {
+	for before, attempt := range s.started {
+		if before.id == claim.id && attempt >= assign.GetAttempt() {
 			s.t.Fatalf("task %d runs twice: attempt %d starts after attempt %d", seq, assign.GetAttempt(), attempt)
 		}
 	}
-	if failed := len(mine.failures); assign.GetAttempt() != int32(failed)+1 || assign.GetClaim() != mine.Claim {
-		s.t.Fatalf("task %d is given as attempt %d, claim %d, after %d failures, and its claim is %d", seq, assign.GetAttempt(), assign.GetClaim(), failed, mine.Claim)
+	if failed := len(mine.failures); assign.GetAttempt() != int32(failed)+1 || claim.number != mine.Claim {
+		s.t.Fatalf("task %d begins as attempt %d, claim %d, after %d failures, and its claim is %d", seq, assign.GetAttempt(), claim.number, failed, mine.Claim)
 	}
-	s.started[claimKey{assign.GetTaskId(), assign.GetClaim()}] = assign.GetAttempt()
+	if mine.State != task.Running && mine.State != task.Canceling || slices.Contains(s.leader.plan.Requeue, Back{Seq: seq, Claim: claim.number}) {
+		s.t.Fatalf("task %d begins, and is %s, or about to be taken back", seq, mine.State)
+	}
+	if !s.promised[claim] {
+		s.t.Fatalf("%v begins, and nobody has acknowledged it", claim)
+	}
+	s.started[claim] = assign.GetAttempt()
 	for _, e := range s.executors {
-		for id := range e.held {
+		for _, id := range e.begun() {
 			if other := s.seq(id); other == seq || conflict(mine, s.db.rows[other]) {
 				s.t.Fatalf("tasks %d and %d conflict and run at the same time", other, seq)
 			}
@@ -370,9 +462,9 @@ func (s *simulation) start(e *simExecutor, assign *taskv1.Assignment) {
 			s.t.Fatalf("task %d overtakes %d, which conflicts and was dispatched before", seq, other)
 		}
 	}
-	e.held[assign.GetTaskId()], e.leftAlone = assign.GetClaim(), false
+	run.begun = true
 	var running [kinds]int
-	for id := range e.held {
+	for _, id := range e.begun() {
 		running[s.kind(s.db.rows[s.seq(id)])]++
 	}
 	if !e.can(mine) || running[immediately] > e.slots[immediately] || running[ordinarily] > e.slots[ordinarily] {
@@ -410,7 +502,13 @@ func (s *simulation) planned(plan *Plan) {
 			s.checkNothingLeft(s.executors[i], plan.Reject)
 		}
 	}
+	for _, back := range plan.Requeue {
+		if claim := (claimKey{s.db.rows[back.Seq].ID, back.Claim}); s.started[claim] > 0 {
+			s.t.Fatalf("%v has begun, and is taken back", claim)
+		}
+	}
 	for _, give := range plan.Claim {
+		s.given[claimKey{s.db.rows[give.Seq].ID, s.db.rows[give.Seq].Claim + 1}] = s.db.epoch
 		i := slices.IndexFunc(s.executors, func(e *simExecutor) bool { return e.incarnation == give.Incarnation })
 		if i < 0 {
 			continue // it died, and the leader could not know
@@ -465,7 +563,7 @@ func (s *simulation) check() {
 	}
 	for seq, t := range s.leader.tasks {
 		row := s.db.rows[seq]
-		if row.final && !s.db.cancels[seq] {
+		if _, wished := s.db.cancels[seq]; row.final && !wished {
 			s.t.Fatalf("task %d is %s, and the leader, which keeps its place for it, will never hear of it", seq, row.State)
 		}
 		if t.phase == blocked && !t.deferred && row.State == task.Waiting {
@@ -546,9 +644,11 @@ func (s *simulation) checkFailures(row *modelRow) {
 	if row.State == task.Failed {
 		gone := s.db.gone[row.Incarnation]
 		lost := gone.Incarnation != "" && !gone.InOrder
-		if !s.failed[claimKey{row.ID, row.Claim}] && (!lost || row.failure.Code != task.CodeMissing) {
+		claim := claimKey{row.ID, row.Claim}
+		if !s.failed[claim] && (!lost || row.failure.Code != task.CodeMissing) {
 			s.t.Fatalf("task %d failed with %s, its executor is lost %v", row.Seq, row.failure.Code, lost)
 		}
+		s.checkLost(claim, row.failure.Code)
 		if row.Retry.Again(row.Attempt, row.failure) {
 			s.t.Fatalf("task %d failed for good with %s in attempt %d under %+v", row.Seq, row.failure.Code, row.Attempt, row.Retry)
 		}
@@ -557,6 +657,7 @@ func (s *simulation) checkFailures(row *modelRow) {
 		if f.attempt != int32(i)+1 || !row.Retry.Again(f.attempt, &task.Error{Code: f.code}) {
 			s.t.Fatalf("task %d was tried again after %+v under %+v", row.Seq, f, row.Retry)
 		}
+		s.checkLost(claimKey{row.ID, f.claim}, f.code)
 		if f.code != task.CodeMissing && !s.failed[claimKey{row.ID, f.claim}] {
 			s.t.Fatalf("task %d is said to have failed under claim %d", row.Seq, f.claim)
 		}
@@ -566,9 +667,17 @@ func (s *simulation) checkFailures(row *modelRow) {
 	}
 }
 
+// checkLost checks that what failed with its executor had been acknowledged. Only of what an earlier leadership gave nobody knows.
+func (s *simulation) checkLost(claim claimKey, code string) {
+	if code == task.CodeMissing && !s.promised[claim] && s.given[claim] == s.db.epoch {
+		s.t.Fatalf("%v failed with its executor, and had not even been acknowledged", claim)
+	}
+}
+
 // compare makes the leader look until it has seen all there is, and compares its memory with that of a leader which has just
 // loaded: who lives, and who is blocked.
 func (s *simulation) compare() {
+	s.leader.thoroughAt = time.Time{}
 	s.events = append(s.events, offerEvent{})
 	s.idle()
 	mine, other := s.leader, s.fresh()
@@ -675,7 +784,7 @@ func (s *simulation) deliver(rows []Row, wait bool) {
 func (s *simulation) endRun(e *simExecutor, outcome *taskv1.Outcome, ids ...string) {
 	report := &schedulerv1.Report{}
 	for _, id := range ids {
-		claim := claimKey{id, e.held[id]}
+		claim := e.held[id].claim()
 		delete(e.held, id)
 		delete(e.canceling, id)
 		e.unconfirmed[claim], e.idleSince = outcome, s.step
@@ -691,7 +800,7 @@ func (s *simulation) newExecutor(names []string, versions map[string]string, slo
 	s.lives++
 	e := &simExecutor{
 		name: fmt.Sprintf("executor-%d", s.lives), incarnation: fmt.Sprintf("life-%d", s.lives), names: names, versions: versions,
-		slots: slots, held: map[string]int64{}, canceling: map[string]bool{}, unconfirmed: map[claimKey]*taskv1.Outcome{},
+		slots: slots, held: map[string]*simRun{}, canceling: map[string]bool{}, unconfirmed: map[claimKey]*taskv1.Outcome{},
 	}
 	s.executors = append(s.executors, e)
 	return e
@@ -704,8 +813,18 @@ func (s *simulation) die(e *simExecutor) {
 }
 
 func (s *simulation) over(e *simExecutor, inOrder bool) {
-	s.db.gone[e.incarnation] = Gone{Incarnation: e.incarnation, InOrder: inOrder}
+	s.db.end(Gone{Incarnation: e.incarnation, InOrder: inOrder})
 	s.executors = slices.DeleteFunc(s.executors, func(x *simExecutor) bool { return x == e })
+}
+
+// forget loses what was said on a line, and with that the line.
+func (s *simulation) forget(on *line) {
+	s.words = slices.DeleteFunc(s.words, func(w saying) bool { return w.line == on })
+	for _, e := range s.executors {
+		if e.line == on {
+			s.cut(e)
+		}
+	}
 }
 
 // stop is an executor that ends in order: all that it took over was accepted. What is on its line by now, it does not take.
@@ -738,10 +857,10 @@ func drawRow(t *rapid.T) Row {
 }
 
 func drawRetry(t *rapid.T) *task.Retry {
+	pause := rapid.SampledFrom([]time.Duration{0, time.Millisecond, 50 * time.Millisecond, 10 * time.Second}).Draw(t, "pause")
 	return &task.Retry{
-		Attempts: rapid.Int32Range(2, 4).Draw(t, "attempts"),
-		Backoff:  rapid.SampledFrom([]time.Duration{0, time.Millisecond, 50 * time.Millisecond, 10 * time.Second}).Draw(t, "pause"),
-		On:       rapid.SampledFrom([][]string{nil, nil, {"A", task.CodeMissing}, {"B"}}).Draw(t, "on"),
+		Attempts: rapid.Int32Range(2, 4).Draw(t, "attempts"), Backoff: pause, MaxBackoff: pause,
+		On: rapid.SampledFrom([][]string{nil, nil, {"A", task.CodeMissing}, {"B"}}).Draw(t, "on"),
 	}
 }
 
@@ -804,6 +923,12 @@ func (s *simulation) dispatchers() map[string]func(*rapid.T) {
 		"cancel": func(t *rapid.T) {
 			s.db.cancel(pick(t, "task", slices.DeleteFunc(s.db.seqs(), func(seq int64) bool { return s.db.rows[seq].final })))
 		},
+		"a cancel takes minutes": func(t *rapid.T) {
+			seq := pick(t, "task", slices.DeleteFunc(s.db.seqs(), func(seq int64) bool { return s.db.rows[seq].final }))
+			if s.db.cancel(seq); s.db.cancels[seq] != 0 {
+				s.db.cancels[seq] -= 2 * time.Minute.Microseconds()
+			}
+		},
 		"dispatch and cancel, and tell of the task": func(t *rapid.T) {
 			seq := s.dispatch(s.row(t))
 			s.db.cancel(seq)
@@ -865,28 +990,28 @@ func (s *simulation) connected() map[string]func(*rapid.T) {
 		return failing(rapid.SampledFrom([]string{"A", "B", task.CodePermanent}).Draw(t, "code"))
 	}
 	busy := func(t *rapid.T) *simExecutor {
-		return pick(t, "busy executor", slices.DeleteFunc(slices.Clone(s.executors), func(e *simExecutor) bool { return len(e.held) == 0 }))
+		return pick(t, "busy executor", slices.DeleteFunc(slices.Clone(s.executors), func(e *simExecutor) bool { return len(e.begun()) == 0 }))
 	}
 	return map[string]func(*rapid.T){
 		"end a run": func(t *rapid.T) {
 			e := busy(t)
-			s.endRun(e, success(), pick(t, "run", slices.Sorted(maps.Keys(e.held))))
+			s.endRun(e, success(), pick(t, "run", e.begun()))
 		},
 		"end all runs": func(t *rapid.T) {
 			e := busy(t)
-			s.endRun(e, success(), slices.Sorted(maps.Keys(e.held))...)
+			s.endRun(e, success(), e.begun()...)
 		},
 		"a run fails": func(t *rapid.T) {
 			e := busy(t)
-			s.endRun(e, outcome(t), pick(t, "run", slices.Sorted(maps.Keys(e.held))))
+			s.endRun(e, outcome(t), pick(t, "run", e.begun()))
 		},
 		"all runs fail": func(t *rapid.T) {
 			e := busy(t)
-			s.endRun(e, outcome(t), slices.Sorted(maps.Keys(e.held))...)
+			s.endRun(e, outcome(t), e.begun()...)
 		},
 		"a cancel is committed when the failure is known and not written": func(t *rapid.T) {
 			e := busy(t)
-			id := pick(t, "run", slices.Sorted(maps.Keys(e.held)))
+			id := pick(t, "run", e.begun())
 			s.endRun(e, outcome(t), id)
 			s.db.between = func() { s.db.cancel(s.seq(id)) }
 			s.tick()
@@ -899,7 +1024,7 @@ func (s *simulation) connected() map[string]func(*rapid.T) {
 		},
 		"an end is reported twice": func(t *rapid.T) {
 			e := busy(t)
-			s.endRun(e, rapid.SampledFrom([]*taskv1.Outcome{success(), failing("A")}).Draw(t, "outcome"), pick(t, "run", slices.Sorted(maps.Keys(e.held))))
+			s.endRun(e, rapid.SampledFrom([]*taskv1.Outcome{success(), failing("A")}).Draw(t, "outcome"), pick(t, "run", e.begun()))
 			s.hangUp(e)
 			s.hello(e)
 		},
@@ -918,7 +1043,43 @@ func (s *simulation) connected() map[string]func(*rapid.T) {
 			s.read(e)
 			s.hello(e)
 		},
-		"an executor dies": func(t *rapid.T) { s.die(one(t)) },
+		"one says hello on another line, with loss": func(t *rapid.T) { s.hello(one(t)) },
+		"an executor dies":                          func(t *rapid.T) { s.die(one(t)) },
+		"an executor dies, and its line stays":      func(t *rapid.T) { s.over(one(t), false) },
+		"an executor dies, and nobody notes it": func(t *rapid.T) {
+			e := one(t)
+			s.die(e)
+			delete(s.db.notes, e.incarnation)
+		},
+		"one is slow to be heard": func(t *rapid.T) { e := one(t); e.slow, e.silent = true, true },
+		"one is quick to be heard again": func(t *rapid.T) {
+			e := one(t)
+			e.slow = false
+			s.arrive(e.line)
+		},
+		"what was said arrives": func(t *rapid.T) { s.arrive(pick(t, "word", s.words).line) },
+		"what was said is lost": func(t *rapid.T) { s.forget(pick(t, "word", s.words).line) },
+		"what was given is acknowledged when the line was just cut": func(t *rapid.T) {
+			e := one(t)
+			s.arrive(e.line)
+			e.slow, e.silent = true, true
+			s.dispatch(s.row(t))
+			s.tellLast()
+			s.tick()
+			s.clock = s.clock.Add(acknowledgeWithin + time.Second)
+			on := e.line
+			s.db.between = func() { s.arrive(on) }
+			s.tick()
+			s.db.between = nil
+			e.slow = false
+			s.arrive(e.line)
+		},
+		"what was said arrives in a commit": func(t *rapid.T) {
+			word := pick(t, "word", s.words)
+			s.db.between = func() { s.arrive(word.line) }
+			s.tick()
+			s.db.between = nil
+		},
 		"an executor ends": func(t *rapid.T) { s.stop(one(t)) },
 		"an executor drains": func(t *rapid.T) {
 			if e := one(t); e.line != nil {
@@ -948,7 +1109,8 @@ func (s *simulation) leaders() map[string]func(*rapid.T) {
 		"be idle":  func(*rapid.T) { s.idle() },
 		"be idle ": func(*rapid.T) { s.idle() }, // twice as often
 		"compare with what a takeover would load": func(*rapid.T) { s.compare() },
-		"take over": func(*rapid.T) { s.takeOver() },
+		"take over":                            func(*rapid.T) { s.takeOver() },
+		"take over from one who does not know": func(*rapid.T) { s.depose() },
 		"error before": func(*rapid.T) {
 			s.db.fail = &before
 			s.tick()
@@ -1041,7 +1203,8 @@ func (s *simulation) settle() {
 		s.commit(x)
 	}
 	for _, e := range s.executors {
-		e.deaf, e.mute = false, false
+		e.deaf, e.mute, e.slow = false, false, false
+		s.arrive(e.line)
 	}
 	s.compare()
 	s.hello(s.newExecutor([]string{"t", "u", "v"}, map[string]string{"core": "3"}, [kinds]int{1, 1}))
@@ -1050,11 +1213,11 @@ func (s *simulation) settle() {
 			s.t.Fatalf("%d tasks never ended: %v", len(s.leader.tasks), slices.Sorted(maps.Keys(s.leader.tasks)))
 		}
 		for _, e := range s.executors {
-			if e.line == nil {
+			if e.line == nil || e.epoch != s.db.epoch {
 				s.hello(e)
 			}
-			if len(e.held) > 0 {
-				s.endRun(e, success(), slices.Sorted(maps.Keys(e.held))...)
+			if runs := e.begun(); len(runs) > 0 {
+				s.endRun(e, success(), runs...)
 			}
 		}
 		s.clock = s.clock.Add(time.Second)
@@ -1074,7 +1237,7 @@ func (s *simulation) quiet() {
 		s.deliver(l.rows, true)
 	}
 	s.idle()
-	s.clock = s.clock.Add(time.Second)
+	s.clock = s.clock.Add(thoroughEvery)
 	s.idle() // one look after the last word
 	if n := len(s.waiters); n > 0 {
 		s.t.Fatalf("%d callers wait for tasks that are over", n)
@@ -1084,12 +1247,16 @@ func (s *simulation) quiet() {
 		s.t.Fatalf("the memory is not empty when everything has ended: %d tasks, %d in the lock table, %d resources, %d lanes, %d offered, gaps %v, %d fresh, %d resting, %d who wait for the end, late %v",
 			len(l.tasks), l.locks.Len(), l.locks.Resources(), len(l.lanes), len(l.offered), l.gaps, len(l.fresh), len(l.resting), len(l.bursts), l.late)
 	}
-	if len(s.db.cancels) != 0 {
-		s.t.Fatalf("wishes to cancel were left over: %v", s.db.cancels)
+	if len(s.db.cancels)+len(s.db.notes) != 0 {
+		s.t.Fatalf("wishes to cancel, or notes of lives, were left over: %v, %v", s.db.cancels, s.db.notes)
 	}
-	ticks := s.db.ticks
-	if s.tick(); s.db.ticks != ticks {
+	ticks, glances := s.db.ticks, s.db.glances
+	if s.tick(); s.db.ticks != ticks || s.db.glances != glances {
 		s.t.Fatal("the leader writes or looks when there is nothing to do")
+	}
+	s.clock = s.clock.Add(time.Second)
+	if s.tick(); s.db.ticks != ticks || s.db.glances != glances+1 {
+		s.t.Fatalf("after a second of doing nothing it looks %d times and %d times more closely, want a glance", s.db.glances-glances, s.db.ticks-ticks)
 	}
 	for seq, row := range s.db.rows {
 		last, started := s.started[claimKey{row.ID, row.Claim}]

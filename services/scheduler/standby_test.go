@@ -159,6 +159,15 @@ func (h hooked) Tick(ctx context.Context, epoch int64, plan *scheduler.Plan) (*s
 	return h.Store.Tick(ctx, epoch, plan)
 }
 
+func (h hooked) Glance(ctx context.Context, epoch, high int64, owners []string) (scheduler.Glimpse, error) {
+	if h.tick != nil {
+		if err := h.tick(); err != nil {
+			return scheduler.Glimpse{}, err
+		}
+	}
+	return h.Store.Glance(ctx, epoch, high, owners)
+}
+
 func (h hooked) Yield(ctx context.Context, epoch int64) error {
 	if h.yield != nil {
 		h.yield()

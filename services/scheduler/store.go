@@ -147,28 +147,8 @@ func tickRows(report *Report, plan *Plan) func(pgx.Rows) error {
 	}
 }
 
-// requeueRuns takes back assignments that never reached their executor. The start did not happen, so it does not count; the
-// claim number stays used. One that was to be canceled meanwhile is canceled.
-const requeueRuns = `
-	with back as (
-		select * from unnest($1::bigint[], $2::bigint[]) as b (seq, claim)
-	), moved as (
-		update task t set
-			state       = case when t.state = 'canceling' then 'canceled' else 'waiting' end,
-			error       = case when t.state = 'canceling' then $3::json end,
-			finished_at = case when t.state = 'canceling' then now() end,
-			started_at  = null,
-			executor    = null,
-			incarnation = null,
-			attempt     = t.attempt - 1,
-			updated_at  = now()
-		from back b
-		where t.seq = b.seq and t.claim = b.claim and t.state in ('running', 'canceling')
-		returning t.seq, t.state
-	), gone as (
-		delete from task_live l using moved m where l.seq = m.seq and m.state = 'canceled'
-	)
-	select seq, state from moved`
+// requeueRuns takes back assignments that did not begin.
+const requeueRuns = `select seq, state from scheduler_requeue($1::bigint[], $2::bigint[], $3::json)`
 
 // retryTasks puts back tasks whose attempt failed, and records the attempts.
 const retryTasks = `select seq, state from scheduler_retry($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::json)`
@@ -180,16 +160,11 @@ const rejectTasks = `
 		where seq = any($1::bigint[]) and state = 'waiting'
 		returning seq
 	)
-	delete from task_live l using rejected r where l.seq = r.seq`
+	delete from task_live where seq = any(array(select seq from rejected))`
 
 // unblockTasks writes when a task was unblocked, which was decided some ticks before. This process's clock had a part in it, so
 // the times around it bound it.
-const unblockTasks = `
-	update task t set
-		unblocked_at = least(greatest('epoch'::timestamptz + u.at * interval '1 microsecond', t.created_at), now()),
-		updated_at   = now()
-	from unnest($1::bigint[], $2::bigint[]) as u (seq, at)
-	where t.seq = u.seq and t.state = 'waiting' and t.unblocked_at is null`
+const unblockTasks = `select scheduler_unblock($1::bigint[], $2::bigint[])`
 
 const forgetCancels = `delete from task_cancel where seq = any($1::bigint[])`
 
@@ -214,7 +189,16 @@ const oldestOpen = `
 	)) end
 	from (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint as oldest, pg_current_xact_id()::text::bigint as own) open`
 
-const lookCancels = `select seq from task_cancel order by seq limit $1`
+const forgetLives = `delete from app_over where incarnation = any($1::text[]::uuid[])`
+
+// glance asks whether there is anything to look for, and keeps the lease.
+const glance = `select clock, stirs from scheduler_glance($1, $2::interval, $3, $4::text[])`
+
+// lookCancels finds wishes to cancel, all or those of the last minute.
+const lookCancels = `select * from scheduler_wishes($1, $2)`
+
+// lookOver finds the notes that the heartbeat service leaves of lives that are over.
+const lookOver = `select incarnation::text, not missing from app_over order by incarnation limit $1`
 
 // lookGone finds lives that are over. One that nobody knows, after a restore perhaps, counts as missing: it can't confirm a
 // beat, and its tasks must not hang for ever.
@@ -258,6 +242,9 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 	if len(plan.ForgetCancels) > 0 {
 		batch.Queue(forgetCancels, plan.ForgetCancels)
 	}
+	if len(plan.ForgetLives) > 0 {
+		batch.Queue(forgetLives, postgres.Texts(plan.ForgetLives))
+	}
 	if plan.Look {
 		lows, highs := make([]int64, len(plan.Gaps)), make([]int64, len(plan.Gaps))
 		for i, gap := range plan.Gaps {
@@ -272,20 +259,31 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 		batch.Queue(lookNew, plan.After, lows, highs, plan.LookLimit, late, seen).Query(func(rows pgx.Rows) error {
 			return eachRow(rows, func(r Row) { report.New = append(report.New, r) })
 		})
-		batch.Queue(lookCancels, plan.LookLimit).Query(numberRows(&report.Cancels))
-		batch.Queue(lookGone, plan.Owners).Query(func(rows pgx.Rows) error {
-			var gone Gone
-			_, err := pgx.ForEachRow(rows, []any{&gone.Incarnation, &gone.InOrder}, func() error {
-				report.Gone = append(report.Gone, gone)
-				return nil
-			})
-			return err
-		})
+		batch.Queue(lookCancels, plan.LookLimit, plan.Thorough).Query(numberRows(&report.Cancels))
+		batch.Queue(lookOver, plan.LookLimit).Query(goneRows(report, Gone{Noted: true}))
+		if plan.Thorough {
+			batch.Queue(lookGone, postgres.Texts(plan.Owners)).Query(goneRows(report, Gone{}))
+		}
 	}
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, lost("write a tick", err)
 	}
 	return report, nil
+}
+
+// Glance is a look that reads nothing: it says whether there is a task above high, a wish to cancel, a note of a life that is over,
+// or whether one of the owners' lives is; owners is nil for a glance that is not thorough. It keeps the lease, too. ErrDeposed:
+// another has taken it.
+func (s *Store) Glance(ctx context.Context, epoch, high int64, owners []string) (Glimpse, error) {
+	var lives any
+	if owners != nil {
+		lives = postgres.Texts(owners)
+	}
+	var g Glimpse
+	if err := s.pool.QueryRow(ctx, glance, epoch, s.lease, high, lives).Scan(&g.Now, &g.Stirs); err != nil {
+		return Glimpse{}, lost("look for something to do", err)
+	}
+	return g, nil
 }
 
 // Living reports whether the incarnation of an executor is registered and neither missing nor ended.
@@ -337,6 +335,17 @@ func stateRows(into *map[int64]task.State) func(pgx.Rows) error {
 		var state task.State
 		_, err := pgx.ForEachRow(rows, []any{&seq, &state}, func() error {
 			(*into)[seq] = state
+			return nil
+		})
+		return err
+	}
+}
+
+// goneRows reads rows of incarnation and whether it ended in order.
+func goneRows(report *Report, gone Gone) func(pgx.Rows) error {
+	return func(rows pgx.Rows) error {
+		_, err := pgx.ForEachRow(rows, []any{&gone.Incarnation, &gone.InOrder}, func() error {
+			report.Gone = append(report.Gone, gone)
 			return nil
 		})
 		return err

@@ -28,13 +28,28 @@ class Failure(Exception):
         self.code = code
 
 
+class Stopped(threading.Event):
+    """Set when a task is to stop: it was asked to, or the lease has run out, which nobody needs to have noticed."""
+
+    def __init__(self, link):
+        super().__init__()
+        self.link = link
+
+    def is_set(self):
+        return super().is_set() or self.link.over()
+
+    def wait(self, timeout=None):
+        super().wait(timeout)
+        return self.is_set()
+
+
 class Run:
     """One task, as its handler sees it."""
 
     def __init__(self, link, message):
         self.link, self.assignment, self.working_dir = link, message.assignment, message.working_dir
         self.key = self.assignment.task_id, self.assignment.claim
-        self.stopped = threading.Event()
+        self.stopped = Stopped(link)
 
     def say(self, kind, **fields):
         self.link.send(**{kind: dict(task_id=self.key[0], claim=self.key[1], **fields)})
@@ -58,8 +73,8 @@ class Run:
 
     def perform(self, handler):
         """Runs the handler, in a thread of its own, and reports how it ended."""
-        self.say("started")
         try:
+            self.say("started")
             args, kwargs = json.loads(self.assignment.args_json or "[]"), json.loads(self.assignment.kwargs_json or "{}")
             outcome = dict(state="STATE_COMPLETED", result_json=json.dumps(handler(self, *args, **kwargs)))
         except Canceled:
@@ -68,33 +83,50 @@ class Run:
             error = dict(description=str(e) or repr(e), traceback=traceback.format_exc(), code=getattr(e, "code", ""))
             outcome = dict(state="STATE_FAILED", error=error, safe=isinstance(e, Failure))
         del self.link.runs[self.key]
-        self.say("ended", outcome=outcome)
+        try:
+            self.say("ended", outcome=outcome)
+        except Canceled:
+            pass  # too late: it has failed by now
 
 
 class Link:
     """One stream, from its hello to its end."""
 
     def __init__(self, stub, hello, handlers):
-        self.handlers, self.welcomed, self.lease, self.until = handlers, False, None, 0.0
+        self.handlers, self.welcomed, self.timer, self.same_clock = handlers, False, None, None
+        self.length, self.last_call, self.until = 0, None, None  # of the lease, in nanoseconds; last_call is when to stop the tasks
         self.runs, self.threads, self.calls, self.answers = {}, [], itertools.count(1), {}
         self.outgoing = queue.SimpleQueue()
+        self.stream = None
         self.send(hello=hello)
         self.stream = stub.Work(iter(self.outgoing.get, None))
 
     def send(self, **message):
+        """Sends a message, unless the lease has run out: then whoever wants to say something is to stop."""
+        if self.over():
+            raise Canceled
         self.outgoing.put(work.WorkRequest(**message))
+
+    def over(self):
+        """Whether the lease has run out. A process that was stopped (SIGSTOP) learns it here, before a timer tells it."""
+        if self.last_call is None or time.monotonic_ns() < self.last_call:
+            return False
+        self.stream.cancel()
+        return True
 
     def follow(self):
         """Does what it is told until the stream ends."""
         for message in self.stream:
+            if self.over():
+                continue  # whatever it is, it came too late; the stream ends
             kind = message.WhichOneof("message")
             what = getattr(message, kind)
             if kind == "welcome":
-                self.welcomed = True
-                self.hold(what.lease)
+                self.welcomed, self.length = True, what.lease.ToNanoseconds()
+                self.hold(self.length)
                 print(f"worker {what.worker} is ready", flush=True)
             elif kind == "lease":
-                self.hold(what.valid_for)
+                self.hold(what.valid_for.ToNanoseconds(), what.ends_at_monotonic)
             elif kind == "run":
                 run = Run(self, what)
                 self.runs[run.key] = run
@@ -108,29 +140,34 @@ class Link:
             elif kind == "refusal":
                 print(f"task {what.task_id}: {what.reason}", file=sys.stderr, flush=True)
 
-    def hold(self, lease):
-        """Ends the stream when no other lease comes in time. The last eighth of it is for stopping the tasks."""
-        if self.lease:
-            self.lease.cancel()
-        seconds = lease.ToTimedelta().total_seconds()
-        self.until = time.monotonic() + seconds
-        self.lease = threading.Timer(seconds * 7 / 8, self.stream.cancel)
-        self.lease.daemon = True
-        self.lease.start()
+    def hold(self, valid_for, ends_at=0):
+        """Takes a lease, of nanoseconds from now, which ends at a time of Sluice's machine. Ends the stream when no other lease
+        comes before the last eighth of it, which is for stopping the tasks."""
+        ends = time.monotonic_ns() + valid_for
+        if ends_at and self.same_clock is None:
+            # On the same machine it is the same clock: then ends_at is right even if we were stopped and read it late.
+            self.same_clock = abs(ends_at - ends) < 1e9
+        self.until = ends_at if self.same_clock else ends
+        self.last_call = self.until - self.length // 8
+        if self.timer:
+            self.timer.cancel()
+        self.timer = threading.Timer(max(0, self.last_call - time.monotonic_ns()) / 1e9 + 0.001, self.over)
+        self.timer.daemon = True
+        self.timer.start()
 
     def end(self):
         """Stops all tasks. They failed with the stream, and what they had reserved may be another's by now."""
         self.stream.cancel()
         self.outgoing.put(None)
-        if self.lease:
-            self.lease.cancel()
+        if self.timer:
+            self.timer.cancel()
         for run in list(self.runs.values()):
             run.stopped.set()
         for answers in list(self.answers.values()):
             answers.put(work.CallReply(error="the stream has ended"))
-        deadline = min(self.until, time.monotonic() + 5)
+        deadline = min(self.until or 0, time.monotonic_ns() + 5e9)
         for thread in self.threads:
-            thread.join(max(0, deadline - time.monotonic()))
+            thread.join(max(0, deadline - time.monotonic_ns()) / 1e9)
         if any(thread.is_alive() for thread in self.threads):
             print("a task does not stop, so its process does", file=sys.stderr, flush=True)
             os._exit(1)  # nothing else ends a thread

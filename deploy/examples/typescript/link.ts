@@ -26,17 +26,23 @@ export class Failure extends Error {
 
 /** One task, as its handler sees it. */
 export class Run {
-  /** Aborted when the task is to stop. Pass it on to what takes long, or look at it from time to time. */
-  readonly stopped: AbortSignal;
   readonly assignment;
   readonly workingDir: string;
   private readonly key;
 
-  constructor(private readonly link: Link, message: RunTask, stop: AbortController) {
+  constructor(private readonly link: Link, message: RunTask, private readonly stop: AbortController) {
     this.assignment = message.assignment!;
     this.workingDir = message.workingDir;
-    this.stopped = stop.signal;
     this.key = { taskId: this.assignment.taskId, claim: this.assignment.claim };
+  }
+
+  /**
+   * Aborted when the task is to stop. Pass it on to what takes long, or look at it from time to time: whoever does so also finds
+   * out that the lease has run out, before a timer tells it, if the process was stopped (SIGSTOP) meanwhile.
+   */
+  get stopped(): AbortSignal {
+    this.link.over();
+    return this.stop.signal;
   }
 
   progress(code: string, message: string, done: number, total?: number) {
@@ -60,7 +66,8 @@ export class Run {
   /** Runs the handler and reports how it ended. */
   async perform(handler: Handler) {
     this.link.send({ started: this.key });
-    this.link.send({ ended: { ...this.key, outcome: await this.outcome(handler) } });
+    const outcome = await this.outcome(handler);
+    if (!this.link.over()) this.link.send({ ended: { ...this.key, outcome } }); // else it has failed by now
   }
 
   private async outcome(handler: Handler): Promise<Outcome> {
@@ -77,6 +84,10 @@ export class Run {
   }
 }
 
+const second = 1_000_000_000n;
+const nanoseconds = (duration: Duration) => BigInt(duration.seconds) * second + BigInt(duration.nanos);
+const millisecondsTo = (time: bigint) => Math.max(0, Number(time - process.hrtime.bigint()) / 1e6);
+
 /** One stream, from its hello to its end. */
 class Link {
   welcomed = false;
@@ -84,15 +95,29 @@ class Link {
   private readonly running = new Set<Promise<void>>();
   private readonly replies = new Map<string, (reply: CallReply) => void>();
   private calls = 0;
-  private lease?: NodeJS.Timeout;
-  private until = 0; // the end of the lease
+  private timer?: NodeJS.Timeout;
+  private sameClock?: boolean;
+  // Of the lease, in nanoseconds: how long it is, when it ends, and when to stop the tasks.
+  private length = 0n;
+  private until = 0n;
+  private lastCall?: bigint;
 
   constructor(private readonly stream: Stream, private readonly handlers: Handlers) {
     stream.on("error", () => {}); // follow tells of it; what comes later is of no use
   }
 
+  /** Sends a message, unless the lease has run out: then whoever wants to say something is to stop. */
   send(message: WorkRequest) {
+    if (this.over()) throw new DOMException("The lease has run out.", "AbortError");
     this.stream.write(message);
+  }
+
+  /** Whether the lease has run out. Then the tasks are to stop, and the stream ends. */
+  over(): boolean {
+    if (this.lastCall === undefined || process.hrtime.bigint() < this.lastCall) return false;
+    for (const stop of this.stops.values()) stop.abort();
+    this.stream.cancel();
+    return true;
   }
 
   ask(call: WorkRequest["call"]): Promise<CallReply> {
@@ -105,12 +130,14 @@ class Link {
   async follow() {
     for await (const message of this.stream as AsyncIterable<WorkResponse>) {
       const { welcome, lease, run, stop, reply, refusal } = message;
+      if (this.over()) continue; // whatever it is, it came too late; the stream ends
       if (welcome) {
         this.welcomed = true;
-        this.hold(welcome.lease!);
+        this.length = nanoseconds(welcome.lease!);
+        this.hold(this.length);
         console.log(`worker ${welcome.worker} is ready`);
       } else if (lease) {
-        this.hold(lease.validFor!);
+        this.hold(nanoseconds(lease.validFor!), BigInt(lease.endsAtMonotonic));
       } else if (run) {
         this.start(run);
       } else if (stop) {
@@ -135,21 +162,29 @@ class Link {
     this.running.add(running);
   }
 
-  /** Ends the stream when no other lease comes in time. The last eighth of it is for stopping the tasks. */
-  private hold(lease: Duration) {
-    clearTimeout(this.lease);
-    const milliseconds = Number(lease.seconds) * 1e3 + lease.nanos / 1e6;
-    this.until = performance.now() + milliseconds;
-    this.lease = setTimeout(() => this.stream.cancel(), (milliseconds * 7) / 8);
+  /**
+   * Takes a lease, of nanoseconds from now, which ends at a time of Sluice's machine. Ends the stream when no other lease comes
+   * before the last eighth of it, which is for stopping the tasks.
+   */
+  private hold(validFor: bigint, endsAt = 0n) {
+    const ends = process.hrtime.bigint() + validFor;
+    if (endsAt && this.sameClock === undefined) {
+      // On the same machine it is the same clock: then endsAt is right even if we were stopped and read it late.
+      this.sameClock = endsAt > ends - second && endsAt < ends + second;
+    }
+    this.until = this.sameClock ? endsAt : ends;
+    this.lastCall = this.until - this.length / 8n;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.over(), millisecondsTo(this.lastCall) + 1);
   }
 
   /** Stops all tasks. They failed with the stream, and what they had reserved may be another's by now. */
   async end() {
-    clearTimeout(this.lease);
+    clearTimeout(this.timer);
     this.stream.cancel();
     for (const stop of this.stops.values()) stop.abort();
     for (const resolve of this.replies.values()) resolve({ error: "the stream has ended" });
-    const patience = Math.min(5000, Math.max(0, this.until - performance.now()));
+    const patience = Math.min(5000, millisecondsTo(this.until));
     await Promise.race([Promise.all(this.running), sleep(patience)]);
     if (this.running.size > 0) {
       console.error("a task does not stop, so its process does");

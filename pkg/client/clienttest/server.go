@@ -55,6 +55,10 @@ type Server struct {
 	OnDispatch func(*taskv1.Task)
 	// Fail, if set, is asked before every call; an error is the answer.
 	Fail func(method string) error
+	// Lose, if set, is asked after every unary call that worked; an error takes the place of its answer.
+	Lose func(method string) error
+	// OnPurge, if set, answers PurgeTasks.
+	OnPurge func(*dispatcherv1.PurgeTasksRequest) (*dispatcherv1.PurgeTasksResponse, error)
 	// Damage, if set, changes what GetFile is about to send.
 	Damage func([]*dispatcherv1.GetFileResponse) []*dispatcherv1.GetFileResponse
 
@@ -64,13 +68,16 @@ type Server struct {
 	calls  chan string
 	sent   chan sent
 
-	mu      sync.Mutex
-	tasks   map[string]*taskv1.Task
-	told    map[string]*statusv1.GetTaskResponse // its reports and attempts
-	specs   []*taskv1.TaskSpec
-	files   map[string]file
-	uploads int
-	changed chan struct{} // closed and replaced at each change
+	mu    sync.Mutex
+	tasks map[string]*taskv1.Task
+	told  map[string]*statusv1.GetTaskResponse // its reports and attempts
+	specs []*taskv1.TaskSpec
+	// requests are the ids of tasks by their request ids, requested the latter in the order in which they came.
+	requests  map[string]string
+	requested []string
+	files     map[string]file
+	uploads   int
+	changed   chan struct{} // closed and replaced at each change
 }
 
 // New starts a server that stops with the test.
@@ -78,7 +85,8 @@ func New(tb testing.TB) *Server {
 	tb.Helper()
 	s := &Server{
 		Addr: "127.0.0.1:0", tb: tb, tasks: map[string]*taskv1.Task{}, told: map[string]*statusv1.GetTaskResponse{}, files: map[string]file{},
-		changed: make(chan struct{}), calls: make(chan string, 1000), sent: make(chan sent, 1000),
+		requests: map[string]string{},
+		changed:  make(chan struct{}), calls: make(chan string, 1000), sent: make(chan sent, 1000),
 	}
 	s.Start()
 	tb.Cleanup(s.Stop)
@@ -116,7 +124,11 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	if err := s.called(info.FullMethod); err != nil {
 		return nil, err
 	}
-	return handler(ctx, req)
+	answer, err := handler(ctx, req)
+	if err == nil && s.Lose != nil {
+		err = s.Lose(info.FullMethod)
+	}
+	return answer, err
 }
 
 func (s *Server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
@@ -154,7 +166,14 @@ func (s *Server) AwaitCall(method string) {
 	}
 }
 
-// Specs returns what was dispatched so far.
+// Requests returns the request ids of all calls so far, a repeated one as often as it came.
+func (s *Server) Requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.requested)
+}
+
+// Specs returns what was dispatched so far, each task once, without its request id.
 func (s *Server) Specs() []*taskv1.TaskSpec {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -76,10 +76,26 @@ func (d dispatcher) store(spec *taskv1.TaskSpec) (*taskv1.Task, error) {
 		ProfileOptions:     spec.GetProfileOptions(),
 		FileIds:            spec.GetFileIds(),
 	}
+	request := spec.GetRequestId()
 	d.mu.Lock()
-	d.specs = append(d.specs, proto.CloneOf(spec))
+	d.requested = append(d.requested, request)
+	first, known := d.requests[request]
+	if !known {
+		spec = proto.CloneOf(spec)
+		spec.RequestId = ""
+		d.specs = append(d.specs, spec)
+	}
 	d.mu.Unlock()
+	if known {
+		t, _, err := d.find(first)
+		return t, err
+	}
 	t = d.Put(t)
+	if request != "" {
+		d.mu.Lock()
+		d.requests[request] = t.GetId()
+		d.mu.Unlock()
+	}
 	if d.OnDispatch != nil {
 		d.Change(t.GetId(), d.OnDispatch)
 	}
@@ -122,6 +138,14 @@ func (d dispatcher) Delete(_ context.Context, r *dispatcherv1.DeleteRequest) (*d
 	delete(d.tasks, t.GetId())
 	d.announce()
 	return &dispatcherv1.DeleteResponse{}, nil
+}
+
+// PurgeTasks removes nothing by itself.
+func (d dispatcher) PurgeTasks(_ context.Context, r *dispatcherv1.PurgeTasksRequest) (*dispatcherv1.PurgeTasksResponse, error) {
+	if d.OnPurge == nil {
+		return &dispatcherv1.PurgeTasksResponse{}, nil
+	}
+	return d.OnPurge(r)
 }
 
 func (d dispatcher) CreateTaskGroup(context.Context, *dispatcherv1.CreateTaskGroupRequest) (*dispatcherv1.CreateTaskGroupResponse, error) {

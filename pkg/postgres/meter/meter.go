@@ -72,6 +72,17 @@ func (m *Meter) Read(ctx context.Context) (Reading, error) {
 	return r, nil
 }
 
+// Connections is how many clients are connected to the database, this meter not counted.
+func (m *Meter) Connections(ctx context.Context) (n int, err error) {
+	err = m.pool.QueryRow(ctx, `
+		select count(*) from pg_stat_activity
+		where backend_type = 'client backend' and datname = current_database() and pid <> pg_backend_pid()`).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count the connections: %w", err)
+	}
+	return n, nil
+}
+
 // Durable reports whether the server keeps what it has committed, through a crash of the machine too. One that does not is
 // several times faster, and its figures are about something else.
 func (m *Meter) Durable(ctx context.Context) (bool, error) {

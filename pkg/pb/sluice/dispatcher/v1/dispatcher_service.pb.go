@@ -12,6 +12,7 @@ import (
 	v1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -384,6 +385,189 @@ func (*DeleteResponse) Descriptor() ([]byte, []int) {
 	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{7}
 }
 
+// PurgeTasksRequest says which tasks to remove.
+type PurgeTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only those that ended before this time. Required.
+	FinishedBefore *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=finished_before,json=finishedBefore,proto3" json:"finished_before,omitempty"`
+	// Only those in these states, which must be final ones. Empty: all final ones.
+	States []v1.State `protobuf:"varint,2,rep,packed,name=states,proto3,enum=sluice.task.v1.State" json:"states,omitempty"`
+	// How many tasks to look at in this call: 0 means 1,000, at most 10,000. Each call is one short transaction.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Where the call before left off. Empty: the oldest task.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeTasksRequest) Reset() {
+	*x = PurgeTasksRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeTasksRequest) ProtoMessage() {}
+
+func (x *PurgeTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeTasksRequest.ProtoReflect.Descriptor instead.
+func (*PurgeTasksRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PurgeTasksRequest) GetFinishedBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FinishedBefore
+	}
+	return nil
+}
+
+func (x *PurgeTasksRequest) GetStates() []v1.State {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+func (x *PurgeTasksRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *PurgeTasksRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// PurgeTasksResponse says what was removed.
+type PurgeTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many tasks were removed, by state, in the order of the states.
+	Deleted []*PurgedCount `protobuf:"bytes,1,rep,name=deleted,proto3" json:"deleted,omitempty"`
+	// Give it to the next call; empty when there is nothing more to look at.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeTasksResponse) Reset() {
+	*x = PurgeTasksResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeTasksResponse) ProtoMessage() {}
+
+func (x *PurgeTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeTasksResponse.ProtoReflect.Descriptor instead.
+func (*PurgeTasksResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *PurgeTasksResponse) GetDeleted() []*PurgedCount {
+	if x != nil {
+		return x.Deleted
+	}
+	return nil
+}
+
+func (x *PurgeTasksResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// PurgedCount is a number of removed tasks.
+type PurgedCount struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Their state.
+	State v1.State `protobuf:"varint,1,opt,name=state,proto3,enum=sluice.task.v1.State" json:"state,omitempty"`
+	// How many.
+	Count         int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgedCount) Reset() {
+	*x = PurgedCount{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgedCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgedCount) ProtoMessage() {}
+
+func (x *PurgedCount) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgedCount.ProtoReflect.Descriptor instead.
+func (*PurgedCount) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PurgedCount) GetState() v1.State {
+	if x != nil {
+		return x.State
+	}
+	return v1.State(0)
+}
+
+func (x *PurgedCount) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // CreateTaskGroupRequest describes a new group.
 type CreateTaskGroupRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -395,7 +579,7 @@ type CreateTaskGroupRequest struct {
 
 func (x *CreateTaskGroupRequest) Reset() {
 	*x = CreateTaskGroupRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[8]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -407,7 +591,7 @@ func (x *CreateTaskGroupRequest) String() string {
 func (*CreateTaskGroupRequest) ProtoMessage() {}
 
 func (x *CreateTaskGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[8]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -420,7 +604,7 @@ func (x *CreateTaskGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTaskGroupRequest.ProtoReflect.Descriptor instead.
 func (*CreateTaskGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{8}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CreateTaskGroupRequest) GetDescription() string {
@@ -441,7 +625,7 @@ type CreateTaskGroupResponse struct {
 
 func (x *CreateTaskGroupResponse) Reset() {
 	*x = CreateTaskGroupResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[9]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -453,7 +637,7 @@ func (x *CreateTaskGroupResponse) String() string {
 func (*CreateTaskGroupResponse) ProtoMessage() {}
 
 func (x *CreateTaskGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[9]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -466,7 +650,7 @@ func (x *CreateTaskGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTaskGroupResponse.ProtoReflect.Descriptor instead.
 func (*CreateTaskGroupResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{9}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateTaskGroupResponse) GetGroupId() string {
@@ -490,7 +674,7 @@ type PutFileRequest struct {
 
 func (x *PutFileRequest) Reset() {
 	*x = PutFileRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[10]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +686,7 @@ func (x *PutFileRequest) String() string {
 func (*PutFileRequest) ProtoMessage() {}
 
 func (x *PutFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[10]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +699,7 @@ func (x *PutFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileRequest.ProtoReflect.Descriptor instead.
 func (*PutFileRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{10}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PutFileRequest) GetName() string {
@@ -543,7 +727,7 @@ type PutFileResponse struct {
 
 func (x *PutFileResponse) Reset() {
 	*x = PutFileResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[11]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -555,7 +739,7 @@ func (x *PutFileResponse) String() string {
 func (*PutFileResponse) ProtoMessage() {}
 
 func (x *PutFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[11]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -568,7 +752,7 @@ func (x *PutFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileResponse.ProtoReflect.Descriptor instead.
 func (*PutFileResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{11}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PutFileResponse) GetFile() *TemporaryFile {
@@ -595,7 +779,7 @@ type TemporaryFile struct {
 
 func (x *TemporaryFile) Reset() {
 	*x = TemporaryFile{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[12]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -607,7 +791,7 @@ func (x *TemporaryFile) String() string {
 func (*TemporaryFile) ProtoMessage() {}
 
 func (x *TemporaryFile) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[12]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -620,7 +804,7 @@ func (x *TemporaryFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemporaryFile.ProtoReflect.Descriptor instead.
 func (*TemporaryFile) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{12}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *TemporaryFile) GetId() string {
@@ -662,7 +846,7 @@ type GetFileRequest struct {
 
 func (x *GetFileRequest) Reset() {
 	*x = GetFileRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -674,7 +858,7 @@ func (x *GetFileRequest) String() string {
 func (*GetFileRequest) ProtoMessage() {}
 
 func (x *GetFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -687,7 +871,7 @@ func (x *GetFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFileRequest.ProtoReflect.Descriptor instead.
 func (*GetFileRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{13}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetFileRequest) GetFileId() string {
@@ -710,7 +894,7 @@ type GetFileResponse struct {
 
 func (x *GetFileResponse) Reset() {
 	*x = GetFileResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +906,7 @@ func (x *GetFileResponse) String() string {
 func (*GetFileResponse) ProtoMessage() {}
 
 func (x *GetFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +919,7 @@ func (x *GetFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFileResponse.ProtoReflect.Descriptor instead.
 func (*GetFileResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{14}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetFileResponse) GetFile() *TemporaryFile {
@@ -763,7 +947,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +959,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +972,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{15}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteFileRequest) GetFileId() string {
@@ -807,7 +991,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1003,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,14 +1016,14 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{16}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{19}
 }
 
 var File_sluice_dispatcher_v1_dispatcher_service_proto protoreflect.FileDescriptor
 
 const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\n" +
-	"-sluice/dispatcher/v1/dispatcher_service.proto\x12\x14sluice.dispatcher.v1\x1a\x19sluice/task/v1/task.proto\"?\n" +
+	"-sluice/dispatcher/v1/dispatcher_service.proto\x12\x14sluice.dispatcher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\"?\n" +
 	"\x0fDispatchRequest\x12,\n" +
 	"\x04task\x18\x01 \x01(\v2\x18.sluice.task.v1.TaskSpecR\x04task\"<\n" +
 	"\x10DispatchResponse\x12(\n" +
@@ -854,7 +1038,19 @@ const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\x04task\x18\x01 \x01(\v2\x14.sluice.task.v1.TaskR\x04task\"(\n" +
 	"\rDeleteRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\x10\n" +
-	"\x0eDeleteResponse\":\n" +
+	"\x0eDeleteResponse\"\xc3\x01\n" +
+	"\x11PurgeTasksRequest\x12C\n" +
+	"\x0ffinished_before\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x0efinishedBefore\x12-\n" +
+	"\x06states\x18\x02 \x03(\x0e2\x15.sluice.task.v1.StateR\x06states\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"y\n" +
+	"\x12PurgeTasksResponse\x12;\n" +
+	"\adeleted\x18\x01 \x03(\v2!.sluice.dispatcher.v1.PurgedCountR\adeleted\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"P\n" +
+	"\vPurgedCount\x12+\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\":\n" +
 	"\x16CreateTaskGroupRequest\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\"4\n" +
 	"\x17CreateTaskGroupResponse\x12\x19\n" +
@@ -876,12 +1072,14 @@ const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\",\n" +
 	"\x11DeleteFileRequest\x12\x17\n" +
 	"\afile_id\x18\x01 \x01(\tR\x06fileId\"\x14\n" +
-	"\x12DeleteFileResponse2\x96\x06\n" +
+	"\x12DeleteFileResponse2\xf7\x06\n" +
 	"\x11DispatcherService\x12Y\n" +
 	"\bDispatch\x12%.sluice.dispatcher.v1.DispatchRequest\x1a&.sluice.dispatcher.v1.DispatchResponse\x12h\n" +
 	"\rDispatchBatch\x12*.sluice.dispatcher.v1.DispatchBatchRequest\x1a+.sluice.dispatcher.v1.DispatchBatchResponse\x12X\n" +
 	"\x06Cancel\x12#.sluice.dispatcher.v1.CancelRequest\x1a$.sluice.dispatcher.v1.CancelResponse\"\x03\x90\x02\x02\x12X\n" +
-	"\x06Delete\x12#.sluice.dispatcher.v1.DeleteRequest\x1a$.sluice.dispatcher.v1.DeleteResponse\"\x03\x90\x02\x02\x12n\n" +
+	"\x06Delete\x12#.sluice.dispatcher.v1.DeleteRequest\x1a$.sluice.dispatcher.v1.DeleteResponse\"\x03\x90\x02\x02\x12_\n" +
+	"\n" +
+	"PurgeTasks\x12'.sluice.dispatcher.v1.PurgeTasksRequest\x1a(.sluice.dispatcher.v1.PurgeTasksResponse\x12n\n" +
 	"\x0fCreateTaskGroup\x12,.sluice.dispatcher.v1.CreateTaskGroupRequest\x1a-.sluice.dispatcher.v1.CreateTaskGroupResponse\x12X\n" +
 	"\aPutFile\x12$.sluice.dispatcher.v1.PutFileRequest\x1a%.sluice.dispatcher.v1.PutFileResponse(\x01\x12X\n" +
 	"\aGetFile\x12$.sluice.dispatcher.v1.GetFileRequest\x1a%.sluice.dispatcher.v1.GetFileResponse0\x01\x12d\n" +
@@ -900,7 +1098,7 @@ func file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP() []byte {
 	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescData
 }
 
-var file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_sluice_dispatcher_v1_dispatcher_service_proto_goTypes = []any{
 	(*DispatchRequest)(nil),         // 0: sluice.dispatcher.v1.DispatchRequest
 	(*DispatchResponse)(nil),        // 1: sluice.dispatcher.v1.DispatchResponse
@@ -910,47 +1108,58 @@ var file_sluice_dispatcher_v1_dispatcher_service_proto_goTypes = []any{
 	(*CancelResponse)(nil),          // 5: sluice.dispatcher.v1.CancelResponse
 	(*DeleteRequest)(nil),           // 6: sluice.dispatcher.v1.DeleteRequest
 	(*DeleteResponse)(nil),          // 7: sluice.dispatcher.v1.DeleteResponse
-	(*CreateTaskGroupRequest)(nil),  // 8: sluice.dispatcher.v1.CreateTaskGroupRequest
-	(*CreateTaskGroupResponse)(nil), // 9: sluice.dispatcher.v1.CreateTaskGroupResponse
-	(*PutFileRequest)(nil),          // 10: sluice.dispatcher.v1.PutFileRequest
-	(*PutFileResponse)(nil),         // 11: sluice.dispatcher.v1.PutFileResponse
-	(*TemporaryFile)(nil),           // 12: sluice.dispatcher.v1.TemporaryFile
-	(*GetFileRequest)(nil),          // 13: sluice.dispatcher.v1.GetFileRequest
-	(*GetFileResponse)(nil),         // 14: sluice.dispatcher.v1.GetFileResponse
-	(*DeleteFileRequest)(nil),       // 15: sluice.dispatcher.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),      // 16: sluice.dispatcher.v1.DeleteFileResponse
-	(*v1.TaskSpec)(nil),             // 17: sluice.task.v1.TaskSpec
-	(*v1.Task)(nil),                 // 18: sluice.task.v1.Task
+	(*PurgeTasksRequest)(nil),       // 8: sluice.dispatcher.v1.PurgeTasksRequest
+	(*PurgeTasksResponse)(nil),      // 9: sluice.dispatcher.v1.PurgeTasksResponse
+	(*PurgedCount)(nil),             // 10: sluice.dispatcher.v1.PurgedCount
+	(*CreateTaskGroupRequest)(nil),  // 11: sluice.dispatcher.v1.CreateTaskGroupRequest
+	(*CreateTaskGroupResponse)(nil), // 12: sluice.dispatcher.v1.CreateTaskGroupResponse
+	(*PutFileRequest)(nil),          // 13: sluice.dispatcher.v1.PutFileRequest
+	(*PutFileResponse)(nil),         // 14: sluice.dispatcher.v1.PutFileResponse
+	(*TemporaryFile)(nil),           // 15: sluice.dispatcher.v1.TemporaryFile
+	(*GetFileRequest)(nil),          // 16: sluice.dispatcher.v1.GetFileRequest
+	(*GetFileResponse)(nil),         // 17: sluice.dispatcher.v1.GetFileResponse
+	(*DeleteFileRequest)(nil),       // 18: sluice.dispatcher.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),      // 19: sluice.dispatcher.v1.DeleteFileResponse
+	(*v1.TaskSpec)(nil),             // 20: sluice.task.v1.TaskSpec
+	(*v1.Task)(nil),                 // 21: sluice.task.v1.Task
+	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
+	(v1.State)(0),                   // 23: sluice.task.v1.State
 }
 var file_sluice_dispatcher_v1_dispatcher_service_proto_depIdxs = []int32{
-	17, // 0: sluice.dispatcher.v1.DispatchRequest.task:type_name -> sluice.task.v1.TaskSpec
-	18, // 1: sluice.dispatcher.v1.DispatchResponse.task:type_name -> sluice.task.v1.Task
-	17, // 2: sluice.dispatcher.v1.DispatchBatchRequest.tasks:type_name -> sluice.task.v1.TaskSpec
-	18, // 3: sluice.dispatcher.v1.DispatchBatchResponse.tasks:type_name -> sluice.task.v1.Task
-	18, // 4: sluice.dispatcher.v1.CancelResponse.task:type_name -> sluice.task.v1.Task
-	12, // 5: sluice.dispatcher.v1.PutFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
-	12, // 6: sluice.dispatcher.v1.GetFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
-	0,  // 7: sluice.dispatcher.v1.DispatcherService.Dispatch:input_type -> sluice.dispatcher.v1.DispatchRequest
-	2,  // 8: sluice.dispatcher.v1.DispatcherService.DispatchBatch:input_type -> sluice.dispatcher.v1.DispatchBatchRequest
-	4,  // 9: sluice.dispatcher.v1.DispatcherService.Cancel:input_type -> sluice.dispatcher.v1.CancelRequest
-	6,  // 10: sluice.dispatcher.v1.DispatcherService.Delete:input_type -> sluice.dispatcher.v1.DeleteRequest
-	8,  // 11: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:input_type -> sluice.dispatcher.v1.CreateTaskGroupRequest
-	10, // 12: sluice.dispatcher.v1.DispatcherService.PutFile:input_type -> sluice.dispatcher.v1.PutFileRequest
-	13, // 13: sluice.dispatcher.v1.DispatcherService.GetFile:input_type -> sluice.dispatcher.v1.GetFileRequest
-	15, // 14: sluice.dispatcher.v1.DispatcherService.DeleteFile:input_type -> sluice.dispatcher.v1.DeleteFileRequest
-	1,  // 15: sluice.dispatcher.v1.DispatcherService.Dispatch:output_type -> sluice.dispatcher.v1.DispatchResponse
-	3,  // 16: sluice.dispatcher.v1.DispatcherService.DispatchBatch:output_type -> sluice.dispatcher.v1.DispatchBatchResponse
-	5,  // 17: sluice.dispatcher.v1.DispatcherService.Cancel:output_type -> sluice.dispatcher.v1.CancelResponse
-	7,  // 18: sluice.dispatcher.v1.DispatcherService.Delete:output_type -> sluice.dispatcher.v1.DeleteResponse
-	9,  // 19: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:output_type -> sluice.dispatcher.v1.CreateTaskGroupResponse
-	11, // 20: sluice.dispatcher.v1.DispatcherService.PutFile:output_type -> sluice.dispatcher.v1.PutFileResponse
-	14, // 21: sluice.dispatcher.v1.DispatcherService.GetFile:output_type -> sluice.dispatcher.v1.GetFileResponse
-	16, // 22: sluice.dispatcher.v1.DispatcherService.DeleteFile:output_type -> sluice.dispatcher.v1.DeleteFileResponse
-	15, // [15:23] is the sub-list for method output_type
-	7,  // [7:15] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	20, // 0: sluice.dispatcher.v1.DispatchRequest.task:type_name -> sluice.task.v1.TaskSpec
+	21, // 1: sluice.dispatcher.v1.DispatchResponse.task:type_name -> sluice.task.v1.Task
+	20, // 2: sluice.dispatcher.v1.DispatchBatchRequest.tasks:type_name -> sluice.task.v1.TaskSpec
+	21, // 3: sluice.dispatcher.v1.DispatchBatchResponse.tasks:type_name -> sluice.task.v1.Task
+	21, // 4: sluice.dispatcher.v1.CancelResponse.task:type_name -> sluice.task.v1.Task
+	22, // 5: sluice.dispatcher.v1.PurgeTasksRequest.finished_before:type_name -> google.protobuf.Timestamp
+	23, // 6: sluice.dispatcher.v1.PurgeTasksRequest.states:type_name -> sluice.task.v1.State
+	10, // 7: sluice.dispatcher.v1.PurgeTasksResponse.deleted:type_name -> sluice.dispatcher.v1.PurgedCount
+	23, // 8: sluice.dispatcher.v1.PurgedCount.state:type_name -> sluice.task.v1.State
+	15, // 9: sluice.dispatcher.v1.PutFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
+	15, // 10: sluice.dispatcher.v1.GetFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
+	0,  // 11: sluice.dispatcher.v1.DispatcherService.Dispatch:input_type -> sluice.dispatcher.v1.DispatchRequest
+	2,  // 12: sluice.dispatcher.v1.DispatcherService.DispatchBatch:input_type -> sluice.dispatcher.v1.DispatchBatchRequest
+	4,  // 13: sluice.dispatcher.v1.DispatcherService.Cancel:input_type -> sluice.dispatcher.v1.CancelRequest
+	6,  // 14: sluice.dispatcher.v1.DispatcherService.Delete:input_type -> sluice.dispatcher.v1.DeleteRequest
+	8,  // 15: sluice.dispatcher.v1.DispatcherService.PurgeTasks:input_type -> sluice.dispatcher.v1.PurgeTasksRequest
+	11, // 16: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:input_type -> sluice.dispatcher.v1.CreateTaskGroupRequest
+	13, // 17: sluice.dispatcher.v1.DispatcherService.PutFile:input_type -> sluice.dispatcher.v1.PutFileRequest
+	16, // 18: sluice.dispatcher.v1.DispatcherService.GetFile:input_type -> sluice.dispatcher.v1.GetFileRequest
+	18, // 19: sluice.dispatcher.v1.DispatcherService.DeleteFile:input_type -> sluice.dispatcher.v1.DeleteFileRequest
+	1,  // 20: sluice.dispatcher.v1.DispatcherService.Dispatch:output_type -> sluice.dispatcher.v1.DispatchResponse
+	3,  // 21: sluice.dispatcher.v1.DispatcherService.DispatchBatch:output_type -> sluice.dispatcher.v1.DispatchBatchResponse
+	5,  // 22: sluice.dispatcher.v1.DispatcherService.Cancel:output_type -> sluice.dispatcher.v1.CancelResponse
+	7,  // 23: sluice.dispatcher.v1.DispatcherService.Delete:output_type -> sluice.dispatcher.v1.DeleteResponse
+	9,  // 24: sluice.dispatcher.v1.DispatcherService.PurgeTasks:output_type -> sluice.dispatcher.v1.PurgeTasksResponse
+	12, // 25: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:output_type -> sluice.dispatcher.v1.CreateTaskGroupResponse
+	14, // 26: sluice.dispatcher.v1.DispatcherService.PutFile:output_type -> sluice.dispatcher.v1.PutFileResponse
+	17, // 27: sluice.dispatcher.v1.DispatcherService.GetFile:output_type -> sluice.dispatcher.v1.GetFileResponse
+	19, // 28: sluice.dispatcher.v1.DispatcherService.DeleteFile:output_type -> sluice.dispatcher.v1.DeleteFileResponse
+	20, // [20:29] is the sub-list for method output_type
+	11, // [11:20] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_sluice_dispatcher_v1_dispatcher_service_proto_init() }
@@ -964,7 +1173,7 @@ func file_sluice_dispatcher_v1_dispatcher_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc), len(file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,7 @@ const (
 	DispatcherService_DispatchBatch_FullMethodName   = "/sluice.dispatcher.v1.DispatcherService/DispatchBatch"
 	DispatcherService_Cancel_FullMethodName          = "/sluice.dispatcher.v1.DispatcherService/Cancel"
 	DispatcherService_Delete_FullMethodName          = "/sluice.dispatcher.v1.DispatcherService/Delete"
+	DispatcherService_PurgeTasks_FullMethodName      = "/sluice.dispatcher.v1.DispatcherService/PurgeTasks"
 	DispatcherService_CreateTaskGroup_FullMethodName = "/sluice.dispatcher.v1.DispatcherService/CreateTaskGroup"
 	DispatcherService_PutFile_FullMethodName         = "/sluice.dispatcher.v1.DispatcherService/PutFile"
 	DispatcherService_GetFile_FullMethodName         = "/sluice.dispatcher.v1.DispatcherService/GetFile"
@@ -35,7 +36,9 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// DispatcherService takes tasks in, cancels them, and deletes finished ones. It works while no scheduler does.
+// DispatcherService takes tasks in, cancels them, and deletes finished ones. It works while no scheduler does. When more calls
+// wait for the database than it has room for, or too many tasks are not final, it takes nothing in: RESOURCE_EXHAUSTED with reason
+// OVERLOADED and a retry hint.
 type DispatcherServiceClient interface {
 	// Dispatch stores a task. When it returns, the task is committed and keeps its place on all its resources. An immediate
 	// task has run, if nothing older conflicted. Bad input: INVALID_ARGUMENT with field violations, and nothing is stored.
@@ -50,6 +53,9 @@ type DispatcherServiceClient interface {
 	// Delete removes a task in a final state whose child tasks, if any, are final too. Otherwise: FAILED_PRECONDITION with
 	// reason TASK_NOT_FINAL.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
+	// PurgeTasks removes tasks that ended before a time, with their logs and reports, a page at a time: call it with the token that
+	// it returned until there is none. A task whose child tasks are not final stays.
+	PurgeTasks(ctx context.Context, in *PurgeTasksRequest, opts ...grpc.CallOption) (*PurgeTasksResponse, error)
 	// CreateTaskGroup makes an empty group that tasks can join.
 	CreateTaskGroup(ctx context.Context, in *CreateTaskGroupRequest, opts ...grpc.CallOption) (*CreateTaskGroupResponse, error)
 	// PutFile stores a temporary file, which a task can be given (TaskSpec.file_ids). It is removed when it has not been used for
@@ -104,6 +110,16 @@ func (c *dispatcherServiceClient) Delete(ctx context.Context, in *DeleteRequest,
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteResponse)
 	err := c.cc.Invoke(ctx, DispatcherService_Delete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dispatcherServiceClient) PurgeTasks(ctx context.Context, in *PurgeTasksRequest, opts ...grpc.CallOption) (*PurgeTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PurgeTasksResponse)
+	err := c.cc.Invoke(ctx, DispatcherService_PurgeTasks_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +182,9 @@ func (c *dispatcherServiceClient) DeleteFile(ctx context.Context, in *DeleteFile
 // All implementations must embed UnimplementedDispatcherServiceServer
 // for forward compatibility.
 //
-// DispatcherService takes tasks in, cancels them, and deletes finished ones. It works while no scheduler does.
+// DispatcherService takes tasks in, cancels them, and deletes finished ones. It works while no scheduler does. When more calls
+// wait for the database than it has room for, or too many tasks are not final, it takes nothing in: RESOURCE_EXHAUSTED with reason
+// OVERLOADED and a retry hint.
 type DispatcherServiceServer interface {
 	// Dispatch stores a task. When it returns, the task is committed and keeps its place on all its resources. An immediate
 	// task has run, if nothing older conflicted. Bad input: INVALID_ARGUMENT with field violations, and nothing is stored.
@@ -181,6 +199,9 @@ type DispatcherServiceServer interface {
 	// Delete removes a task in a final state whose child tasks, if any, are final too. Otherwise: FAILED_PRECONDITION with
 	// reason TASK_NOT_FINAL.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
+	// PurgeTasks removes tasks that ended before a time, with their logs and reports, a page at a time: call it with the token that
+	// it returned until there is none. A task whose child tasks are not final stays.
+	PurgeTasks(context.Context, *PurgeTasksRequest) (*PurgeTasksResponse, error)
 	// CreateTaskGroup makes an empty group that tasks can join.
 	CreateTaskGroup(context.Context, *CreateTaskGroupRequest) (*CreateTaskGroupResponse, error)
 	// PutFile stores a temporary file, which a task can be given (TaskSpec.file_ids). It is removed when it has not been used for
@@ -212,6 +233,9 @@ func (UnimplementedDispatcherServiceServer) Cancel(context.Context, *CancelReque
 }
 func (UnimplementedDispatcherServiceServer) Delete(context.Context, *DeleteRequest) (*DeleteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
+}
+func (UnimplementedDispatcherServiceServer) PurgeTasks(context.Context, *PurgeTasksRequest) (*PurgeTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PurgeTasks not implemented")
 }
 func (UnimplementedDispatcherServiceServer) CreateTaskGroup(context.Context, *CreateTaskGroupRequest) (*CreateTaskGroupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateTaskGroup not implemented")
@@ -318,6 +342,24 @@ func _DispatcherService_Delete_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DispatcherService_PurgeTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PurgeTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServiceServer).PurgeTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatcherService_PurgeTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServiceServer).PurgeTasks(ctx, req.(*PurgeTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _DispatcherService_CreateTaskGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(CreateTaskGroupRequest)
 	if err := dec(in); err != nil {
@@ -394,6 +436,10 @@ var DispatcherService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Delete",
 			Handler:    _DispatcherService_Delete_Handler,
+		},
+		{
+			MethodName: "PurgeTasks",
+			Handler:    _DispatcherService_PurgeTasks_Handler,
 		},
 		{
 			MethodName: "CreateTaskGroup",

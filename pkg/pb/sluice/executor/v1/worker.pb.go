@@ -572,7 +572,7 @@ type WorkerWelcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The name under which others see it.
 	Worker string `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
-	// How long it may go on without another lease.
+	// How long it may go on without another lease. One follows at once.
 	Lease *durationpb.Duration `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
 	// How long a task has from its stop until it must have ended.
 	CancelGrace   *durationpb.Duration `protobuf:"bytes,3,opt,name=cancel_grace,json=cancelGrace,proto3" json:"cancel_grace,omitempty"`
@@ -1101,14 +1101,17 @@ func (x *StopRun) GetClaim() int64 {
 	return 0
 }
 
-// Lease says how long a worker may go on, from when it gets the message. Then it must have stopped its tasks, for they may be
-// declared lost. It comes often enough that one can be missed.
+// Lease says how long a worker may go on. Then it must have stopped its tasks, for they may be declared lost. It comes often
+// enough that one can be missed.
 type Lease struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How long.
-	ValidFor      *durationpb.Duration `protobuf:"bytes,1,opt,name=valid_for,json=validFor,proto3" json:"valid_for,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// How long from now. A worker that was stopped for a while (SIGSTOP) reads it late, and can't know that.
+	ValidFor *durationpb.Duration `protobuf:"bytes,1,opt,name=valid_for,json=validFor,proto3" json:"valid_for,omitempty"`
+	// When it ends, in nanoseconds by the executor's machine's CLOCK_MONOTONIC. A worker on the same machine goes by this and not
+	// by valid_for: it is right however late it is read.
+	EndsAtMonotonic int64 `protobuf:"varint,2,opt,name=ends_at_monotonic,json=endsAtMonotonic,proto3" json:"ends_at_monotonic,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Lease) Reset() {
@@ -1146,6 +1149,13 @@ func (x *Lease) GetValidFor() *durationpb.Duration {
 		return x.ValidFor
 	}
 	return nil
+}
+
+func (x *Lease) GetEndsAtMonotonic() int64 {
+	if x != nil {
+		return x.EndsAtMonotonic
+	}
+	return 0
 }
 
 // Refusal says that a message about a run changed nothing. The stream goes on.
@@ -1757,9 +1767,10 @@ const file_sluice_executor_v1_worker_proto_rawDesc = "" +
 	"\vWorkerDrain\"8\n" +
 	"\aStopRun\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
-	"\x05claim\x18\x02 \x01(\x03R\x05claim\"?\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\"k\n" +
 	"\x05Lease\x126\n" +
-	"\tvalid_for\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bvalidFor\"P\n" +
+	"\tvalid_for\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\bvalidFor\x12*\n" +
+	"\x11ends_at_monotonic\x18\x02 \x01(\x03R\x0fendsAtMonotonic\"P\n" +
 	"\aRefusal\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x16\n" +

@@ -88,7 +88,10 @@ type RegisterRequest struct {
 	// Versions of its components. At most 64 entries.
 	Versions map[string]string `protobuf:"bytes,3,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// How long it may be silent before it is declared missing. 1 second to 1 hour.
-	Ttl           *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Ttl *durationpb.Duration `protobuf:"bytes,4,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// UUID of an earlier incarnation of the same name and kind of which the caller knows that it has stopped: no process of it,
+	// and of its tasks, is left. It is declared missing now, and not when its time to live is over. Empty: none is known.
+	Replaces      string `protobuf:"bytes,5,opt,name=replaces,proto3" json:"replaces,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -151,6 +154,13 @@ func (x *RegisterRequest) GetTtl() *durationpb.Duration {
 	return nil
 }
 
+func (x *RegisterRequest) GetReplaces() string {
+	if x != nil {
+		return x.Replaces
+	}
+	return ""
+}
+
 // RegisterResponse gives the process its identity.
 type RegisterResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -201,7 +211,9 @@ func (x *RegisterResponse) GetIncarnation() string {
 type BeatRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the incarnation.
-	Incarnation   string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// What it last heard of the scheduler, if it is an executor. Unset: it has no line to the scheduler.
+	Hearing       *Hearing `protobuf:"bytes,2,opt,name=hearing,proto3" json:"hearing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -243,6 +255,68 @@ func (x *BeatRequest) GetIncarnation() string {
 	return ""
 }
 
+func (x *BeatRequest) GetHearing() *Hearing {
+	if x != nil {
+		return x.Hearing
+	}
+	return nil
+}
+
+// Hearing proves that an executor's line to the scheduler lives: that it beats does not say that it could be given a task.
+type Hearing struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the leadership that welcomed it, at least 1.
+	Epoch int64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// How long ago it got the last message, a pulse for one, on that line.
+	SilentFor     *durationpb.Duration `protobuf:"bytes,2,opt,name=silent_for,json=silentFor,proto3" json:"silent_for,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Hearing) Reset() {
+	*x = Hearing{}
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Hearing) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Hearing) ProtoMessage() {}
+
+func (x *Hearing) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Hearing.ProtoReflect.Descriptor instead.
+func (*Hearing) Descriptor() ([]byte, []int) {
+	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Hearing) GetEpoch() int64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Hearing) GetSilentFor() *durationpb.Duration {
+	if x != nil {
+		return x.SilentFor
+	}
+	return nil
+}
+
 // BeatResponse confirms that beats up to the one it answers are stored.
 type BeatResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -252,7 +326,7 @@ type BeatResponse struct {
 
 func (x *BeatResponse) Reset() {
 	*x = BeatResponse{}
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[3]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -264,7 +338,7 @@ func (x *BeatResponse) String() string {
 func (*BeatResponse) ProtoMessage() {}
 
 func (x *BeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[3]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -277,21 +351,24 @@ func (x *BeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeatResponse.ProtoReflect.Descriptor instead.
 func (*BeatResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{3}
+	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{4}
 }
 
 // DeregisterRequest names the incarnation that ends.
 type DeregisterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID of the incarnation.
-	Incarnation   string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation string `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// It did not stop in good order: its process is dead, and the caller knows that no process of its tasks is left. It is
+	// declared missing, and what it ran has failed, without anybody waiting for the end of its lease.
+	Dead          bool `protobuf:"varint,2,opt,name=dead,proto3" json:"dead,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeregisterRequest) Reset() {
 	*x = DeregisterRequest{}
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[4]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -303,7 +380,7 @@ func (x *DeregisterRequest) String() string {
 func (*DeregisterRequest) ProtoMessage() {}
 
 func (x *DeregisterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[4]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -316,7 +393,7 @@ func (x *DeregisterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterRequest.ProtoReflect.Descriptor instead.
 func (*DeregisterRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{4}
+	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeregisterRequest) GetIncarnation() string {
@@ -324,6 +401,13 @@ func (x *DeregisterRequest) GetIncarnation() string {
 		return x.Incarnation
 	}
 	return ""
+}
+
+func (x *DeregisterRequest) GetDead() bool {
+	if x != nil {
+		return x.Dead
+	}
+	return false
 }
 
 // DeregisterResponse says that the incarnation is over.
@@ -335,7 +419,7 @@ type DeregisterResponse struct {
 
 func (x *DeregisterResponse) Reset() {
 	*x = DeregisterResponse{}
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[5]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +431,7 @@ func (x *DeregisterResponse) String() string {
 func (*DeregisterResponse) ProtoMessage() {}
 
 func (x *DeregisterResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[5]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +444,7 @@ func (x *DeregisterResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeregisterResponse.ProtoReflect.Descriptor instead.
 func (*DeregisterResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{5}
+	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{6}
 }
 
 // ListAppsRequest selects processes.
@@ -376,7 +460,7 @@ type ListAppsRequest struct {
 
 func (x *ListAppsRequest) Reset() {
 	*x = ListAppsRequest{}
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[6]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +472,7 @@ func (x *ListAppsRequest) String() string {
 func (*ListAppsRequest) ProtoMessage() {}
 
 func (x *ListAppsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[6]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +485,7 @@ func (x *ListAppsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAppsRequest.ProtoReflect.Descriptor instead.
 func (*ListAppsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{6}
+	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListAppsRequest) GetKind() Kind {
@@ -429,7 +513,7 @@ type ListAppsResponse struct {
 
 func (x *ListAppsResponse) Reset() {
 	*x = ListAppsResponse{}
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[7]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +525,7 @@ func (x *ListAppsResponse) String() string {
 func (*ListAppsResponse) ProtoMessage() {}
 
 func (x *ListAppsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[7]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +538,7 @@ func (x *ListAppsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAppsResponse.ProtoReflect.Descriptor instead.
 func (*ListAppsResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{7}
+	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListAppsResponse) GetApps() []*App {
@@ -485,13 +569,17 @@ type App struct {
 	Missing bool `protobuf:"varint,8,opt,name=missing,proto3" json:"missing,omitempty"`
 	// UUIDs of the tasks that it runs now, the oldest first; at most 100.
 	RunningTaskIds []string `protobuf:"bytes,9,rep,name=running_task_ids,json=runningTaskIds,proto3" json:"running_task_ids,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Since when it beats without hearing the scheduler. Unset if it hears it, or need not.
+	DeafSince *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=deaf_since,json=deafSince,proto3" json:"deaf_since,omitempty"`
+	// How long it may be silent before it is declared missing.
+	Ttl           *durationpb.Duration `protobuf:"bytes,11,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *App) Reset() {
 	*x = App{}
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[8]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +591,7 @@ func (x *App) String() string {
 func (*App) ProtoMessage() {}
 
 func (x *App) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[8]
+	mi := &file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +604,7 @@ func (x *App) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use App.ProtoReflect.Descriptor instead.
 func (*App) Descriptor() ([]byte, []int) {
-	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{8}
+	return file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *App) GetIncarnation() string {
@@ -582,32 +670,53 @@ func (x *App) GetRunningTaskIds() []string {
 	return nil
 }
 
+func (x *App) GetDeafSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.DeafSince
+	}
+	return nil
+}
+
+func (x *App) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
 var File_sluice_heartbeat_v1_heartbeat_service_proto protoreflect.FileDescriptor
 
 const file_sluice_heartbeat_v1_heartbeat_service_proto_rawDesc = "" +
 	"\n" +
-	"+sluice/heartbeat/v1/heartbeat_service.proto\x12\x13sluice.heartbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x02\n" +
+	"+sluice/heartbeat/v1/heartbeat_service.proto\x12\x13sluice.heartbeat.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x02\n" +
 	"\x0fRegisterRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x19.sluice.heartbeat.v1.KindR\x04kind\x12N\n" +
 	"\bversions\x18\x03 \x03(\v22.sluice.heartbeat.v1.RegisterRequest.VersionsEntryR\bversions\x12+\n" +
-	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x1a;\n" +
+	"\x03ttl\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x1a\n" +
+	"\breplaces\x18\x05 \x01(\tR\breplaces\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"4\n" +
 	"\x10RegisterResponse\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"/\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"g\n" +
 	"\vBeatRequest\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\x0e\n" +
-	"\fBeatResponse\"5\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x126\n" +
+	"\ahearing\x18\x02 \x01(\v2\x1c.sluice.heartbeat.v1.HearingR\ahearing\"Y\n" +
+	"\aHearing\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x128\n" +
+	"\n" +
+	"silent_for\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tsilentFor\"\x0e\n" +
+	"\fBeatResponse\"I\n" +
 	"\x11DeregisterRequest\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\x14\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x12\n" +
+	"\x04dead\x18\x02 \x01(\bR\x04dead\"\x14\n" +
 	"\x12DeregisterResponse\"c\n" +
 	"\x0fListAppsRequest\x12-\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x19.sluice.heartbeat.v1.KindR\x04kind\x12!\n" +
 	"\finclude_gone\x18\x02 \x01(\bR\vincludeGone\"@\n" +
 	"\x10ListAppsResponse\x12,\n" +
-	"\x04apps\x18\x01 \x03(\v2\x18.sluice.heartbeat.v1.AppR\x04apps\"\xc6\x03\n" +
+	"\x04apps\x18\x01 \x03(\v2\x18.sluice.heartbeat.v1.AppR\x04apps\"\xae\x04\n" +
 	"\x03App\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12-\n" +
@@ -618,7 +727,11 @@ const file_sluice_heartbeat_v1_heartbeat_service_proto_rawDesc = "" +
 	"lastBeatAt\x12\x16\n" +
 	"\x06online\x18\a \x01(\bR\x06online\x12\x18\n" +
 	"\amissing\x18\b \x01(\bR\amissing\x12(\n" +
-	"\x10running_task_ids\x18\t \x03(\tR\x0erunningTaskIds\x1a;\n" +
+	"\x10running_task_ids\x18\t \x03(\tR\x0erunningTaskIds\x129\n" +
+	"\n" +
+	"deaf_since\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\tdeafSince\x12+\n" +
+	"\x03ttl\x18\v \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*;\n" +
@@ -646,46 +759,51 @@ func file_sluice_heartbeat_v1_heartbeat_service_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_heartbeat_v1_heartbeat_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_sluice_heartbeat_v1_heartbeat_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_sluice_heartbeat_v1_heartbeat_service_proto_goTypes = []any{
 	(Kind)(0),                     // 0: sluice.heartbeat.v1.Kind
 	(*RegisterRequest)(nil),       // 1: sluice.heartbeat.v1.RegisterRequest
 	(*RegisterResponse)(nil),      // 2: sluice.heartbeat.v1.RegisterResponse
 	(*BeatRequest)(nil),           // 3: sluice.heartbeat.v1.BeatRequest
-	(*BeatResponse)(nil),          // 4: sluice.heartbeat.v1.BeatResponse
-	(*DeregisterRequest)(nil),     // 5: sluice.heartbeat.v1.DeregisterRequest
-	(*DeregisterResponse)(nil),    // 6: sluice.heartbeat.v1.DeregisterResponse
-	(*ListAppsRequest)(nil),       // 7: sluice.heartbeat.v1.ListAppsRequest
-	(*ListAppsResponse)(nil),      // 8: sluice.heartbeat.v1.ListAppsResponse
-	(*App)(nil),                   // 9: sluice.heartbeat.v1.App
-	nil,                           // 10: sluice.heartbeat.v1.RegisterRequest.VersionsEntry
-	nil,                           // 11: sluice.heartbeat.v1.App.VersionsEntry
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Hearing)(nil),               // 4: sluice.heartbeat.v1.Hearing
+	(*BeatResponse)(nil),          // 5: sluice.heartbeat.v1.BeatResponse
+	(*DeregisterRequest)(nil),     // 6: sluice.heartbeat.v1.DeregisterRequest
+	(*DeregisterResponse)(nil),    // 7: sluice.heartbeat.v1.DeregisterResponse
+	(*ListAppsRequest)(nil),       // 8: sluice.heartbeat.v1.ListAppsRequest
+	(*ListAppsResponse)(nil),      // 9: sluice.heartbeat.v1.ListAppsResponse
+	(*App)(nil),                   // 10: sluice.heartbeat.v1.App
+	nil,                           // 11: sluice.heartbeat.v1.RegisterRequest.VersionsEntry
+	nil,                           // 12: sluice.heartbeat.v1.App.VersionsEntry
+	(*durationpb.Duration)(nil),   // 13: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_sluice_heartbeat_v1_heartbeat_service_proto_depIdxs = []int32{
 	0,  // 0: sluice.heartbeat.v1.RegisterRequest.kind:type_name -> sluice.heartbeat.v1.Kind
-	10, // 1: sluice.heartbeat.v1.RegisterRequest.versions:type_name -> sluice.heartbeat.v1.RegisterRequest.VersionsEntry
-	12, // 2: sluice.heartbeat.v1.RegisterRequest.ttl:type_name -> google.protobuf.Duration
-	0,  // 3: sluice.heartbeat.v1.ListAppsRequest.kind:type_name -> sluice.heartbeat.v1.Kind
-	9,  // 4: sluice.heartbeat.v1.ListAppsResponse.apps:type_name -> sluice.heartbeat.v1.App
-	0,  // 5: sluice.heartbeat.v1.App.kind:type_name -> sluice.heartbeat.v1.Kind
-	11, // 6: sluice.heartbeat.v1.App.versions:type_name -> sluice.heartbeat.v1.App.VersionsEntry
-	13, // 7: sluice.heartbeat.v1.App.registered_at:type_name -> google.protobuf.Timestamp
-	13, // 8: sluice.heartbeat.v1.App.last_beat_at:type_name -> google.protobuf.Timestamp
-	1,  // 9: sluice.heartbeat.v1.HeartbeatService.Register:input_type -> sluice.heartbeat.v1.RegisterRequest
-	3,  // 10: sluice.heartbeat.v1.HeartbeatService.Beat:input_type -> sluice.heartbeat.v1.BeatRequest
-	5,  // 11: sluice.heartbeat.v1.HeartbeatService.Deregister:input_type -> sluice.heartbeat.v1.DeregisterRequest
-	7,  // 12: sluice.heartbeat.v1.HeartbeatService.ListApps:input_type -> sluice.heartbeat.v1.ListAppsRequest
-	2,  // 13: sluice.heartbeat.v1.HeartbeatService.Register:output_type -> sluice.heartbeat.v1.RegisterResponse
-	4,  // 14: sluice.heartbeat.v1.HeartbeatService.Beat:output_type -> sluice.heartbeat.v1.BeatResponse
-	6,  // 15: sluice.heartbeat.v1.HeartbeatService.Deregister:output_type -> sluice.heartbeat.v1.DeregisterResponse
-	8,  // 16: sluice.heartbeat.v1.HeartbeatService.ListApps:output_type -> sluice.heartbeat.v1.ListAppsResponse
-	13, // [13:17] is the sub-list for method output_type
-	9,  // [9:13] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	11, // 1: sluice.heartbeat.v1.RegisterRequest.versions:type_name -> sluice.heartbeat.v1.RegisterRequest.VersionsEntry
+	13, // 2: sluice.heartbeat.v1.RegisterRequest.ttl:type_name -> google.protobuf.Duration
+	4,  // 3: sluice.heartbeat.v1.BeatRequest.hearing:type_name -> sluice.heartbeat.v1.Hearing
+	13, // 4: sluice.heartbeat.v1.Hearing.silent_for:type_name -> google.protobuf.Duration
+	0,  // 5: sluice.heartbeat.v1.ListAppsRequest.kind:type_name -> sluice.heartbeat.v1.Kind
+	10, // 6: sluice.heartbeat.v1.ListAppsResponse.apps:type_name -> sluice.heartbeat.v1.App
+	0,  // 7: sluice.heartbeat.v1.App.kind:type_name -> sluice.heartbeat.v1.Kind
+	12, // 8: sluice.heartbeat.v1.App.versions:type_name -> sluice.heartbeat.v1.App.VersionsEntry
+	14, // 9: sluice.heartbeat.v1.App.registered_at:type_name -> google.protobuf.Timestamp
+	14, // 10: sluice.heartbeat.v1.App.last_beat_at:type_name -> google.protobuf.Timestamp
+	14, // 11: sluice.heartbeat.v1.App.deaf_since:type_name -> google.protobuf.Timestamp
+	13, // 12: sluice.heartbeat.v1.App.ttl:type_name -> google.protobuf.Duration
+	1,  // 13: sluice.heartbeat.v1.HeartbeatService.Register:input_type -> sluice.heartbeat.v1.RegisterRequest
+	3,  // 14: sluice.heartbeat.v1.HeartbeatService.Beat:input_type -> sluice.heartbeat.v1.BeatRequest
+	6,  // 15: sluice.heartbeat.v1.HeartbeatService.Deregister:input_type -> sluice.heartbeat.v1.DeregisterRequest
+	8,  // 16: sluice.heartbeat.v1.HeartbeatService.ListApps:input_type -> sluice.heartbeat.v1.ListAppsRequest
+	2,  // 17: sluice.heartbeat.v1.HeartbeatService.Register:output_type -> sluice.heartbeat.v1.RegisterResponse
+	5,  // 18: sluice.heartbeat.v1.HeartbeatService.Beat:output_type -> sluice.heartbeat.v1.BeatResponse
+	7,  // 19: sluice.heartbeat.v1.HeartbeatService.Deregister:output_type -> sluice.heartbeat.v1.DeregisterResponse
+	9,  // 20: sluice.heartbeat.v1.HeartbeatService.ListApps:output_type -> sluice.heartbeat.v1.ListAppsResponse
+	17, // [17:21] is the sub-list for method output_type
+	13, // [13:17] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_sluice_heartbeat_v1_heartbeat_service_proto_init() }
@@ -699,7 +817,7 @@ func file_sluice_heartbeat_v1_heartbeat_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_heartbeat_v1_heartbeat_service_proto_rawDesc), len(file_sluice_heartbeat_v1_heartbeat_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,12 +34,12 @@ const (
 // HeartbeatService registers processes, confirms their beats and declares the silent ones missing.
 type HeartbeatServiceClient interface {
 	// Register starts a new incarnation of a named process. Another living one of that name: ALREADY_EXISTS, unless it is
-	// silent for longer than its time to live.
+	// silent for longer than its time to live, or is the one that the caller replaces.
 	Register(ctx context.Context, in *RegisterRequest, opts ...grpc.CallOption) (*RegisterResponse, error)
 	// Beat keeps an incarnation alive. Every request is answered once it is stored. An incarnation that was declared missing
 	// gets FAILED_PRECONDITION with reason FENCED and must register anew.
 	Beat(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[BeatRequest, BeatResponse], error)
-	// Deregister ends an incarnation in good order.
+	// Deregister ends an incarnation: in good order, or, if it is said to be dead, as if its time to live were over.
 	Deregister(ctx context.Context, in *DeregisterRequest, opts ...grpc.CallOption) (*DeregisterResponse, error)
 	// ListApps lists the registered processes.
 	ListApps(ctx context.Context, in *ListAppsRequest, opts ...grpc.CallOption) (*ListAppsResponse, error)
@@ -103,12 +103,12 @@ func (c *heartbeatServiceClient) ListApps(ctx context.Context, in *ListAppsReque
 // HeartbeatService registers processes, confirms their beats and declares the silent ones missing.
 type HeartbeatServiceServer interface {
 	// Register starts a new incarnation of a named process. Another living one of that name: ALREADY_EXISTS, unless it is
-	// silent for longer than its time to live.
+	// silent for longer than its time to live, or is the one that the caller replaces.
 	Register(context.Context, *RegisterRequest) (*RegisterResponse, error)
 	// Beat keeps an incarnation alive. Every request is answered once it is stored. An incarnation that was declared missing
 	// gets FAILED_PRECONDITION with reason FENCED and must register anew.
 	Beat(grpc.BidiStreamingServer[BeatRequest, BeatResponse]) error
-	// Deregister ends an incarnation in good order.
+	// Deregister ends an incarnation: in good order, or, if it is said to be dead, as if its time to live were over.
 	Deregister(context.Context, *DeregisterRequest) (*DeregisterResponse, error)
 	// ListApps lists the registered processes.
 	ListApps(context.Context, *ListAppsRequest) (*ListAppsResponse, error)

@@ -12,6 +12,7 @@ import (
 	v1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -211,7 +212,9 @@ func (x *OfferedTask) GetRetry() *v1.RetryPolicy {
 
 // OfferResponse says that the look is under way, or what became of the immediate tasks.
 type OfferResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many tasks are not final, as the leader counted last. Dispatchers take no more in when there are too many.
+	LiveTasks     int64 `protobuf:"varint,1,opt,name=live_tasks,json=liveTasks,proto3" json:"live_tasks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -246,6 +249,13 @@ func (*OfferResponse) Descriptor() ([]byte, []int) {
 	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{2}
 }
 
+func (x *OfferResponse) GetLiveTasks() int64 {
+	if x != nil {
+		return x.LiveTasks
+	}
+	return 0
+}
+
 // AcquireRequest is one message from an executor.
 type AcquireRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -256,6 +266,7 @@ type AcquireRequest struct {
 	//	*AcquireRequest_Hello
 	//	*AcquireRequest_Drain
 	//	*AcquireRequest_Report
+	//	*AcquireRequest_Pulse
 	Message       isAcquireRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -325,6 +336,15 @@ func (x *AcquireRequest) GetReport() *Report {
 	return nil
 }
 
+func (x *AcquireRequest) GetPulse() *Pulse {
+	if x != nil {
+		if x, ok := x.Message.(*AcquireRequest_Pulse); ok {
+			return x.Pulse
+		}
+	}
+	return nil
+}
+
 type isAcquireRequest_Message interface {
 	isAcquireRequest_Message()
 }
@@ -344,11 +364,65 @@ type AcquireRequest_Report struct {
 	Report *Report `protobuf:"bytes,5,opt,name=report,proto3,oneof"`
 }
 
+type AcquireRequest_Pulse struct {
+	// The answer to a pulse, with the same number.
+	Pulse *Pulse `protobuf:"bytes,6,opt,name=pulse,proto3,oneof"`
+}
+
 func (*AcquireRequest_Hello) isAcquireRequest_Message() {}
 
 func (*AcquireRequest_Drain) isAcquireRequest_Message() {}
 
 func (*AcquireRequest_Report) isAcquireRequest_Message() {}
+
+func (*AcquireRequest_Pulse) isAcquireRequest_Message() {}
+
+// Pulse is said now and then by a scheduler to an executor, and answered. Who hears none for three times the usual pause takes the
+// line for dead, whatever the network says of it.
+type Pulse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Rises by one with each.
+	Number        int64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pulse) Reset() {
+	*x = Pulse{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pulse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pulse) ProtoMessage() {}
+
+func (x *Pulse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pulse.ProtoReflect.Descriptor instead.
+func (*Pulse) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Pulse) GetNumber() int64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
 
 // Hello presents an executor, again after every reconnect.
 type Hello struct {
@@ -365,7 +439,8 @@ type Hello struct {
 	TaskNames []string `protobuf:"bytes,5,rep,name=task_names,json=taskNames,proto3" json:"task_names,omitempty"`
 	// Versions of the components that it has.
 	Versions map[string]string `protobuf:"bytes,6,rep,name=versions,proto3" json:"versions,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Claims that it holds from before: running, or ended and not yet accepted. What it does not name it never got.
+	// Claims that it holds from before: acknowledged, running, or ended and not yet accepted. What it does not name it never
+	// got.
 	Held []*Claim `protobuf:"bytes,7,rep,name=held,proto3" json:"held,omitempty"`
 	// It wants no more tasks.
 	Draining bool `protobuf:"varint,8,opt,name=draining,proto3" json:"draining,omitempty"`
@@ -380,7 +455,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +467,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[4]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +480,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{4}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Hello) GetExecutor() string {
@@ -491,7 +566,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[5]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +578,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[5]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +591,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{5}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Claim) GetTaskId() string {
@@ -536,8 +611,7 @@ func (x *Claim) GetClaim() int64 {
 // Report says what became of assignments: all that there is to say at the moment, in one message.
 type Report struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Assignments that the executor has, and will report the outcome of. One whose outcome is reported needs no
-	// acknowledgement. At most 10,000.
+	// Assignments that the executor has. It begins none of them before the scheduler says so (Orders.begin). At most 10,000.
 	Acknowledged []*Claim `protobuf:"bytes,1,rep,name=acknowledged,proto3" json:"acknowledged,omitempty"`
 	// Runs that ended. At most 10,000.
 	Finished      []*Finish `protobuf:"bytes,2,rep,name=finished,proto3" json:"finished,omitempty"`
@@ -547,7 +621,7 @@ type Report struct {
 
 func (x *Report) Reset() {
 	*x = Report{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[6]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +633,7 @@ func (x *Report) String() string {
 func (*Report) ProtoMessage() {}
 
 func (x *Report) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[6]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +646,7 @@ func (x *Report) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Report.ProtoReflect.Descriptor instead.
 func (*Report) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{6}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Report) GetAcknowledged() []*Claim {
@@ -602,7 +676,7 @@ type Finish struct {
 
 func (x *Finish) Reset() {
 	*x = Finish{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +688,7 @@ func (x *Finish) String() string {
 func (*Finish) ProtoMessage() {}
 
 func (x *Finish) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[7]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +701,7 @@ func (x *Finish) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finish.ProtoReflect.Descriptor instead.
 func (*Finish) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{7}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Finish) GetClaim() *Claim {
@@ -653,7 +727,7 @@ type Drain struct {
 
 func (x *Drain) Reset() {
 	*x = Drain{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +739,7 @@ func (x *Drain) String() string {
 func (*Drain) ProtoMessage() {}
 
 func (x *Drain) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[8]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +752,7 @@ func (x *Drain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drain.ProtoReflect.Descriptor instead.
 func (*Drain) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{8}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
 }
 
 // AcquireResponse is one message to an executor.
@@ -690,6 +764,7 @@ type AcquireResponse struct {
 	//
 	//	*AcquireResponse_Welcome
 	//	*AcquireResponse_Orders
+	//	*AcquireResponse_Pulse
 	Message       isAcquireResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -697,7 +772,7 @@ type AcquireResponse struct {
 
 func (x *AcquireResponse) Reset() {
 	*x = AcquireResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -709,7 +784,7 @@ func (x *AcquireResponse) String() string {
 func (*AcquireResponse) ProtoMessage() {}
 
 func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -722,7 +797,7 @@ func (x *AcquireResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireResponse.ProtoReflect.Descriptor instead.
 func (*AcquireResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{9}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AcquireResponse) GetMessage() isAcquireResponse_Message {
@@ -750,6 +825,15 @@ func (x *AcquireResponse) GetOrders() *Orders {
 	return nil
 }
 
+func (x *AcquireResponse) GetPulse() *Pulse {
+	if x != nil {
+		if x, ok := x.Message.(*AcquireResponse_Pulse); ok {
+			return x.Pulse
+		}
+	}
+	return nil
+}
+
 type isAcquireResponse_Message interface {
 	isAcquireResponse_Message()
 }
@@ -764,14 +848,21 @@ type AcquireResponse_Orders struct {
 	Orders *Orders `protobuf:"bytes,6,opt,name=orders,proto3,oneof"`
 }
 
+type AcquireResponse_Pulse struct {
+	// A sign of life, to be answered.
+	Pulse *Pulse `protobuf:"bytes,7,opt,name=pulse,proto3,oneof"`
+}
+
 func (*AcquireResponse_Welcome) isAcquireResponse_Message() {}
 
 func (*AcquireResponse_Orders) isAcquireResponse_Message() {}
 
+func (*AcquireResponse_Pulse) isAcquireResponse_Message() {}
+
 // Orders are all that a scheduler has to say to one executor at the moment. They are to be read in the order of the fields.
 type Orders struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Run these.
+	// Acknowledge these, and be ready to run them.
 	Assign []*v1.Assignment `protobuf:"bytes,1,rep,name=assign,proto3" json:"assign,omitempty"`
 	// Stop these.
 	Cancel []*Claim `protobuf:"bytes,2,rep,name=cancel,proto3" json:"cancel,omitempty"`
@@ -781,14 +872,17 @@ type Orders struct {
 	Refused []*Refused `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`
 	// There is nothing left that the executor could run now or after a retry's pause. Said to one whose hello asked for it, when
 	// it has no task.
-	NothingLeft   bool `protobuf:"varint,5,opt,name=nothing_left,json=nothingLeft,proto3" json:"nothing_left,omitempty"`
+	NothingLeft bool `protobuf:"varint,5,opt,name=nothing_left,json=nothingLeft,proto3" json:"nothing_left,omitempty"`
+	// Run these: the scheduler knows that the executor has them. Of what the hello named as held, all that is still the
+	// executor's comes here again, begun or not.
+	Begin         []*Claim `protobuf:"bytes,6,rep,name=begin,proto3" json:"begin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Orders) Reset() {
 	*x = Orders{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -800,7 +894,7 @@ func (x *Orders) String() string {
 func (*Orders) ProtoMessage() {}
 
 func (x *Orders) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[10]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -813,7 +907,7 @@ func (x *Orders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Orders.ProtoReflect.Descriptor instead.
 func (*Orders) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{10}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Orders) GetAssign() []*v1.Assignment {
@@ -851,18 +945,27 @@ func (x *Orders) GetNothingLeft() bool {
 	return false
 }
 
+func (x *Orders) GetBegin() []*Claim {
+	if x != nil {
+		return x.Begin
+	}
+	return nil
+}
+
 // Welcome answers a hello.
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Number of the leadership that answers.
-	Epoch         int64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Epoch int64 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The usual pause between two pulses. Unset: there are none.
+	PulseEvery    *durationpb.Duration `protobuf:"bytes,2,opt,name=pulse_every,json=pulseEvery,proto3" json:"pulse_every,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +977,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[11]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +990,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{11}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Welcome) GetEpoch() int64 {
@@ -895,6 +998,13 @@ func (x *Welcome) GetEpoch() int64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *Welcome) GetPulseEvery() *durationpb.Duration {
+	if x != nil {
+		return x.PulseEvery
+	}
+	return nil
 }
 
 // Refused says that a claim does not hold.
@@ -910,7 +1020,7 @@ type Refused struct {
 
 func (x *Refused) Reset() {
 	*x = Refused{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1032,7 @@ func (x *Refused) String() string {
 func (*Refused) ProtoMessage() {}
 
 func (x *Refused) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[12]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1045,7 @@ func (x *Refused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refused.ProtoReflect.Descriptor instead.
 func (*Refused) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{12}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Refused) GetClaim() *Claim {
@@ -961,7 +1071,7 @@ type WatchLeadershipRequest struct {
 
 func (x *WatchLeadershipRequest) Reset() {
 	*x = WatchLeadershipRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -973,7 +1083,7 @@ func (x *WatchLeadershipRequest) String() string {
 func (*WatchLeadershipRequest) ProtoMessage() {}
 
 func (x *WatchLeadershipRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[13]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -986,7 +1096,7 @@ func (x *WatchLeadershipRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchLeadershipRequest.ProtoReflect.Descriptor instead.
 func (*WatchLeadershipRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{13}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
 }
 
 // WatchLeadershipResponse says which leadership a scheduler holds. Who leaves and comes back between two messages is seen by
@@ -1004,7 +1114,7 @@ type WatchLeadershipResponse struct {
 
 func (x *WatchLeadershipResponse) Reset() {
 	*x = WatchLeadershipResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1126,7 @@ func (x *WatchLeadershipResponse) String() string {
 func (*WatchLeadershipResponse) ProtoMessage() {}
 
 func (x *WatchLeadershipResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[14]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1139,7 @@ func (x *WatchLeadershipResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchLeadershipResponse.ProtoReflect.Descriptor instead.
 func (*WatchLeadershipResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{14}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchLeadershipResponse) GetEpoch() int64 {
@@ -1055,7 +1165,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1177,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[15]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1190,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{15}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
 }
 
 // FollowResponse holds the changes of one commit.
@@ -1094,7 +1204,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1106,7 +1216,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[16]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1119,7 +1229,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{16}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FollowResponse) GetChanges() []*Change {
@@ -1142,7 +1252,7 @@ type Change struct {
 
 func (x *Change) Reset() {
 	*x = Change{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1264,7 @@ func (x *Change) String() string {
 func (*Change) ProtoMessage() {}
 
 func (x *Change) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[17]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1277,7 @@ func (x *Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Change.ProtoReflect.Descriptor instead.
 func (*Change) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{17}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Change) GetTaskId() string {
@@ -1195,7 +1305,7 @@ type ExplainRequest struct {
 
 func (x *ExplainRequest) Reset() {
 	*x = ExplainRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1317,7 @@ func (x *ExplainRequest) String() string {
 func (*ExplainRequest) ProtoMessage() {}
 
 func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[18]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1330,7 @@ func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
 func (*ExplainRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{18}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ExplainRequest) GetTaskId() string {
@@ -1255,7 +1365,7 @@ type ExplainResponse struct {
 
 func (x *ExplainResponse) Reset() {
 	*x = ExplainResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[19]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1377,7 @@ func (x *ExplainResponse) String() string {
 func (*ExplainResponse) ProtoMessage() {}
 
 func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[19]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1390,7 @@ func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
 func (*ExplainResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{19}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ExplainResponse) GetLive() bool {
@@ -1358,7 +1468,7 @@ type ResourceWait struct {
 
 func (x *ResourceWait) Reset() {
 	*x = ResourceWait{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[20]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1480,7 @@ func (x *ResourceWait) String() string {
 func (*ResourceWait) ProtoMessage() {}
 
 func (x *ResourceWait) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[20]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1493,7 @@ func (x *ResourceWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceWait.ProtoReflect.Descriptor instead.
 func (*ResourceWait) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{20}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResourceWait) GetResource() string {
@@ -1440,7 +1550,7 @@ type ResourceUse struct {
 
 func (x *ResourceUse) Reset() {
 	*x = ResourceUse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1562,7 @@ func (x *ResourceUse) String() string {
 func (*ResourceUse) ProtoMessage() {}
 
 func (x *ResourceUse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1575,7 @@ func (x *ResourceUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceUse.ProtoReflect.Descriptor instead.
 func (*ResourceUse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{21}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResourceUse) GetTaskId() string {
@@ -1514,7 +1624,7 @@ type ListResourcesRequest struct {
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1526,7 +1636,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1539,7 +1649,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{22}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListResourcesRequest) GetPageSize() int32 {
@@ -1562,7 +1672,7 @@ type ListResourcesResponse struct {
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1684,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1697,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{23}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListResourcesResponse) GetResources() []*Resource {
@@ -1621,7 +1731,7 @@ type Resource struct {
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1743,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1756,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{24}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Resource) GetName() string {
@@ -1690,7 +1800,7 @@ type GetResourceRequest struct {
 
 func (x *GetResourceRequest) Reset() {
 	*x = GetResourceRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1812,7 @@ func (x *GetResourceRequest) String() string {
 func (*GetResourceRequest) ProtoMessage() {}
 
 func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1825,7 @@ func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceRequest.ProtoReflect.Descriptor instead.
 func (*GetResourceRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{25}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GetResourceRequest) GetName() string {
@@ -1745,7 +1855,7 @@ type GetResourceResponse struct {
 
 func (x *GetResourceResponse) Reset() {
 	*x = GetResourceResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1867,7 @@ func (x *GetResourceResponse) String() string {
 func (*GetResourceResponse) ProtoMessage() {}
 
 func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1880,7 @@ func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceResponse.ProtoReflect.Descriptor instead.
 func (*GetResourceResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{26}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetResourceResponse) GetResource() *Resource {
@@ -1791,7 +1901,7 @@ var File_sluice_scheduler_v1_scheduler_service_proto protoreflect.FileDescriptor
 
 const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\n" +
-	"+sluice/scheduler/v1/scheduler_service.proto\x12\x13sluice.scheduler.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\"n\n" +
+	"+sluice/scheduler/v1/scheduler_service.proto\x12\x13sluice.scheduler.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\"n\n" +
 	"\fOfferRequest\x12&\n" +
 	"\x0fsettle_task_ids\x18\x01 \x03(\tR\rsettleTaskIds\x126\n" +
 	"\x05tasks\x18\x02 \x03(\v2 .sluice.scheduler.v1.OfferedTaskR\x05tasks\"\xd9\x03\n" +
@@ -1810,13 +1920,18 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	" \x01(\v2\x1b.sluice.task.v1.RetryPolicyR\x05retry\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x0f\n" +
-	"\rOfferResponse\"\xdb\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\".\n" +
+	"\rOfferResponse\x12\x1d\n" +
+	"\n" +
+	"live_tasks\x18\x01 \x01(\x03R\tliveTasks\"\x8f\x02\n" +
 	"\x0eAcquireRequest\x122\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.HelloH\x00R\x05hello\x122\n" +
 	"\x05drain\x18\x04 \x01(\v2\x1a.sluice.scheduler.v1.DrainH\x00R\x05drain\x125\n" +
-	"\x06report\x18\x05 \x01(\v2\x1b.sluice.scheduler.v1.ReportH\x00R\x06reportB\t\n" +
-	"\amessageJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\vacknowledgeR\x06finish\"\x9c\x03\n" +
+	"\x06report\x18\x05 \x01(\v2\x1b.sluice.scheduler.v1.ReportH\x00R\x06report\x122\n" +
+	"\x05pulse\x18\x06 \x01(\v2\x1a.sluice.scheduler.v1.PulseH\x00R\x05pulseB\t\n" +
+	"\amessageJ\x04\b\x02\x10\x03J\x04\b\x03\x10\x04R\vacknowledgeR\x06finish\"\x1f\n" +
+	"\x05Pulse\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x03R\x06number\"\x9c\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bexecutor\x18\x01 \x01(\tR\bexecutor\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x14\n" +
@@ -1842,19 +1957,23 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x06Finish\x120\n" +
 	"\x05claim\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.ClaimR\x05claim\x121\n" +
 	"\aoutcome\x18\x02 \x01(\v2\x17.sluice.task.v1.OutcomeR\aoutcome\"\a\n" +
-	"\x05Drain\"\xb6\x01\n" +
+	"\x05Drain\"\xea\x01\n" +
 	"\x0fAcquireResponse\x128\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.sluice.scheduler.v1.WelcomeH\x00R\awelcome\x125\n" +
-	"\x06orders\x18\x06 \x01(\v2\x1b.sluice.scheduler.v1.OrdersH\x00R\x06ordersB\t\n" +
-	"\amessageJ\x04\b\x02\x10\x06R\x06assignR\x06cancelR\bfinishedR\arefused\"\x83\x02\n" +
+	"\x06orders\x18\x06 \x01(\v2\x1b.sluice.scheduler.v1.OrdersH\x00R\x06orders\x122\n" +
+	"\x05pulse\x18\a \x01(\v2\x1a.sluice.scheduler.v1.PulseH\x00R\x05pulseB\t\n" +
+	"\amessageJ\x04\b\x02\x10\x06R\x06assignR\x06cancelR\bfinishedR\arefused\"\xb5\x02\n" +
 	"\x06Orders\x122\n" +
 	"\x06assign\x18\x01 \x03(\v2\x1a.sluice.task.v1.AssignmentR\x06assign\x122\n" +
 	"\x06cancel\x18\x02 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\x06cancel\x126\n" +
 	"\bfinished\x18\x03 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\bfinished\x126\n" +
 	"\arefused\x18\x04 \x03(\v2\x1c.sluice.scheduler.v1.RefusedR\arefused\x12!\n" +
-	"\fnothing_left\x18\x05 \x01(\bR\vnothingLeft\"\x1f\n" +
+	"\fnothing_left\x18\x05 \x01(\bR\vnothingLeft\x120\n" +
+	"\x05begin\x18\x06 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\x05begin\"[\n" +
 	"\aWelcome\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\"S\n" +
+	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12:\n" +
+	"\vpulse_every\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"pulseEvery\"S\n" +
 	"\aRefused\x120\n" +
 	"\x05claim\x18\x01 \x01(\v2\x1a.sluice.scheduler.v1.ClaimR\x05claim\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x18\n" +
@@ -1930,92 +2049,98 @@ func file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP() []byte {
 	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescData
 }
 
-var file_sluice_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_sluice_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_sluice_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*OfferRequest)(nil),            // 0: sluice.scheduler.v1.OfferRequest
 	(*OfferedTask)(nil),             // 1: sluice.scheduler.v1.OfferedTask
 	(*OfferResponse)(nil),           // 2: sluice.scheduler.v1.OfferResponse
 	(*AcquireRequest)(nil),          // 3: sluice.scheduler.v1.AcquireRequest
-	(*Hello)(nil),                   // 4: sluice.scheduler.v1.Hello
-	(*Claim)(nil),                   // 5: sluice.scheduler.v1.Claim
-	(*Report)(nil),                  // 6: sluice.scheduler.v1.Report
-	(*Finish)(nil),                  // 7: sluice.scheduler.v1.Finish
-	(*Drain)(nil),                   // 8: sluice.scheduler.v1.Drain
-	(*AcquireResponse)(nil),         // 9: sluice.scheduler.v1.AcquireResponse
-	(*Orders)(nil),                  // 10: sluice.scheduler.v1.Orders
-	(*Welcome)(nil),                 // 11: sluice.scheduler.v1.Welcome
-	(*Refused)(nil),                 // 12: sluice.scheduler.v1.Refused
-	(*WatchLeadershipRequest)(nil),  // 13: sluice.scheduler.v1.WatchLeadershipRequest
-	(*WatchLeadershipResponse)(nil), // 14: sluice.scheduler.v1.WatchLeadershipResponse
-	(*FollowRequest)(nil),           // 15: sluice.scheduler.v1.FollowRequest
-	(*FollowResponse)(nil),          // 16: sluice.scheduler.v1.FollowResponse
-	(*Change)(nil),                  // 17: sluice.scheduler.v1.Change
-	(*ExplainRequest)(nil),          // 18: sluice.scheduler.v1.ExplainRequest
-	(*ExplainResponse)(nil),         // 19: sluice.scheduler.v1.ExplainResponse
-	(*ResourceWait)(nil),            // 20: sluice.scheduler.v1.ResourceWait
-	(*ResourceUse)(nil),             // 21: sluice.scheduler.v1.ResourceUse
-	(*ListResourcesRequest)(nil),    // 22: sluice.scheduler.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),   // 23: sluice.scheduler.v1.ListResourcesResponse
-	(*Resource)(nil),                // 24: sluice.scheduler.v1.Resource
-	(*GetResourceRequest)(nil),      // 25: sluice.scheduler.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),     // 26: sluice.scheduler.v1.GetResourceResponse
-	nil,                             // 27: sluice.scheduler.v1.OfferedTask.VersionsEntry
-	nil,                             // 28: sluice.scheduler.v1.Hello.VersionsEntry
-	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
-	(*v1.RetryPolicy)(nil),          // 30: sluice.task.v1.RetryPolicy
-	(*v1.Outcome)(nil),              // 31: sluice.task.v1.Outcome
-	(*v1.Assignment)(nil),           // 32: sluice.task.v1.Assignment
-	(v1.State)(0),                   // 33: sluice.task.v1.State
+	(*Pulse)(nil),                   // 4: sluice.scheduler.v1.Pulse
+	(*Hello)(nil),                   // 5: sluice.scheduler.v1.Hello
+	(*Claim)(nil),                   // 6: sluice.scheduler.v1.Claim
+	(*Report)(nil),                  // 7: sluice.scheduler.v1.Report
+	(*Finish)(nil),                  // 8: sluice.scheduler.v1.Finish
+	(*Drain)(nil),                   // 9: sluice.scheduler.v1.Drain
+	(*AcquireResponse)(nil),         // 10: sluice.scheduler.v1.AcquireResponse
+	(*Orders)(nil),                  // 11: sluice.scheduler.v1.Orders
+	(*Welcome)(nil),                 // 12: sluice.scheduler.v1.Welcome
+	(*Refused)(nil),                 // 13: sluice.scheduler.v1.Refused
+	(*WatchLeadershipRequest)(nil),  // 14: sluice.scheduler.v1.WatchLeadershipRequest
+	(*WatchLeadershipResponse)(nil), // 15: sluice.scheduler.v1.WatchLeadershipResponse
+	(*FollowRequest)(nil),           // 16: sluice.scheduler.v1.FollowRequest
+	(*FollowResponse)(nil),          // 17: sluice.scheduler.v1.FollowResponse
+	(*Change)(nil),                  // 18: sluice.scheduler.v1.Change
+	(*ExplainRequest)(nil),          // 19: sluice.scheduler.v1.ExplainRequest
+	(*ExplainResponse)(nil),         // 20: sluice.scheduler.v1.ExplainResponse
+	(*ResourceWait)(nil),            // 21: sluice.scheduler.v1.ResourceWait
+	(*ResourceUse)(nil),             // 22: sluice.scheduler.v1.ResourceUse
+	(*ListResourcesRequest)(nil),    // 23: sluice.scheduler.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),   // 24: sluice.scheduler.v1.ListResourcesResponse
+	(*Resource)(nil),                // 25: sluice.scheduler.v1.Resource
+	(*GetResourceRequest)(nil),      // 26: sluice.scheduler.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),     // 27: sluice.scheduler.v1.GetResourceResponse
+	nil,                             // 28: sluice.scheduler.v1.OfferedTask.VersionsEntry
+	nil,                             // 29: sluice.scheduler.v1.Hello.VersionsEntry
+	(*timestamppb.Timestamp)(nil),   // 30: google.protobuf.Timestamp
+	(*v1.RetryPolicy)(nil),          // 31: sluice.task.v1.RetryPolicy
+	(*v1.Outcome)(nil),              // 32: sluice.task.v1.Outcome
+	(*v1.Assignment)(nil),           // 33: sluice.task.v1.Assignment
+	(*durationpb.Duration)(nil),     // 34: google.protobuf.Duration
+	(v1.State)(0),                   // 35: sluice.task.v1.State
 }
 var file_sluice_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
 	1,  // 0: sluice.scheduler.v1.OfferRequest.tasks:type_name -> sluice.scheduler.v1.OfferedTask
-	27, // 1: sluice.scheduler.v1.OfferedTask.versions:type_name -> sluice.scheduler.v1.OfferedTask.VersionsEntry
-	29, // 2: sluice.scheduler.v1.OfferedTask.created_at:type_name -> google.protobuf.Timestamp
-	30, // 3: sluice.scheduler.v1.OfferedTask.retry:type_name -> sluice.task.v1.RetryPolicy
-	4,  // 4: sluice.scheduler.v1.AcquireRequest.hello:type_name -> sluice.scheduler.v1.Hello
-	8,  // 5: sluice.scheduler.v1.AcquireRequest.drain:type_name -> sluice.scheduler.v1.Drain
-	6,  // 6: sluice.scheduler.v1.AcquireRequest.report:type_name -> sluice.scheduler.v1.Report
-	28, // 7: sluice.scheduler.v1.Hello.versions:type_name -> sluice.scheduler.v1.Hello.VersionsEntry
-	5,  // 8: sluice.scheduler.v1.Hello.held:type_name -> sluice.scheduler.v1.Claim
-	5,  // 9: sluice.scheduler.v1.Report.acknowledged:type_name -> sluice.scheduler.v1.Claim
-	7,  // 10: sluice.scheduler.v1.Report.finished:type_name -> sluice.scheduler.v1.Finish
-	5,  // 11: sluice.scheduler.v1.Finish.claim:type_name -> sluice.scheduler.v1.Claim
-	31, // 12: sluice.scheduler.v1.Finish.outcome:type_name -> sluice.task.v1.Outcome
-	11, // 13: sluice.scheduler.v1.AcquireResponse.welcome:type_name -> sluice.scheduler.v1.Welcome
-	10, // 14: sluice.scheduler.v1.AcquireResponse.orders:type_name -> sluice.scheduler.v1.Orders
-	32, // 15: sluice.scheduler.v1.Orders.assign:type_name -> sluice.task.v1.Assignment
-	5,  // 16: sluice.scheduler.v1.Orders.cancel:type_name -> sluice.scheduler.v1.Claim
-	5,  // 17: sluice.scheduler.v1.Orders.finished:type_name -> sluice.scheduler.v1.Claim
-	12, // 18: sluice.scheduler.v1.Orders.refused:type_name -> sluice.scheduler.v1.Refused
-	5,  // 19: sluice.scheduler.v1.Refused.claim:type_name -> sluice.scheduler.v1.Claim
-	17, // 20: sluice.scheduler.v1.FollowResponse.changes:type_name -> sluice.scheduler.v1.Change
-	33, // 21: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
-	20, // 22: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
-	29, // 23: sluice.scheduler.v1.ExplainResponse.retry_at:type_name -> google.protobuf.Timestamp
-	21, // 24: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
-	29, // 25: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
-	24, // 26: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
-	24, // 27: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
-	21, // 28: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
-	0,  // 29: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
-	3,  // 30: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
-	13, // 31: sluice.scheduler.v1.SchedulerService.WatchLeadership:input_type -> sluice.scheduler.v1.WatchLeadershipRequest
-	15, // 32: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
-	18, // 33: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
-	22, // 34: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
-	25, // 35: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
-	2,  // 36: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
-	9,  // 37: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
-	14, // 38: sluice.scheduler.v1.SchedulerService.WatchLeadership:output_type -> sluice.scheduler.v1.WatchLeadershipResponse
-	16, // 39: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
-	19, // 40: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
-	23, // 41: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
-	26, // 42: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
-	36, // [36:43] is the sub-list for method output_type
-	29, // [29:36] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	28, // 1: sluice.scheduler.v1.OfferedTask.versions:type_name -> sluice.scheduler.v1.OfferedTask.VersionsEntry
+	30, // 2: sluice.scheduler.v1.OfferedTask.created_at:type_name -> google.protobuf.Timestamp
+	31, // 3: sluice.scheduler.v1.OfferedTask.retry:type_name -> sluice.task.v1.RetryPolicy
+	5,  // 4: sluice.scheduler.v1.AcquireRequest.hello:type_name -> sluice.scheduler.v1.Hello
+	9,  // 5: sluice.scheduler.v1.AcquireRequest.drain:type_name -> sluice.scheduler.v1.Drain
+	7,  // 6: sluice.scheduler.v1.AcquireRequest.report:type_name -> sluice.scheduler.v1.Report
+	4,  // 7: sluice.scheduler.v1.AcquireRequest.pulse:type_name -> sluice.scheduler.v1.Pulse
+	29, // 8: sluice.scheduler.v1.Hello.versions:type_name -> sluice.scheduler.v1.Hello.VersionsEntry
+	6,  // 9: sluice.scheduler.v1.Hello.held:type_name -> sluice.scheduler.v1.Claim
+	6,  // 10: sluice.scheduler.v1.Report.acknowledged:type_name -> sluice.scheduler.v1.Claim
+	8,  // 11: sluice.scheduler.v1.Report.finished:type_name -> sluice.scheduler.v1.Finish
+	6,  // 12: sluice.scheduler.v1.Finish.claim:type_name -> sluice.scheduler.v1.Claim
+	32, // 13: sluice.scheduler.v1.Finish.outcome:type_name -> sluice.task.v1.Outcome
+	12, // 14: sluice.scheduler.v1.AcquireResponse.welcome:type_name -> sluice.scheduler.v1.Welcome
+	11, // 15: sluice.scheduler.v1.AcquireResponse.orders:type_name -> sluice.scheduler.v1.Orders
+	4,  // 16: sluice.scheduler.v1.AcquireResponse.pulse:type_name -> sluice.scheduler.v1.Pulse
+	33, // 17: sluice.scheduler.v1.Orders.assign:type_name -> sluice.task.v1.Assignment
+	6,  // 18: sluice.scheduler.v1.Orders.cancel:type_name -> sluice.scheduler.v1.Claim
+	6,  // 19: sluice.scheduler.v1.Orders.finished:type_name -> sluice.scheduler.v1.Claim
+	13, // 20: sluice.scheduler.v1.Orders.refused:type_name -> sluice.scheduler.v1.Refused
+	6,  // 21: sluice.scheduler.v1.Orders.begin:type_name -> sluice.scheduler.v1.Claim
+	34, // 22: sluice.scheduler.v1.Welcome.pulse_every:type_name -> google.protobuf.Duration
+	6,  // 23: sluice.scheduler.v1.Refused.claim:type_name -> sluice.scheduler.v1.Claim
+	18, // 24: sluice.scheduler.v1.FollowResponse.changes:type_name -> sluice.scheduler.v1.Change
+	35, // 25: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
+	21, // 26: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
+	30, // 27: sluice.scheduler.v1.ExplainResponse.retry_at:type_name -> google.protobuf.Timestamp
+	22, // 28: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
+	30, // 29: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
+	25, // 30: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
+	25, // 31: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
+	22, // 32: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
+	0,  // 33: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
+	3,  // 34: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
+	14, // 35: sluice.scheduler.v1.SchedulerService.WatchLeadership:input_type -> sluice.scheduler.v1.WatchLeadershipRequest
+	16, // 36: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
+	19, // 37: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
+	23, // 38: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
+	26, // 39: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
+	2,  // 40: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
+	10, // 41: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
+	15, // 42: sluice.scheduler.v1.SchedulerService.WatchLeadership:output_type -> sluice.scheduler.v1.WatchLeadershipResponse
+	17, // 43: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
+	20, // 44: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
+	24, // 45: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
+	27, // 46: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
+	40, // [40:47] is the sub-list for method output_type
+	33, // [33:40] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sluice_scheduler_v1_scheduler_service_proto_init() }
@@ -2027,10 +2152,12 @@ func file_sluice_scheduler_v1_scheduler_service_proto_init() {
 		(*AcquireRequest_Hello)(nil),
 		(*AcquireRequest_Drain)(nil),
 		(*AcquireRequest_Report)(nil),
+		(*AcquireRequest_Pulse)(nil),
 	}
-	file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[9].OneofWrappers = []any{
+	file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[10].OneofWrappers = []any{
 		(*AcquireResponse_Welcome)(nil),
 		(*AcquireResponse_Orders)(nil),
+		(*AcquireResponse_Pulse)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2038,7 +2165,7 @@ func file_sluice_scheduler_v1_scheduler_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_scheduler_v1_scheduler_service_proto_rawDesc), len(file_sluice_scheduler_v1_scheduler_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -40,7 +40,9 @@ type SchedulerServiceClient interface {
 	// dispatchers: what they say of a task is believed, so no gateway forwards it.
 	Offer(ctx context.Context, in *OfferRequest, opts ...grpc.CallOption) (*OfferResponse, error)
 	// Acquire is an executor's line to the scheduler: it says what it can run, receives assignments and cancels, and reports
-	// outcomes. The first message must be a hello, sent once.
+	// outcomes. The first message must be a hello, sent once. An assignment is begun in two steps: the executor acknowledges
+	// it, and begins when the scheduler has confirmed that it knows. So what was not acknowledged when a line ended was never
+	// begun, and is given to others.
 	Acquire(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AcquireRequest, AcquireResponse], error)
 	// WatchLeadership streams which leadership this scheduler holds: at once, and whenever that changes. Who knows the addresses
 	// of several schedulers learns from it which one to call. A standby watches the leader, to take over without waiting for
@@ -166,7 +168,9 @@ type SchedulerServiceServer interface {
 	// dispatchers: what they say of a task is believed, so no gateway forwards it.
 	Offer(context.Context, *OfferRequest) (*OfferResponse, error)
 	// Acquire is an executor's line to the scheduler: it says what it can run, receives assignments and cancels, and reports
-	// outcomes. The first message must be a hello, sent once.
+	// outcomes. The first message must be a hello, sent once. An assignment is begun in two steps: the executor acknowledges
+	// it, and begins when the scheduler has confirmed that it knows. So what was not acknowledged when a line ended was never
+	// begun, and is given to others.
 	Acquire(grpc.BidiStreamingServer[AcquireRequest, AcquireResponse]) error
 	// WatchLeadership streams which leadership this scheduler holds: at once, and whenever that changes. Who knows the addresses
 	// of several schedulers learns from it which one to call. A standby watches the leader, to take over without waiting for

@@ -721,7 +721,11 @@ type TaskSpec struct {
 	// without control characters.
 	ProfileOptions []string `protobuf:"bytes,14,rep,name=profile_options,json=profileOptions,proto3" json:"profile_options,omitempty"`
 	// UUIDs of temporary files that the task is to have. They are kept until it is final. At most 100.
-	FileIds       []string `protobuf:"bytes,15,rep,name=file_ids,json=fileIds,proto3" json:"file_ids,omitempty"`
+	FileIds []string `protobuf:"bytes,15,rep,name=file_ids,json=fileIds,proto3" json:"file_ids,omitempty"`
+	// Makes the dispatch safe to repeat: another one with the same request id stores nothing and returns the first task, for as
+	// long as that is kept. 1 to 128 bytes, no control characters. Empty: every dispatch makes a task. The same id for another
+	// task (name, arguments or resources): ALREADY_EXISTS with reason REQUEST_ID_REUSED.
+	RequestId     string `protobuf:"bytes,16,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -859,6 +863,13 @@ func (x *TaskSpec) GetFileIds() []string {
 		return x.FileIds
 	}
 	return nil
+}
+
+func (x *TaskSpec) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
 }
 
 // Assignment hands one claimed task to an executor, and by it to a worker.
@@ -1181,7 +1192,7 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\bfile_ids\x18\x1c \x03(\tR\afileIds\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaf\x05\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\targs_json\x18\x02 \x01(\tR\bargsJson\x12\x1f\n" +
@@ -1199,7 +1210,9 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\atimeout\x18\f \x01(\v2\x19.google.protobuf.DurationR\atimeout\x121\n" +
 	"\x05retry\x18\r \x01(\v2\x1b.sluice.task.v1.RetryPolicyR\x05retry\x12'\n" +
 	"\x0fprofile_options\x18\x0e \x03(\tR\x0eprofileOptions\x12\x19\n" +
-	"\bfile_ids\x18\x0f \x03(\tR\afileIds\x1a;\n" +
+	"\bfile_ids\x18\x0f \x03(\tR\afileIds\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x10 \x01(\tR\trequestId\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +

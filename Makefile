@@ -54,6 +54,23 @@ e2e: ## the tests of the whole: one process, and one process per service
 	@$(if $(RACE),,echo 'no C compiler found: the tests run without the race detector')
 	@go test $(RACE) -count=1 -timeout 15m ./deploy/e2e/...
 
+# What is no story of a fault, in deploy/e2e.
+CALM := ^Test(Stories|Dev|DevSays.*|Executor|ExecutorOfOnesOwn|OtherLanguages|TheIndexOf.*|ServicesStartInAnyOrder|NothingIsLeftInTheSession)$$|Soak
+
+.PHONY: faults
+faults: ## everything that can break, broken on purpose: each story with its result; RUN='CutOff|Stopped' picks some
+	@mkdir -p bin
+	@SLUICE_E2E_FAULTS=1 go test -v -count=1 -timeout 60m -parallel $(or $(PARALLEL),4) -run '$(or $(RUN),.)' -skip '$(CALM)' ./deploy/e2e 2>&1 | \
+		tee bin/faults.log | awk -f deploy/e2e/sentences.awk || { echo 'what happened stands in bin/faults.log'; exit 1; }
+
+.PHONY: soak
+soak: ## MINUTES=10 in which everything that can go wrong does, drawn from SEED; DETECT=1 with the race detector in all processes
+	@mkdir -p bin
+	@seed='$(or $(SEED),$(shell date +%s))'; echo "a soak with SEED=$$seed; what happens stands in bin/soak.log"; \
+		SLUICE_SOAK='$(or $(MINUTES),10)m' SLUICE_SOAK_SEED="$$seed" $(if $(filter 1,$(DETECT)),SLUICE_E2E_RACE=1) \
+		go test -v -count=1 -timeout $$(( 3 * $(or $(MINUTES),10) + 30 ))m -run InASoak ./deploy/e2e > bin/soak.log 2>&1 && result=0 || result=1; \
+		grep -E 'soak_(test|judge_test|rig_test).go:[0-9]+: (at |seed |VIOLATION|ERROR|task )|^(---|ok|FAIL)' bin/soak.log; exit $$result
+
 .PHONY: lint
 lint: $(LINT) $(BUF) ## the linters alone; make fmt repairs what is only form
 	@$(LINT) run

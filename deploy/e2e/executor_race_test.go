@@ -13,6 +13,7 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/testkit/faults"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+	"github.com/sluice-tasks/sluice/pkg/testkit/wire"
 )
 
 // What is broken here beside what stands in faults_test.go.
@@ -28,7 +29,7 @@ type race struct {
 	db         postgres.Querier
 	scheduler  *faults.Proxy
 	dispatcher *faults.Proxy
-	wire       *wire // from the executor to the scheduler
+	wire       *wire.Wire // from the executor to the scheduler
 	executor   *process
 
 	resource string
@@ -68,10 +69,10 @@ func TestExecutorRaces(t *testing.T) {
 	base := race{scheduler: faults.Start(t, direct), dispatcher: faults.Start(t, direct), db: pgtest.Open(t, direct)}
 	v.reaching = map[string]string{"scheduler": base.scheduler.URL(), "dispatcher": base.dispatcher.URL()}
 	v.system = &system{t: t, dir: v.dir, work: v.dir, processes: map[string]*process{}}
-	base.wire = newWire(t, v.addrs["scheduler"])
+	base.wire = wire.Start(t, v.addrs["scheduler"])
 	for service, flags := range map[string]map[string]string{
 		// Held for a moment, a tick must not cost the leadership on a slow machine.
-		"scheduler": {"lease": "30s"}, "executor": {"scheduler-addr": base.wire.addr},
+		"scheduler": {"lease": "30s"}, "executor": {"scheduler-addr": base.wire.Addr()},
 		"dispatcher": nil, "status": nil, "heartbeat": nil, "gateway": nil,
 	} {
 		v.launch(t, service, service, flags)
@@ -257,8 +258,8 @@ func cancelBeforeAssignment(r *race) {
 }
 
 func cancelDuringAssignment(r *race) {
-	r.wire.toClient.hold()
-	r.t.Cleanup(r.wire.toClient.release)
+	r.wire.ToClient.Hold()
+	r.t.Cleanup(r.wire.ToClient.Pass)
 	one := r.dispatch(r.spec(0))
 	eventually(r.t, "it is given away", func() error {
 		if now := r.get(one.ID); now.State != task.Running {
@@ -270,14 +271,14 @@ func cancelDuringAssignment(r *race) {
 	if n := r.lines(r.began); n > 0 {
 		r.t.Errorf("it began %d times before the executor could know of it", n)
 	}
-	r.wire.toClient.release()
+	r.wire.ToClient.Pass()
 	r.settles(one.ID, task.Canceled, 1, -1, 0)
 }
 
 func finishDuringCancel(r *race) {
 	one := r.stands(0, nil)
-	r.wire.toClient.hold()
-	r.t.Cleanup(r.wire.toClient.release)
+	r.wire.ToClient.Hold()
+	r.t.Cleanup(r.wire.ToClient.Pass)
 	r.returned(r.cancel(one.ID), task.Canceling)
 	r.gate.open()
 	r.hasEnded(one.ID)
@@ -287,18 +288,18 @@ func finishDuringCancel(r *race) {
 		}
 		return nil
 	})
-	r.wire.toClient.release()
+	r.wire.ToClient.Pass()
 	r.settles(one.ID, task.Canceled, 1, 1, 1)
 }
 
 func cancelDuringFinish(r *race) {
 	one := r.stands(0, nil)
-	r.wire.toServer.hold()
-	r.t.Cleanup(r.wire.toServer.release)
+	r.wire.ToServer.Hold()
+	r.t.Cleanup(r.wire.ToServer.Pass)
 	r.gate.open()
 	r.hasEnded(one.ID)
 	r.returned(r.cancel(one.ID), task.Canceling)
-	r.wire.toServer.release()
+	r.wire.ToServer.Pass()
 	r.settles(one.ID, task.Canceled, 1, 1, 1)
 }
 

@@ -256,9 +256,15 @@ func children(pid int) (found []int) {
 		// pid (name) state parent ...
 		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 		child, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if err == nil && len(fields) > 1 && fields[1] == strconv.Itoa(pid) && fields[0] != "Z" {
+		if err == nil && len(fields) > 1 && fields[1] == strconv.Itoa(pid) && fields[0] != "Z" && !isGuard(child) {
 			found = append(found, child)
 		}
 	}
 	return found
+}
+
+// isGuard tells an executor's guard from its children.
+func isGuard(pid int) bool {
+	name, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+	return strings.HasPrefix(string(name), "sluice guard")
 }

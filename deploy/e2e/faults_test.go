@@ -18,8 +18,8 @@ var (
 	ticks    = faults.Committing("scheduler_tick_2(")
 	finishes = faults.Committing("finish_seqs =>")
 	claims   = faults.Committing("claim_seqs =>")
-	looks    = faults.Committing("from task_cancel order by seq")
-	inserts  = faults.Committing("dispatcher_insert_2(")
+	looks    = faults.Committing("scheduler_wishes(")
+	inserts  = faults.Committing("dispatcher_insert_")
 )
 
 // TestPromisesHoldWhenTheDatabaseBreaks has the connection of one service break, or its answers come late, at the worst
@@ -51,7 +51,7 @@ func TestPromisesHoldWhenTheDatabaseBreaks(t *testing.T) {
 	} {
 		t.Run(c.says, func(t *testing.T) {
 			s := s.under(t)
-			l := s.load()
+			l := s.load(s.Client, s.once(t))
 			l.goesOn()
 			c.rule.Times = 2
 			if c.rule.For > time.Second {
@@ -71,7 +71,7 @@ func TestPromisesHoldWhenTheDatabaseBreaks(t *testing.T) {
 		g.reached()
 		dispatcher.Arm(faults.Rule{Fault: faults.LoseAnswer, Match: inserts})
 		spec := client.Spec{Name: "test.asleep", Args: []int{0}, Exclusive: []string{resource}, Immediate: true, NoDefer: true}
-		if _, err := s.Dispatch(s.soon(), spec); !errs.Is(err, errs.DatabaseAway) {
+		if _, err := s.once(t).Dispatch(s.soon(), spec); !errs.Is(err, errs.DatabaseAway) {
 			t.Errorf("the dispatch returned %v", err)
 		}
 		ids := s.all("test.asleep")
@@ -86,7 +86,7 @@ func TestPromisesHoldWhenTheDatabaseBreaks(t *testing.T) {
 	})
 	t.Run("all connections are cut", func(t *testing.T) {
 		s := s.under(t)
-		l := s.load()
+		l := s.load(s.Client, s.once(t))
 		for range 2 {
 			l.goesOn()
 			scheduler.Cut()
@@ -150,7 +150,7 @@ func TestADispatchThatCommitsLateIsAdmittedLateAndNotLost(t *testing.T) {
 	s := v.start(t)
 	addr := freeAddrs(t, 1)[0]
 	v.launch(t, "dispatcher-2", "dispatcher", map[string]string{"grpc-addr": addr, "database-url": proxy.URL()}).ready(t, "sluice dispatcher is ready")
-	slow, err := client.Dial(addr)
+	slow, err := client.Dial(addr, client.Attempts(1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,11 +246,11 @@ func TestADatabaseThatIsAwayForAWhileIsOnlyThat(t *testing.T) {
 	running := s.dispatch(g.task([]string{resource}, nil))
 	g.reached()
 	waiting := s.dispatch(client.Spec{Name: "test.noop", Exclusive: []string{resource}})
-	l := s.load()
+	l := s.load(s.once(t))
 	l.goesOn()
 
 	back := proxy.Refuse()
-	if _, err := s.Dispatch(s.soon(), client.Spec{Name: "test.noop"}); !errs.Is(err, errs.DatabaseAway) {
+	if _, err := s.once(t).Dispatch(s.soon(), client.Spec{Name: "test.noop"}); !errs.Is(err, errs.DatabaseAway) {
 		t.Errorf("a dispatch without a database returned %v", err)
 	}
 	if now, err := s.Status(s.soon()); err != nil || now.DatabaseConnected {

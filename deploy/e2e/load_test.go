@@ -3,12 +3,13 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
+	"testing"
 	"time"
 
 	"github.com/sluice-tasks/sluice/pkg/client"
@@ -20,10 +21,12 @@ const (
 	loadClients   = 6
 	loadResources = 4
 	loadPace      = 150 * time.Millisecond // of each client; the tasks can be run about as fast
+	loadAtMost    = 100                    // tasks that have not ended, more or less: then nobody hands in any
 )
 
 // load is what several clients at once hand in on a few resources, exclusive and shared, alone and in batches, while something
-// happens to the system. Every task writes down when it starts and ends, so that in the end all promises can be checked.
+// happens to the system. Every task writes down when it starts, that it still lives, and when it ends, so that in the end all
+// promises can be checked.
 type load struct {
 	s         *system
 	path      string // of the file in which tasks write
@@ -35,6 +38,16 @@ type load struct {
 	calls    int
 	returned map[string]record.Task // what was acknowledged, by id
 	refused  map[string]int         // the other calls, by their error
+	apart    []string               // resources of single tasks
+	mishaps  []*mishap
+}
+
+// mishap is something that happens to an executor, and explains why tasks that it had have failed.
+type mishap struct {
+	executor string
+	reason   string
+	began    time.Time
+	over     time.Time // zero: it goes on
 }
 
 // load begins one. It ends with settle, or with the test. Calls go to one of the clients.
@@ -43,13 +56,7 @@ func (s *system) load(clients ...*client.Client) *load {
 	if len(clients) == 0 {
 		clients = []*client.Client{s.Client}
 	}
-	l := &load{s: s, path: s.file("load"), began: time.Now(), returned: map[string]record.Task{}, refused: map[string]int{}}
-	if err := os.WriteFile(l.path, nil, 0o666); err != nil {
-		s.t.Fatal(err)
-	}
-	for range loadResources {
-		l.resources = append(l.resources, fresh("load"))
-	}
+	l := s.quiet()
 	ctx, cancel := context.WithCancel(context.Background())
 	var all sync.WaitGroup
 	l.stop = func() {
@@ -63,16 +70,31 @@ func (s *system) load(clients ...*client.Client) *load {
 	return l
 }
 
+// quiet is a load without clients: what there is to run, the story hands in itself.
+func (s *system) quiet() *load {
+	s.t.Helper()
+	l := &load{s: s, path: s.file("load"), began: time.Now(), stop: func() {}, returned: map[string]record.Task{}, refused: map[string]int{}}
+	if err := os.WriteFile(l.path, nil, 0o666); err != nil {
+		s.t.Fatal(err)
+	}
+	for range loadResources {
+		l.resources = append(l.resources, fresh("load"))
+	}
+	return l
+}
+
 // client hands in until the load ends. The last call is not cut off.
 func (l *load) client(ctx context.Context, c *client.Client) {
 	pace := time.NewTicker(loadPace)
 	defer pace.Stop()
 	for {
-		specs := make([]client.Spec, 1+rand.IntN(3)/2) // every third call brings two
-		for i := range specs {
-			specs[i] = l.task()
+		if l.open() < loadAtMost {
+			specs := make([]client.Spec, 1+rand.IntN(3)/2) // every third call brings two
+			for i := range specs {
+				specs[i] = l.task()
+			}
+			_, _ = l.dispatch(c, specs...) // a refusal is noted
 		}
-		l.dispatch(c, specs)
 		select {
 		case <-pace.C:
 		case <-ctx.Done():
@@ -81,10 +103,12 @@ func (l *load) client(ctx context.Context, c *client.Client) {
 	}
 }
 
-// task is one that notes when it starts and ends; between them it starts a process, so that it takes a moment.
+// task is one that starts a process, so that it takes a moment. One in eight goes on a while longer.
 func (l *load) task() client.Spec {
-	const note = `echo "%s $SLUICE_TASK_ID $SLUICE_TASK_CLAIM $(date +%%s%%N)" >> %s`
-	spec := shell(note+"; "+note, "start", l.path, "end", l.path)
+	spec := l.script(":")
+	if rand.IntN(8) == 0 {
+		spec = l.script("lives; lives")
+	}
 	for _, i := range rand.Perm(loadResources)[:1+rand.IntN(2)] {
 		if rand.IntN(3) == 0 {
 			spec.Shared = append(spec.Shared, l.resources[i])
@@ -95,7 +119,13 @@ func (l *load) task() client.Spec {
 	return spec
 }
 
-func (l *load) dispatch(c *client.Client, specs []client.Spec) {
+// script is a task that notes its start and its end, and between them that it lives, after each call of lives.
+func (l *load) script(between string) client.Spec {
+	return shell(`note() { echo "$1 $SLUICE_TASK_ID $SLUICE_TASK_CLAIM" >> '%s'; }; lives() { sleep 0.05; note alive; }
+		note start; ls / > /dev/null; %s; note end`, l.path, between)
+}
+
+func (l *load) dispatch(c *client.Client, specs ...client.Spec) ([]client.Task, error) {
 	called := time.Since(l.began)
 	made, err := c.DispatchBatch(l.s.soon(), specs)
 	returned := time.Since(l.began)
@@ -104,20 +134,116 @@ func (l *load) dispatch(c *client.Client, specs []client.Spec) {
 	l.calls++
 	if err != nil {
 		l.refused[err.Error()]++
-		return
+		return nil, err
 	}
 	for i, one := range made {
 		l.returned[one.ID] = record.Task{
 			ID: one.ID, Exclusive: specs[i].Exclusive, Shared: specs[i].Shared, Called: called, Returned: returned, Batch: l.calls,
 		}
 	}
+	return made, nil
 }
 
-// count is how many tasks were acknowledged, and how many lines they wrote.
+// lasting is a task of a load that goes on until it is told to end. It has a resource for itself and those that are to wait for it.
+type lasting struct {
+	client.Task
+
+	l        *load
+	resource string
+	leave    string // a path: when there is something, the task ends
+	pid      string // a path: there the task writes the id of the process that runs it
+}
+
+// lasts hands in a task that goes on, which needs a component, and waits until it has started.
+func (l *load) lasts(component string) *lasting {
+	l.s.t.Helper()
+	one := l.given(component)
+	l.wrote(one.ID, "start", 1)
+	return one
+}
+
+// given is lasts without the wait.
+func (l *load) given(component string) *lasting {
+	l.s.t.Helper()
+	one := &lasting{l: l, resource: fresh("lasting"), leave: l.s.file("leave"), pid: l.s.file("pid")}
+	l.mu.Lock()
+	l.apart = append(l.apart, one.resource)
+	l.mu.Unlock()
+	spec := l.script(fmt.Sprintf("echo $PPID > '%s'; while [ ! -e '%s' ]; do lives; done", one.pid, one.leave))
+	spec.Exclusive = []string{one.resource}
+	if component != "" {
+		spec.Versions = map[string]string{component: "1"}
+	}
+	made, err := l.dispatch(l.s.Client, spec)
+	if err != nil {
+		l.s.t.Fatalf("dispatch: %v", err)
+	}
+	one.Task = made[0]
+	return one
+}
+
+// behind hands in a short task that has to wait for the one that goes on, for any executor.
+func (o *lasting) behind() client.Task {
+	o.l.s.t.Helper()
+	spec := o.l.script("lives; lives")
+	spec.Exclusive = []string{o.resource}
+	made, err := o.l.dispatch(o.l.s.Client, spec)
+	if err != nil {
+		o.l.s.t.Fatalf("dispatch: %v", err)
+	}
+	return made[0]
+}
+
+// end lets the task end.
+func (o *lasting) end() {
+	o.l.s.t.Helper()
+	if err := os.WriteFile(o.leave, nil, 0o666); err != nil {
+		o.l.s.t.Fatal(err)
+	}
+}
+
+// wrote waits until a task has written something for the n-th time.
+func (l *load) wrote(id, what string, n int) {
+	l.s.t.Helper()
+	eventually(l.s.t, "task "+id+" writes "+what, func() error {
+		if times := strings.Count(l.read(), what+" "+id); times < n {
+			return fmt.Errorf("it did so %d times, and is %s", times, l.s.get(id).State)
+		}
+		return nil
+	})
+}
+
+// befalls notes what begins to happen to an executor now: for this reason tasks may fail that it has.
+func (l *load) befalls(executor, reason string) *mishap {
+	m := &mishap{executor: executor, reason: reason, began: time.Now()}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.mishaps = append(l.mishaps, m)
+	return m
+}
+
+// past is when it is over: what starts from now on is not to fail any more.
+func (m *mishap) past() { m.over = time.Now() }
+
+// explains reports whether a task may have failed for it.
+func (m *mishap) explains(one client.Task) bool {
+	return one.State == task.Failed && one.Error != nil && one.Error.Reason == m.reason && one.Executor == m.executor && one.StartedAt != nil &&
+		(m.over.IsZero() || one.StartedAt.Before(m.over)) && one.FinishedAt.After(m.began)
+}
+
+// count is how many tasks were acknowledged, and how often one wrote that it starts or ends.
 func (l *load) count() (acknowledged, lines int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return len(l.returned), strings.Count(l.read(), "\n")
+	said := l.read()
+	return len(l.returned), strings.Count(said, "start ") + strings.Count(said, "end ")
+}
+
+// open is how many tasks were acknowledged and have not ended.
+func (l *load) open() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.returned) - strings.Count(l.read(), "end ")
 }
 
 // refusals is how many calls brought an error.
@@ -151,13 +277,14 @@ func (l *load) goesOn() {
 	})
 }
 
-// settle ends the load, waits for all tasks that were stored, acknowledged or not, and checks what is promised of them.
+// settle ends the load, waits for all tasks that were stored, acknowledged or not, and checks what is promised of them. A
+// task may have failed only if something befell its executor meanwhile.
 func (l *load) settle(s *system) {
 	s.t.Helper()
 	l.stop()
 	stored := map[string]record.Task{}
 	var ids []string
-	for _, resource := range l.resources {
+	for _, resource := range slices.Concat(l.resources, l.apart) {
 		for one, err := range s.List(s.soon(), client.Filter{Resources: []string{resource}}) {
 			if err != nil {
 				s.t.Fatal(err)
@@ -179,63 +306,141 @@ func (l *load) settle(s *system) {
 			s.t.Errorf("task %s was acknowledged and is gone", id)
 		}
 	}
-	for _, one := range s.end(ids...) {
-		if one.State != task.Completed {
-			s.t.Errorf("task %s is %s: %v", one.ID, one.State, one.Error)
-		}
+	if len(l.refused) == 0 && len(stored) > len(l.returned) {
+		s.t.Errorf("%d tasks are stored, and %d were acknowledged, by calls of which none failed", len(stored), len(l.returned))
+	}
+	ended := s.end(ids...)
+	runs, lines, err := parseRuns(l.read())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	failed, unbegun := 0, 0
+	for _, one := range ended {
 		t := stored[one.ID]
-		t.State, t.Final = string(one.State), time.Since(l.began)
+		t.State, t.Final, t.Lost = string(one.State), lines, one.State == task.Failed
+		t.Runs = runs.of(one.ID, t.Lost)
 		stored[one.ID] = t
-	}
-	for _, wrong := range record.Check(l.ran(stored)) {
-		s.t.Error(wrong)
-	}
-	s.t.Logf("%d calls, %d tasks acknowledged, %d stored; refused were %v", l.calls, len(l.returned), len(stored), l.refused)
-}
-
-// ran adds what tasks wrote, and returns them by the order of their calls and of their batches.
-func (l *load) ran(stored map[string]record.Task) []record.Task {
-	runs := map[string]map[int64]record.Run{}
-	for line := range strings.Lines(l.read()) {
-		fields := strings.Fields(line)
-		if len(fields) != 4 {
-			l.s.t.Fatalf("a task wrote %q", line)
+		switch {
+		case one.State == task.Completed:
+			continue
+		case !slices.ContainsFunc(l.mishaps, func(m *mishap) bool { return m.explains(one) }):
+			s.t.Errorf("task %s (seq %d, claim %d) is %s on %q, %v to %v: %v", one.ID, one.Seq, one.Claim, one.State, one.Executor, one.StartedAt, one.FinishedAt, one.Error)
 		}
-		claim, err := strconv.ParseInt(fields[2], 10, 64)
-		if err != nil {
-			l.s.t.Fatalf("a task wrote %q: %v", line, err)
+		if failed++; len(t.Runs) == 0 {
+			unbegun++
 		}
-		at, err := strconv.ParseInt(fields[3], 10, 64)
-		if err != nil {
-			l.s.t.Fatalf("a task wrote %q: %v", line, err)
-		}
-		since := time.Duration(at - l.began.UnixNano())
-		if runs[fields[1]] == nil {
-			runs[fields[1]] = map[int64]record.Run{}
-		}
-		run, known := runs[fields[1]][claim]
-		if !known {
-			run = record.Run{Claim: claim, Started: record.Never, Ended: record.Never}
-		}
-		if fields[0] == "start" {
-			run.Started = min(since, run.Started)
-		} else {
-			run.Ended = since
-		}
-		runs[fields[1]][claim] = run
-	}
-	var all []record.Task
-	for id, t := range stored {
-		for _, run := range runs[id] {
-			t.Runs = append(t.Runs, run)
-		}
-		all = append(all, t)
-		delete(runs, id)
 	}
 	for id := range runs {
-		l.s.t.Errorf("task %s ran and is not stored", id)
+		if _, found := stored[id]; !found {
+			s.t.Errorf("task %s ran and is not stored", id)
+		}
 	}
 	// In the order of their ids, which is that of their places in a batch.
-	slices.SortFunc(all, func(a, b record.Task) int { return strings.Compare(a.ID, b.ID) })
+	all := slices.SortedFunc(maps.Values(stored), func(a, b record.Task) int { return strings.Compare(a.ID, b.ID) })
+	for _, wrong := range record.Check(all) {
+		s.t.Errorf("by the lines of the history: %s", wrong)
+	}
+	s.t.Logf("%d calls, %d tasks acknowledged, %d stored, %d failed with their executor, %d of them before they wrote anything; refused were %v",
+		l.calls, len(l.returned), len(stored), failed, unbegun, l.refused)
+}
+
+// runs are what tasks wrote, by task and claim. Their clock is the number of the line: the file is only ever appended to, so it
+// says what was before what, however the processor was shared out among those who wrote.
+type runs map[string]map[int64]*noted
+
+// noted is one run. lives is the last line that it wrote.
+type noted struct{ start, end, lives time.Duration }
+
+// parseRuns also returns the moment after the last line.
+func parseRuns(text string) (runs, time.Duration, error) {
+	made, line := runs{}, time.Duration(0)
+	for said := range strings.Lines(text) {
+		line++
+		var what, id string
+		var claim int64
+		if n, err := fmt.Sscanf(said, "%s %s %d\n", &what, &id, &claim); n != 3 || err != nil {
+			return nil, 0, fmt.Errorf("line %d of the history is %q: %w", line, said, err)
+		}
+		if made[id] == nil {
+			made[id] = map[int64]*noted{}
+		}
+		run := made[id][claim]
+		if run == nil {
+			run = &noted{start: record.Never, end: record.Never}
+			made[id][claim] = run
+		}
+		run.lives = line
+		switch what {
+		case "start":
+			if run.start != record.Never {
+				return nil, 0, fmt.Errorf("task %s starts again in line %d with claim %d", id, line, claim)
+			}
+			run.start = line
+		case "end":
+			run.end = line
+		}
+	}
+	return made, line + 1, nil
+}
+
+// of returns the runs of a task. One that was lost has no end, but went on for as long as it wrote: nobody may have come in its
+// place before.
+func (r runs) of(id string, lost bool) (all []record.Run) {
+	for claim, n := range r[id] {
+		run := record.Run{Claim: claim, Started: n.start, Ended: n.end}
+		if lost && n.lives > n.start && (run.Ended == record.Never || run.Ended < n.lives) {
+			run.Ended = n.lives
+		}
+		all = append(all, run)
+	}
 	return all
+}
+
+func TestTheLoadCheckerFindsWhatItIsFor(t *testing.T) {
+	for name, c := range map[string]struct {
+		history string
+		lost    string
+		want    []record.Kind
+	}{
+		"one after the other":             {"start a 1\nalive a 1\nend a 1\nstart b 2\nend b 2\n", "", nil},
+		"overlap":                         {"start a 1\nstart b 2\nend a 1\nend b 2\n", "", []record.Kind{record.Overlap, record.Disorder}},
+		"wrong order":                     {"start b 1\nend b 1\nstart a 2\nend a 2\n", "", []record.Kind{record.Disorder}},
+		"twice":                           {"start a 1\nend a 1\nstart a 3\nend a 3\nstart b 2\nend b 2\n", "", []record.Kind{record.Twice}},
+		"a lost one that stopped in time": {"start a 1\nalive a 1\nstart b 2\nend b 2\n", "a", nil},
+		"a lost one that was heard again": {"start a 1\nstart b 2\nalive a 1\nend b 2\n", "a", []record.Kind{record.Overlap, record.Disorder}},
+		"a lost one that came to its end": {"start a 1\nstart b 2\nend a 1\nend b 2\n", "a", []record.Kind{record.Overlap, record.Disorder}},
+		"one that was never seen to end":  {"start a 1\n", "b", []record.Kind{record.NeverEnded}},
+		"one that never ran":              {"start b 2\nend b 2\n", "", []record.Kind{record.Disorder, record.NeverRan}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			made, lines, err := parseRuns(c.history)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var tasks []record.Task
+			for i, id := range []string{"a", "b"} {
+				one := record.Task{
+					ID: id, Exclusive: []string{"r"}, Called: time.Duration(10 * i), Returned: time.Duration(10*i + 1), State: "completed", Final: lines,
+				}
+				if id == c.lost {
+					one.State, one.Lost = "failed", true
+				}
+				one.Runs = made.of(id, one.Lost)
+				tasks = append(tasks, one)
+			}
+			var found []record.Kind
+			for _, wrong := range record.Check(tasks) {
+				found = append(found, wrong.Kind)
+			}
+			slices.Sort(found)
+			if slices.Sort(c.want); !slices.Equal(found, c.want) {
+				t.Errorf("found %q, want %q", found, c.want)
+			}
+		})
+	}
+	for _, history := range []string{"start a 1\nstart a 1\n", "start a\n", "start a 1 2\n"} {
+		if _, _, err := parseRuns(history); err == nil {
+			t.Errorf("nothing is wrong with %q", history)
+		}
+	}
 }

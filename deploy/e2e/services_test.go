@@ -66,12 +66,21 @@ func surviveEachOthersDeath(t *testing.T, v *services) {
 	for _, service := range serviceNames {
 		t.Run("nothing is lost when the "+service+" is killed and started again", func(t *testing.T) {
 			s := s.under(t)
-			f := s.flow()
-			f.goesOn()
-			s.processes[service].kill()
-			v.restart(t, service)
-			f.goesOn()
-			f.settle(s, service == "executor")
+			l := s.load()
+			for range 2 {
+				l.goesOn()
+				if service == "executor" {
+					mishap := l.befalls("executor-1", task.ReasonWorkerMissing)
+					s.processes[service].kill()
+					v.restart(t, service)
+					mishap.past()
+					continue
+				}
+				s.processes[service].kill()
+				v.restart(t, service)
+			}
+			l.goesOn()
+			l.settle(s)
 		})
 	}
 
@@ -96,10 +105,6 @@ func surviveEachOthersDeath(t *testing.T, v *services) {
 		lost := s.end(running.ID)[0]
 		if lost.State != task.Failed || lost.Error.String() != task.ReasonWorkerMissing || lost.Executor != "executor-1" {
 			t.Errorf("the task is %s on %s: %v", lost.State, lost.Executor, lost.Error)
-		}
-		// Not before the executor's lease had ended, in which it could have come back.
-		if held := lost.FinishedAt.Sub(*lost.StartedAt); held < v.ttl/2 {
-			t.Errorf("the task was given up after %s, the time to live is %s", held, v.ttl)
 		}
 		one := s.end(next.ID)[0]
 		if one.State != task.Completed || one.Executor != "executor-2" || one.StartedAt.Before(*lost.FinishedAt) {

@@ -103,6 +103,7 @@ type services struct {
 	reaching map[string]string // the database's URL for a service that is to reach it another way
 	ttl      time.Duration     // of the executors
 	byEnv    bool              // wired by the environment instead of flags
+	mark     string            // an entry of the environment of all processes, those of tasks too; empty: none
 	dir      string
 	addrs    map[string]string
 	others   []string // where further schedulers are
@@ -173,6 +174,9 @@ func (v *services) schedulers() string {
 // command is how a service is started, with some flags replaced.
 func (v *services) command(service string, replaced map[string]string) command {
 	c := command{name: service, args: []string{service}, env: map[string]string{}}
+	if name, mark, marked := strings.Cut(v.mark, "="); marked {
+		c.env[name] = mark
+	}
 	flags := v.flags(service)
 	for name, value := range replaced {
 		flags[name] = value

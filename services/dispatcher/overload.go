@@ -1,7 +1,6 @@
 package dispatcher
 
 import (
-	"context"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -48,16 +47,4 @@ func (s *Service) roomFor(n int) error {
 	}
 	// When there will be room depends on how long tasks take, which nobody here knows; a second is what a count lasts.
 	return overloaded(askEvery, "%d tasks are not finished, and at most %d may be", live, s.cfg.MaxLive)
-}
-
-// pause waits, or returns the error of ctx when that ends before.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/run"
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
 
@@ -62,7 +63,7 @@ func finals() []task.State {
 
 // retain purges what is older than tasks are kept, again and again until ctx ends. Several dispatchers can do it at once.
 func (s *Service) retain(ctx context.Context) {
-	for pause(ctx, s.cfg.RetainEvery/2+rand.N(s.cfg.RetainEvery)) == nil {
+	for run.Pause(ctx, s.cfg.RetainEvery/2+rand.N(s.cfg.RetainEvery)) {
 		removed, err := s.Retain(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -92,8 +93,8 @@ func (s *Service) Retain(ctx context.Context) (removed int64, err error) {
 		if token = next; token == "" {
 			return removed, nil
 		}
-		if err := pause(ctx, max(retainRest, time.Since(began))); err != nil {
-			return removed, err
+		if !run.Pause(ctx, max(retainRest, time.Since(began))) {
+			return removed, ctx.Err()
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
+	"github.com/sluice-tasks/sluice/pkg/run"
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
 
@@ -44,15 +45,15 @@ const (
 
 // tryAgain runs a transaction, and runs it again when it was undone because of another one: nothing is left of it then. The error is
 // that of the last run.
-func tryAgain(ctx context.Context, undone func(error) bool, run func() error) error {
+func tryAgain(ctx context.Context, undone func(error) bool, once func() error) error {
 	for try := 1; ; try++ {
-		err := run()
+		err := once()
 		if !undone(err) || try == tries {
 			return err
 		}
 		// From nothing to the bound: with less spread the two would come back together.
-		if pauseErr := pause(ctx, rand.N(tryPause<<try)); pauseErr != nil {
-			return pauseErr
+		if !run.Pause(ctx, rand.N(tryPause<<try)) {
+			return ctx.Err()
 		}
 	}
 }

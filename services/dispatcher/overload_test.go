@@ -97,6 +97,7 @@ func TestCallThatGivesUpMakesRoom(t *testing.T) {
 	overloaded(t, refused.err)
 	giveUp()
 	<-gone.done
+	g.queued(t, 0) // the caller knows before the service does
 	stays := w.call(t.Context(), specs(2)...)
 	g.queued(t, 1)
 	g.open(t)

@@ -31,7 +31,7 @@ func patiently(t *testing.T) {
 	}
 }
 
-// shortly is a time to live whose end stories wait for. Executors and guards must get a processor within a sixth of it.
+// shortly is a time to live whose end stories wait for. Executors and guards must get a processor within a quarter of it.
 const shortly = 4 * time.Second
 
 // stand is the services with two executors, one and two, each of which has a component of its own name. Each reaches the scheduler

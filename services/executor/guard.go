@@ -57,7 +57,7 @@ const sayFor = time.Second
 func newSentry(config Config, env []string, mark string, log *slog.Logger) *sentry {
 	return &sentry{
 		env: env, patience: config.StartTimeout, log: log, command: guard.Command, closed: make(chan struct{}),
-		// The guard acts in the last third of the time to live. When that is over too, the heartbeat service knows by itself.
+		// The guard acts in the last quarter of the time to live, at most. When that is over too, the heartbeat service knows by itself.
 		orders: guard.Orders{Executor: os.Getpid(), Mark: mark, Heartbeat: config.HeartbeatAddr, TellFor: config.TTL / 3},
 	}
 }

@@ -89,6 +89,10 @@ type Services struct {
 	Dispatcher grpc.ClientConnInterface
 	Status     grpc.ClientConnInterface
 	Heartbeat  grpc.ClientConnInterface
+	// Scheduler is only asked to explain. Nil: nothing is explained.
+	Scheduler grpc.ClientConnInterface
+	// Access knows the users. Nil: everybody is taken for the administrator.
+	Access grpc.ClientConnInterface
 }
 
 // Gateway is the REST face. Make one with New; end it with Run's context, or with Close if Run was never called.
@@ -97,6 +101,8 @@ type Gateway struct {
 	log       *slog.Logger
 	hrefs     hrefs
 	routes    *routes
+	document  *document
+	callers   *callers
 	mux       *runtime.ServeMux
 	heartbeat heartbeatv1.HeartbeatServiceClient
 	status    statusv1.StatusServiceClient
@@ -119,21 +125,38 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	document, err := newDocument()
+	if err != nil {
+		return nil, err
+	}
 	g := &Gateway{
 		config:    config,
 		log:       log,
 		hrefs:     hrefs{root: config.APIRoot},
 		routes:    routes,
+		document:  document,
+		callers:   newCallers(services.Access, log),
 		heartbeat: heartbeatv1.NewHeartbeatServiceClient(services.Heartbeat),
 		status:    statusv1.NewStatusServiceClient(services.Status),
 		inner:     rpc.NewServer(log),
 		done:      make(chan struct{}),
 	}
+	g.byHand()
 	roster := newRoster(g.heartbeat)
 	pulpv3.RegisterTasksServiceServer(g.inner, &tasks{
 		dispatcher: dispatcherv1.NewDispatcherServiceClient(services.Dispatcher),
 		status:     g.status,
 		roster:     roster,
+		hrefs:      g.hrefs,
+	})
+	pulpv3.RegisterTaskGroupsServiceServer(g.inner, &groups{
+		dispatcher: dispatcherv1.NewDispatcherServiceClient(services.Dispatcher),
+		status:     g.status,
+		roster:     roster,
+		hrefs:      g.hrefs,
+	})
+	pulpv3.RegisterTaskSchedulesServiceServer(g.inner, &schedules{
+		dispatcher: dispatcherv1.NewDispatcherServiceClient(services.Dispatcher),
 		hrefs:      g.hrefs,
 	})
 	pulpv3.RegisterSystemServiceServer(g.inner, &system{
@@ -161,6 +184,8 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 	unused := context.Background() //nolint:forbidigo // the generated code asks for one, and each request has its own
 	err = errors.Join(
 		pulpv3.RegisterTasksServiceHandler(unused, g.mux, g.conn),
+		pulpv3.RegisterTaskGroupsServiceHandler(unused, g.mux, g.conn),
+		pulpv3.RegisterTaskSchedulesServiceHandler(unused, g.mux, g.conn),
 		pulpv3.RegisterSystemServiceHandler(unused, g.mux, g.conn),
 	)
 	if err != nil {

@@ -211,6 +211,11 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path, cid string)
 		g.refuse(ctx, w, notAllowed(w, r.Method, route.allow()))
 		return
 	}
+	caller, refused := g.callers.identify(r, path)
+	if refused != nil {
+		g.refuse(ctx, w, refused)
+		return
+	}
 	query, refused := operation.query(r.URL.Query())
 	if refused == nil && takesBody(method) {
 		if refused = checkContentType(r); refused == nil {
@@ -228,12 +233,18 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path, cid string)
 
 	inner := r.WithContext(withRequest(ctx, &request{
 		cid:         cid,
+		caller:      caller,
+		idempotency: r.Header.Get(headerIdempotency),
 		traceparent: r.Header.Get(headerTraceparent),
 		tracestate:  r.Header.Get(headerTracestate),
 		diagnostics: r.Header.Get(headerDiagnostics),
 		url:         absolute(r, g.config.APIRoot+path[1:]+"/"),
 		query:       query,
 	}))
+	if operation.hand != nil {
+		operation.hand(w, inner)
+		return
+	}
 	inner.Method = method
 	inner.URL = &url.URL{Path: path, RawQuery: query.Encode()}
 	inner.Header = http.Header{"Content-Type": {contentType}}
@@ -274,6 +285,8 @@ func (o operation) query(given url.Values) (url.Values, *refusal) {
 	for name, values := range given {
 		field := o.input.Fields().ByTextName(name)
 		switch {
+		case field == nil && slices.Contains(o.also, name):
+			known.Set(name, strings.ToValidUTF8(values[len(values)-1], "\uFFFD"))
 		case field == nil:
 			unknown = append(unknown, fmt.Sprintf("Invalid Filter: '%s'", strings.ToValidUTF8(name, "\uFFFD")))
 		case field.IsList():

@@ -19,6 +19,7 @@ const (
 	headerTraceparent = "Traceparent"
 	headerTracestate  = "Tracestate"
 	headerDiagnostics = "X-Task-Diagnostics"
+	headerIdempotency = "Idempotency-Key"
 
 	// metaCorrelation and metaDiagnostics carry their headers to tasks.go; the other two also go on to the dispatcher.
 	metaCorrelation = "correlation-id"
@@ -35,6 +36,8 @@ const (
 // request is what of a REST request is needed besides its message.
 type request struct {
 	cid         string
+	caller      caller
+	idempotency string
 	traceparent string
 	tracestate  string
 	diagnostics string

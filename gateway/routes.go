@@ -30,6 +30,10 @@ type operation struct {
 	input protoreflect.MessageDescriptor
 	// list: it returns a page, and refuses query parameters that it does not know.
 	list bool
+	// also are query parameters that are not fields of input.
+	also []string
+	// hand answers what grpc-gateway can't; nil for all others. The request has been checked, as for them, and is in the context.
+	hand http.HandlerFunc
 }
 
 // routes finds routes by path.
@@ -89,17 +93,28 @@ func (r *routes) at(template string) *route {
 	return made
 }
 
-// find returns the route of a path without a trailing slash, nil if there is none.
-func (r *routes) find(path string) *route {
+// find returns the route of a path without a trailing slash, nil if there is none. One that names more of the path wins:
+// tasks/purge is no task.
+func (r *routes) find(path string) (found *route) {
 	segments := strings.Split(strings.TrimPrefix(path, "/"), "/")
 	for _, candidate := range r.table {
 		if slices.EqualFunc(candidate.segments, segments, func(template, segment string) bool {
 			return template == segment || strings.HasPrefix(template, "{") && segment != ""
-		}) {
-			return candidate
+		}) && (found == nil || candidate.open() < found.open()) {
+			found = candidate
 		}
 	}
-	return nil
+	return found
+}
+
+// open is how many segments may be anything.
+func (r *route) open() (n int) {
+	for _, segment := range r.segments {
+		if strings.HasPrefix(segment, "{") {
+			n++
+		}
+	}
+	return n
 }
 
 // allow lists the methods of a route for the Allow header.

@@ -55,6 +55,15 @@ const (
 	Overloaded      Reason = "OVERLOADED"        // ResourceExhausted, with a retry hint
 	NotReady        Reason = "NOT_READY"         // Unavailable: this process is still starting
 	Stopping        Reason = "STOPPING"          // Unavailable: this process is shutting down
+
+	ScheduleNotFound Reason = "SCHEDULE_NOT_FOUND" // NotFound
+	ScheduleExists   Reason = "SCHEDULE_EXISTS"    // AlreadyExists: another schedule has this name
+	TooManySchedules Reason = "TOO_MANY_SCHEDULES" // ResourceExhausted
+	ArtifactNotFound Reason = "ARTIFACT_NOT_FOUND" // NotFound
+	TooBroad         Reason = "TOO_BROAD"          // ResourceExhausted: a search of the history took too long
+	BadCredentials   Reason = "BAD_CREDENTIALS"    // Unauthenticated
+	UserNotFound     Reason = "USER_NOT_FOUND"     // NotFound
+	UserExists       Reason = "USER_EXISTS"        // AlreadyExists: another user has this name
 )
 
 // Violation is one broken rule of one field.
@@ -136,6 +145,11 @@ func Exists(reason Reason, format string, args ...any) *Error {
 // Late says that something did not happen in time.
 func Late(reason Reason, format string, args ...any) *Error {
 	return &Error{Code: codes.DeadlineExceeded, Reason: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Denied says that nobody is known by these credentials.
+func Denied(reason Reason, format string, args ...any) *Error {
+	return &Error{Code: codes.Unauthenticated, Reason: reason, Message: fmt.Sprintf(format, args...)}
 }
 
 // Oversize says that a message was too large to be read.

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	accessv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/access/v1"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
 	executorv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/executor/v1"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
@@ -49,6 +50,29 @@ func (c *checks) request(request proto.Message) bool {
 		c.purge(r)
 	case *dispatcherv1.CreateTaskGroupRequest:
 		c.text(at("description"), r.GetDescription(), MaxDescription)
+	case *dispatcherv1.CancelTaskGroupRequest:
+		c.id(at("group_id"), r.GetGroupId())
+	case *dispatcherv1.CreateTaskScheduleRequest:
+		c.schedule(r.GetSchedule())
+	case *dispatcherv1.GetTaskScheduleRequest:
+		c.id(at("schedule_id"), r.GetScheduleId())
+	case *dispatcherv1.DeleteTaskScheduleRequest:
+		c.id(at("schedule_id"), r.GetScheduleId())
+
+	case *accessv1.AuthenticateRequest:
+		c.credentials(r)
+	case *accessv1.CreateTokenRequest:
+		c.within(at("user_id"), r.GetUserId(), 1, math.MaxInt64)
+	case *accessv1.DeleteTokenRequest:
+		c.label(at("token"), r.GetToken(), MaxToken)
+	case *accessv1.CreateUserRequest:
+		c.username(at("username"), r.GetUsername())
+		c.newPassword(at("password"), r.GetUsername(), r.GetPassword())
+	case *accessv1.SetPasswordRequest:
+		c.username(at("username"), r.GetUsername())
+		c.newPassword(at("password"), r.GetUsername(), r.GetPassword())
+	case *accessv1.DeleteUserRequest:
+		c.username(at("username"), r.GetUsername())
 
 	case *dispatcherv1.PutFileRequest:
 		c.fileName(at("name"), r.GetName())
@@ -83,6 +107,23 @@ func (c *checks) request(request proto.Message) bool {
 		c.span(at("timeout"), r.GetTimeout(), 0, MaxWait)
 	case *statusv1.WatchTaskRequest:
 		c.id(at("task_id"), r.GetTaskId())
+	case *statusv1.AwaitTasksRequest:
+		c.filter(at("filter"), r.GetFilter())
+		c.span(at("timeout"), r.GetTimeout(), 0, MaxWait)
+	case *statusv1.WatchTasksRequest:
+		c.filter(at("filter"), r.GetFilter())
+		c.text(at("resume"), r.GetResume(), MaxName)
+	case *statusv1.ListTaskGroupsRequest:
+		c.within(at("page_size"), int64(r.GetPageSize()), 0, MaxPage)
+		c.within(at("offset"), int64(r.GetOffset()), 0, MaxOffset)
+	case *statusv1.PutTaskArtifactRequest:
+		c.artifact(r)
+	case *statusv1.ListTaskArtifactsRequest:
+		c.id(at("task_id"), r.GetTaskId())
+	case *statusv1.GetTaskArtifactRequest:
+		c.id(at("task_id"), r.GetTaskId())
+		c.label(at("name"), r.GetName(), MaxProfile)
+		c.label(at("key"), r.GetKey(), MaxToken)
 	case *statusv1.GetTaskGroupRequest:
 		c.id(at("group_id"), r.GetGroupId())
 	case *statusv1.GetTaskLogRequest:
@@ -116,7 +157,7 @@ func (c *checks) request(request proto.Message) bool {
 		}
 
 	case *schedulerv1.WatchLeadershipRequest, *schedulerv1.FollowRequest, *executorv1.ListRunningRequest, *executorv1.DrainRequest,
-		*statusv1.GetSystemStatusRequest:
+		*statusv1.GetSystemStatusRequest, *dispatcherv1.ListTaskSchedulesRequest, *accessv1.ListUsersRequest:
 		// Nothing in them.
 	default:
 		return false
@@ -163,6 +204,7 @@ func (c *checks) spec(at path, spec *taskv1.TaskSpec) {
 	for i, id := range spec.GetFileIds() {
 		c.id(at.dot("file_ids").item(i), id)
 	}
+	c.within(at.dot("created_by"), spec.GetCreatedBy(), 0, math.MaxInt64)
 }
 
 func (c *checks) retry(at path, r *taskv1.RetryPolicy) {
@@ -205,6 +247,9 @@ func (c *checks) work(r *executorv1.WorkRequest) {
 	case *executorv1.WorkRequest_Progress:
 		c.id(at("progress.task_id"), m.Progress.GetTaskId())
 		c.progress(at("progress.progress"), m.Progress.GetProgress())
+	case *executorv1.WorkRequest_GroupProgress:
+		c.id(at("group_progress.task_id"), m.GroupProgress.GetTaskId())
+		c.groupProgress(at("group_progress.progress"), m.GroupProgress.GetProgress())
 	case *executorv1.WorkRequest_Log:
 		c.id(at("log.task_id"), m.Log.GetTaskId())
 		c.size(at("log.text"), m.Log.GetText(), MaxLogText)
@@ -310,6 +355,37 @@ func (c *checks) taskReport(r *statusv1.PutTaskReportRequest) {
 	for i, name := range r.GetDiscarded() {
 		c.label(at("discarded").item(i), name, MaxResourceName)
 	}
+	c.within(at("group_progress"), int64(len(r.GetGroupProgress())), 0, MaxParts)
+	for i, p := range r.GetGroupProgress() {
+		c.groupProgress(at("group_progress").item(i), p)
+	}
+}
+
+func (c *checks) groupProgress(at path, p *taskv1.GroupProgress) {
+	c.label(at.dot("code"), p.GetCode(), MaxName)
+	c.text(at.dot("message"), p.GetMessage(), MaxMessageText)
+	c.within(at.dot("total"), p.GetTotal(), 0, MaxCounted)
+	c.within(at.dot("done"), p.GetDone(), 0, MaxCounted)
+	c.text(at.dot("suffix"), p.GetSuffix(), MaxName)
+}
+
+// CheckGroupProgress returns InvalidArgument when a report of a group's progress breaks a rule.
+func CheckGroupProgress(p *taskv1.GroupProgress) error {
+	c := &checks{}
+	c.groupProgress(at("progress"), p)
+	return c.err()
+}
+
+// artifact checks a diagnostic. Its name stands in a path.
+func (c *checks) artifact(r *statusv1.PutTaskArtifactRequest) {
+	c.id(at("task_id"), r.GetTaskId())
+	c.within(at("claim"), r.GetClaim(), 1, 1<<62)
+	const letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	if name := r.GetName(); name == "" || len(name) > MaxProfile || strings.Trim(name, letters) != "" || strings.Trim(name, ".") == "" {
+		c.fail(at("name"), "must be 1 to %d letters, digits, hyphens, underscores and dots, and not only dots", MaxProfile)
+	}
+	c.text(at("content_type"), r.GetContentType(), MaxName)
+	c.within(at("data"), int64(len(r.GetData())), 0, MaxArtifact)
 }
 
 func (c *checks) ids(at path, ids []string, least int64) {
@@ -424,6 +500,11 @@ func (c *checks) list(r *statusv1.ListTasksRequest) {
 	}
 	c.within(at("page_size"), int64(r.GetPageSize()), 0, MaxPage)
 	c.text(at("page_token"), r.GetPageToken(), MaxName)
+	c.filter(at("filter"), r.GetFilter())
+	c.order(at("order"), r.GetOrder())
+	if len(r.GetOrder()) > 0 && r.GetPageToken() != "" {
+		c.fail(at("order"), "must not be given together with page_token")
+	}
 	c.within(at("offset"), int64(r.GetOffset()), 0, MaxOffset)
 	if r.GetOffset() > 0 && r.GetPageToken() != "" {
 		c.fail(at("offset"), "must not be given together with page_token")

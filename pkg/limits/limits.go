@@ -55,9 +55,22 @@ const (
 	MaxFiles         = 100     // of one task
 	MaxFilePart      = 1 << 20 // of one message
 	MaxFile          = 1 << 30
-	MaxParts         = 100  // parts of a task's work with progress of their own
-	MaxCreated       = 1000 // resources that one task made
-	MaxMessageText   = 1024 // of progress, for people
+	MaxParts         = 100     // parts of a task's work with progress of their own
+	MaxCreated       = 1000    // resources that one task made
+	MaxMessageText   = 1024    // of progress, for people
+	MaxCounted       = 1 << 53 // of a group's progress: what sums up must not overflow, and JSON can hold no more
+	MaxConditions    = 200     // of one filter
+	MaxNesting       = 20      // of one filter
+	MaxValues        = 1000    // of one condition
+	MaxOrder         = 8
+	MaxArtifact      = 4 << 20
+	MaxArtifacts     = 16 // of one task
+	MaxSchedules     = 10_000
+	MaxUsername      = 150
+	MinPassword      = 8
+	MaxPassword      = 1024
+	MaxToken         = 255
+	MaxAddress       = 64 // of a client, as text
 	MaxLogText       = 64 << 10
 	MaxWorkerName    = 64
 	MaxPath          = 4096 // as Linux has it
@@ -71,6 +84,8 @@ const (
 	MinTimeout       = time.Millisecond
 	MaxTimeout       = 30 * 24 * time.Hour
 	MaxBackoff       = 24 * time.Hour
+	MinInterval      = time.Second // between dispatches of a schedule
+	MaxInterval      = 10 * 365 * 24 * time.Hour
 	// MaxMessage is the largest gRPC message that a server takes: a full assignment with room to spare.
 	MaxMessage = 8 << 20
 )

@@ -148,6 +148,46 @@ type ListWorkersRequest struct {
 	Fields []string `protobuf:"bytes,6,rep,name=fields,proto3" json:"fields,omitempty"`
 	// All but these fields of each worker.
 	ExcludeFields []string `protobuf:"bytes,7,rep,name=exclude_fields,json=excludeFields,proto3" json:"exclude_fields,omitempty"`
+	// This name, in any case.
+	Name_Iexact string `protobuf:"bytes,8,opt,name=name__iexact,json=nameIexact,proto3" json:"name__iexact,omitempty"`
+	// Any of these names, separated by commas.
+	Name_In string `protobuf:"bytes,9,opt,name=name__in,json=nameIn,proto3" json:"name__in,omitempty"`
+	// A part of the name.
+	Name_Contains string `protobuf:"bytes,10,opt,name=name__contains,json=nameContains,proto3" json:"name__contains,omitempty"`
+	// A part of the name, in any case.
+	Name_Icontains string `protobuf:"bytes,11,opt,name=name__icontains,json=nameIcontains,proto3" json:"name__icontains,omitempty"`
+	// How the name begins.
+	Name_Startswith string `protobuf:"bytes,12,opt,name=name__startswith,json=nameStartswith,proto3" json:"name__startswith,omitempty"`
+	// How the name begins, in any case.
+	Name_Istartswith string `protobuf:"bytes,13,opt,name=name__istartswith,json=nameIstartswith,proto3" json:"name__istartswith,omitempty"`
+	// A regular expression that the name matches.
+	Name_Regex string `protobuf:"bytes,14,opt,name=name__regex,json=nameRegex,proto3" json:"name__regex,omitempty"`
+	// A regular expression that the name matches, in any case.
+	Name_Iregex string `protobuf:"bytes,15,opt,name=name__iregex,json=nameIregex,proto3" json:"name__iregex,omitempty"`
+	// The time of the last beat, exactly.
+	LastHeartbeat string `protobuf:"bytes,16,opt,name=last_heartbeat,json=lastHeartbeat,proto3" json:"last_heartbeat,omitempty"`
+	// Before this time.
+	LastHeartbeat_Lt string `protobuf:"bytes,17,opt,name=last_heartbeat__lt,json=lastHeartbeatLt,proto3" json:"last_heartbeat__lt,omitempty"`
+	// At this time or before.
+	LastHeartbeat_Lte string `protobuf:"bytes,18,opt,name=last_heartbeat__lte,json=lastHeartbeatLte,proto3" json:"last_heartbeat__lte,omitempty"`
+	// After this time.
+	LastHeartbeat_Gt string `protobuf:"bytes,19,opt,name=last_heartbeat__gt,json=lastHeartbeatGt,proto3" json:"last_heartbeat__gt,omitempty"`
+	// At this time or after.
+	LastHeartbeat_Gte string `protobuf:"bytes,20,opt,name=last_heartbeat__gte,json=lastHeartbeatGte,proto3" json:"last_heartbeat__gte,omitempty"`
+	// Between two times, separated by a comma, both included.
+	LastHeartbeat_Range string `protobuf:"bytes,21,opt,name=last_heartbeat__range,json=lastHeartbeatRange,proto3" json:"last_heartbeat__range,omitempty"`
+	// "true" matches none: every worker has beaten.
+	LastHeartbeat_Isnull string `protobuf:"bytes,22,opt,name=last_heartbeat__isnull,json=lastHeartbeatIsnull,proto3" json:"last_heartbeat__isnull,omitempty"`
+	// Names of fields, separated by commas, those with "-" descending. By name without it.
+	Ordering string `protobuf:"bytes,23,opt,name=ordering,proto3" json:"ordering,omitempty"`
+	// Any of these Pulp resource names, separated by commas.
+	Prn_In string `protobuf:"bytes,24,opt,name=prn__in,json=prnIn,proto3" json:"prn__in,omitempty"`
+	// Any of these hrefs, separated by commas.
+	PulpHref_In string `protobuf:"bytes,25,opt,name=pulp_href__in,json=pulpHrefIn,proto3" json:"pulp_href__in,omitempty"`
+	// Any of these UUIDs, separated by commas.
+	PulpId_In string `protobuf:"bytes,26,opt,name=pulp_id__in,json=pulpIdIn,proto3" json:"pulp_id__in,omitempty"`
+	// An expression of other filters, as for tasks.
+	Q             string `protobuf:"bytes,27,opt,name=q,proto3" json:"q,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -229,6 +269,146 @@ func (x *ListWorkersRequest) GetExcludeFields() []string {
 		return x.ExcludeFields
 	}
 	return nil
+}
+
+func (x *ListWorkersRequest) GetName_Iexact() string {
+	if x != nil {
+		return x.Name_Iexact
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetName_In() string {
+	if x != nil {
+		return x.Name_In
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetName_Contains() string {
+	if x != nil {
+		return x.Name_Contains
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetName_Icontains() string {
+	if x != nil {
+		return x.Name_Icontains
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetName_Startswith() string {
+	if x != nil {
+		return x.Name_Startswith
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetName_Istartswith() string {
+	if x != nil {
+		return x.Name_Istartswith
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetName_Regex() string {
+	if x != nil {
+		return x.Name_Regex
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetName_Iregex() string {
+	if x != nil {
+		return x.Name_Iregex
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetLastHeartbeat() string {
+	if x != nil {
+		return x.LastHeartbeat
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetLastHeartbeat_Lt() string {
+	if x != nil {
+		return x.LastHeartbeat_Lt
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetLastHeartbeat_Lte() string {
+	if x != nil {
+		return x.LastHeartbeat_Lte
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetLastHeartbeat_Gt() string {
+	if x != nil {
+		return x.LastHeartbeat_Gt
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetLastHeartbeat_Gte() string {
+	if x != nil {
+		return x.LastHeartbeat_Gte
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetLastHeartbeat_Range() string {
+	if x != nil {
+		return x.LastHeartbeat_Range
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetLastHeartbeat_Isnull() string {
+	if x != nil {
+		return x.LastHeartbeat_Isnull
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetOrdering() string {
+	if x != nil {
+		return x.Ordering
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetPrn_In() string {
+	if x != nil {
+		return x.Prn_In
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetPulpHref_In() string {
+	if x != nil {
+		return x.PulpHref_In
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetPulpId_In() string {
+	if x != nil {
+		return x.PulpId_In
+	}
+	return ""
+}
+
+func (x *ListWorkersRequest) GetQ() string {
+	if x != nil {
+		return x.Q
+	}
+	return ""
 }
 
 // ListWorkersResponse is one page.
@@ -414,352 +594,6 @@ func (x *ReadWorkerResponse) GetWorker() *Worker {
 	return nil
 }
 
-// TaskGroup in Pulp's shape.
-type TaskGroup struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Path of the group.
-	PulpHref string `protobuf:"bytes,1,opt,name=pulp_href,json=pulpHref,proto3" json:"pulp_href,omitempty"`
-	// prn:core.taskgroup:<uuid>.
-	Prn string `protobuf:"bytes,2,opt,name=prn,proto3" json:"prn,omitempty"`
-	// What it is for.
-	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
-	// Always true: a group is finished when nothing in it is waiting, running or canceling.
-	AllTasksDispatched bool `protobuf:"varint,4,opt,name=all_tasks_dispatched,json=allTasksDispatched,proto3" json:"all_tasks_dispatched,omitempty"`
-	// Members in this state.
-	Waiting int64 `protobuf:"varint,5,opt,name=waiting,proto3" json:"waiting,omitempty"`
-	// Members in this state.
-	Skipped int64 `protobuf:"varint,6,opt,name=skipped,proto3" json:"skipped,omitempty"`
-	// Members in this state.
-	Running int64 `protobuf:"varint,7,opt,name=running,proto3" json:"running,omitempty"`
-	// Members in this state.
-	Completed int64 `protobuf:"varint,8,opt,name=completed,proto3" json:"completed,omitempty"`
-	// Members in this state.
-	Canceled int64 `protobuf:"varint,9,opt,name=canceled,proto3" json:"canceled,omitempty"`
-	// Members in this state.
-	Failed int64 `protobuf:"varint,10,opt,name=failed,proto3" json:"failed,omitempty"`
-	// Members in this state.
-	Canceling int64 `protobuf:"varint,11,opt,name=canceling,proto3" json:"canceling,omitempty"`
-	// Progress of the group as a whole.
-	GroupProgressReports []*GroupProgressReport `protobuf:"bytes,12,rep,name=group_progress_reports,json=groupProgressReports,proto3" json:"group_progress_reports,omitempty"`
-	// The members, the oldest first; of more than 1,000 the newest 1,000.
-	Tasks         []*MinimalTask `protobuf:"bytes,13,rep,name=tasks,proto3" json:"tasks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *TaskGroup) Reset() {
-	*x = TaskGroup{}
-	mi := &file_pulp_v3_system_proto_msgTypes[5]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *TaskGroup) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*TaskGroup) ProtoMessage() {}
-
-func (x *TaskGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[5]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use TaskGroup.ProtoReflect.Descriptor instead.
-func (*TaskGroup) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{5}
-}
-
-func (x *TaskGroup) GetPulpHref() string {
-	if x != nil {
-		return x.PulpHref
-	}
-	return ""
-}
-
-func (x *TaskGroup) GetPrn() string {
-	if x != nil {
-		return x.Prn
-	}
-	return ""
-}
-
-func (x *TaskGroup) GetDescription() string {
-	if x != nil {
-		return x.Description
-	}
-	return ""
-}
-
-func (x *TaskGroup) GetAllTasksDispatched() bool {
-	if x != nil {
-		return x.AllTasksDispatched
-	}
-	return false
-}
-
-func (x *TaskGroup) GetWaiting() int64 {
-	if x != nil {
-		return x.Waiting
-	}
-	return 0
-}
-
-func (x *TaskGroup) GetSkipped() int64 {
-	if x != nil {
-		return x.Skipped
-	}
-	return 0
-}
-
-func (x *TaskGroup) GetRunning() int64 {
-	if x != nil {
-		return x.Running
-	}
-	return 0
-}
-
-func (x *TaskGroup) GetCompleted() int64 {
-	if x != nil {
-		return x.Completed
-	}
-	return 0
-}
-
-func (x *TaskGroup) GetCanceled() int64 {
-	if x != nil {
-		return x.Canceled
-	}
-	return 0
-}
-
-func (x *TaskGroup) GetFailed() int64 {
-	if x != nil {
-		return x.Failed
-	}
-	return 0
-}
-
-func (x *TaskGroup) GetCanceling() int64 {
-	if x != nil {
-		return x.Canceling
-	}
-	return 0
-}
-
-func (x *TaskGroup) GetGroupProgressReports() []*GroupProgressReport {
-	if x != nil {
-		return x.GroupProgressReports
-	}
-	return nil
-}
-
-func (x *TaskGroup) GetTasks() []*MinimalTask {
-	if x != nil {
-		return x.Tasks
-	}
-	return nil
-}
-
-// GroupProgressReport tells how far one part of a group is.
-type GroupProgressReport struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// What is done.
-	Message string `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
-	// Stable name of the part.
-	Code string `protobuf:"bytes,2,opt,name=code,proto3" json:"code,omitempty"`
-	// How much there is to do.
-	Total int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
-	// How much is done.
-	Done int64 `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
-	// Unit or remark.
-	Suffix        *string `protobuf:"bytes,5,opt,name=suffix,proto3,oneof" json:"suffix,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GroupProgressReport) Reset() {
-	*x = GroupProgressReport{}
-	mi := &file_pulp_v3_system_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GroupProgressReport) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GroupProgressReport) ProtoMessage() {}
-
-func (x *GroupProgressReport) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GroupProgressReport.ProtoReflect.Descriptor instead.
-func (*GroupProgressReport) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *GroupProgressReport) GetMessage() string {
-	if x != nil {
-		return x.Message
-	}
-	return ""
-}
-
-func (x *GroupProgressReport) GetCode() string {
-	if x != nil {
-		return x.Code
-	}
-	return ""
-}
-
-func (x *GroupProgressReport) GetTotal() int64 {
-	if x != nil {
-		return x.Total
-	}
-	return 0
-}
-
-func (x *GroupProgressReport) GetDone() int64 {
-	if x != nil {
-		return x.Done
-	}
-	return 0
-}
-
-func (x *GroupProgressReport) GetSuffix() string {
-	if x != nil && x.Suffix != nil {
-		return *x.Suffix
-	}
-	return ""
-}
-
-// ReadTaskGroupRequest names a group.
-type ReadTaskGroupRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// UUID.
-	PulpId string `protobuf:"bytes,1,opt,name=pulp_id,json=pulpId,proto3" json:"pulp_id,omitempty"`
-	// Only these fields. It shapes the JSON and changes nothing in the answer's message; so does the next.
-	Fields []string `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty"`
-	// All but these fields.
-	ExcludeFields []string `protobuf:"bytes,3,rep,name=exclude_fields,json=excludeFields,proto3" json:"exclude_fields,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReadTaskGroupRequest) Reset() {
-	*x = ReadTaskGroupRequest{}
-	mi := &file_pulp_v3_system_proto_msgTypes[7]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReadTaskGroupRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReadTaskGroupRequest) ProtoMessage() {}
-
-func (x *ReadTaskGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[7]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReadTaskGroupRequest.ProtoReflect.Descriptor instead.
-func (*ReadTaskGroupRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{7}
-}
-
-func (x *ReadTaskGroupRequest) GetPulpId() string {
-	if x != nil {
-		return x.PulpId
-	}
-	return ""
-}
-
-func (x *ReadTaskGroupRequest) GetFields() []string {
-	if x != nil {
-		return x.Fields
-	}
-	return nil
-}
-
-func (x *ReadTaskGroupRequest) GetExcludeFields() []string {
-	if x != nil {
-		return x.ExcludeFields
-	}
-	return nil
-}
-
-// ReadTaskGroupResponse holds the group.
-type ReadTaskGroupResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The group; the whole body.
-	TaskGroup     *TaskGroup `protobuf:"bytes,1,opt,name=task_group,json=taskGroup,proto3" json:"task_group,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReadTaskGroupResponse) Reset() {
-	*x = ReadTaskGroupResponse{}
-	mi := &file_pulp_v3_system_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReadTaskGroupResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReadTaskGroupResponse) ProtoMessage() {}
-
-func (x *ReadTaskGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReadTaskGroupResponse.ProtoReflect.Descriptor instead.
-func (*ReadTaskGroupResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *ReadTaskGroupResponse) GetTaskGroup() *TaskGroup {
-	if x != nil {
-		return x.TaskGroup
-	}
-	return nil
-}
-
 // ReadStatusRequest asks how the whole is doing.
 type ReadStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -769,7 +603,7 @@ type ReadStatusRequest struct {
 
 func (x *ReadStatusRequest) Reset() {
 	*x = ReadStatusRequest{}
-	mi := &file_pulp_v3_system_proto_msgTypes[9]
+	mi := &file_pulp_v3_system_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +615,7 @@ func (x *ReadStatusRequest) String() string {
 func (*ReadStatusRequest) ProtoMessage() {}
 
 func (x *ReadStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[9]
+	mi := &file_pulp_v3_system_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +628,7 @@ func (x *ReadStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadStatusRequest.ProtoReflect.Descriptor instead.
 func (*ReadStatusRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{9}
+	return file_pulp_v3_system_proto_rawDescGZIP(), []int{5}
 }
 
 // ReadStatusResponse says how the whole is doing.
@@ -824,7 +658,7 @@ type ReadStatusResponse struct {
 
 func (x *ReadStatusResponse) Reset() {
 	*x = ReadStatusResponse{}
-	mi := &file_pulp_v3_system_proto_msgTypes[10]
+	mi := &file_pulp_v3_system_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +670,7 @@ func (x *ReadStatusResponse) String() string {
 func (*ReadStatusResponse) ProtoMessage() {}
 
 func (x *ReadStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[10]
+	mi := &file_pulp_v3_system_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +683,7 @@ func (x *ReadStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadStatusResponse.ProtoReflect.Descriptor instead.
 func (*ReadStatusResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{10}
+	return file_pulp_v3_system_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReadStatusResponse) GetVersions() []*Version {
@@ -934,7 +768,7 @@ type Version struct {
 
 func (x *Version) Reset() {
 	*x = Version{}
-	mi := &file_pulp_v3_system_proto_msgTypes[11]
+	mi := &file_pulp_v3_system_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +780,7 @@ func (x *Version) String() string {
 func (*Version) ProtoMessage() {}
 
 func (x *Version) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[11]
+	mi := &file_pulp_v3_system_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +793,7 @@ func (x *Version) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Version.ProtoReflect.Descriptor instead.
 func (*Version) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{11}
+	return file_pulp_v3_system_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Version) GetComponent() string {
@@ -1012,7 +846,7 @@ type OnlineApp struct {
 
 func (x *OnlineApp) Reset() {
 	*x = OnlineApp{}
-	mi := &file_pulp_v3_system_proto_msgTypes[12]
+	mi := &file_pulp_v3_system_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1024,7 +858,7 @@ func (x *OnlineApp) String() string {
 func (*OnlineApp) ProtoMessage() {}
 
 func (x *OnlineApp) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[12]
+	mi := &file_pulp_v3_system_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1037,7 +871,7 @@ func (x *OnlineApp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OnlineApp.ProtoReflect.Descriptor instead.
 func (*OnlineApp) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{12}
+	return file_pulp_v3_system_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *OnlineApp) GetName() string {
@@ -1072,7 +906,7 @@ type Connection struct {
 
 func (x *Connection) Reset() {
 	*x = Connection{}
-	mi := &file_pulp_v3_system_proto_msgTypes[13]
+	mi := &file_pulp_v3_system_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +918,7 @@ func (x *Connection) String() string {
 func (*Connection) ProtoMessage() {}
 
 func (x *Connection) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[13]
+	mi := &file_pulp_v3_system_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +931,7 @@ func (x *Connection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Connection.ProtoReflect.Descriptor instead.
 func (*Connection) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{13}
+	return file_pulp_v3_system_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Connection) GetConnected() bool {
@@ -1122,7 +956,7 @@ type Storage struct {
 
 func (x *Storage) Reset() {
 	*x = Storage{}
-	mi := &file_pulp_v3_system_proto_msgTypes[14]
+	mi := &file_pulp_v3_system_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1134,7 +968,7 @@ func (x *Storage) String() string {
 func (*Storage) ProtoMessage() {}
 
 func (x *Storage) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[14]
+	mi := &file_pulp_v3_system_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1147,7 +981,7 @@ func (x *Storage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Storage.ProtoReflect.Descriptor instead.
 func (*Storage) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{14}
+	return file_pulp_v3_system_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Storage) GetTotal() int64 {
@@ -1184,7 +1018,7 @@ type ContentSettings struct {
 
 func (x *ContentSettings) Reset() {
 	*x = ContentSettings{}
-	mi := &file_pulp_v3_system_proto_msgTypes[15]
+	mi := &file_pulp_v3_system_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1030,7 @@ func (x *ContentSettings) String() string {
 func (*ContentSettings) ProtoMessage() {}
 
 func (x *ContentSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_system_proto_msgTypes[15]
+	mi := &file_pulp_v3_system_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1043,7 @@ func (x *ContentSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContentSettings.ProtoReflect.Descriptor instead.
 func (*ContentSettings) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_system_proto_rawDescGZIP(), []int{15}
+	return file_pulp_v3_system_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ContentSettings) GetContentOrigin() string {
@@ -1230,7 +1064,7 @@ var File_pulp_v3_system_proto protoreflect.FileDescriptor
 
 const file_pulp_v3_system_proto_rawDesc = "" +
 	"\n" +
-	"\x14pulp/v3/system.proto\x12\apulp.v3\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13pulp/v3/tasks.proto\"\xc6\x03\n" +
+	"\x14pulp/v3/system.proto\x12\apulp.v3\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x03\n" +
 	"\x06Worker\x12\x1b\n" +
 	"\tpulp_href\x18\x01 \x01(\tR\bpulpHref\x12\x10\n" +
 	"\x03prn\x18\x02 \x01(\tR\x03prn\x12=\n" +
@@ -1243,7 +1077,7 @@ const file_pulp_v3_system_proto_rawDesc = "" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0f\n" +
-	"\r_current_task\"\xc7\x01\n" +
+	"\r_current_task\"\xb4\a\n" +
 	"\x12ListWorkersRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06online\x18\x02 \x01(\tR\x06online\x12\x18\n" +
@@ -1251,7 +1085,31 @@ const file_pulp_v3_system_proto_rawDesc = "" +
 	"\x05limit\x18\x04 \x01(\tR\x05limit\x12\x16\n" +
 	"\x06offset\x18\x05 \x01(\tR\x06offset\x12\x16\n" +
 	"\x06fields\x18\x06 \x03(\tR\x06fields\x12%\n" +
-	"\x0eexclude_fields\x18\a \x03(\tR\rexcludeFields\"\xa6\x01\n" +
+	"\x0eexclude_fields\x18\a \x03(\tR\rexcludeFields\x12 \n" +
+	"\fname__iexact\x18\b \x01(\tR\n" +
+	"nameIexact\x12\x18\n" +
+	"\bname__in\x18\t \x01(\tR\x06nameIn\x12$\n" +
+	"\x0ename__contains\x18\n" +
+	" \x01(\tR\fnameContains\x12&\n" +
+	"\x0fname__icontains\x18\v \x01(\tR\rnameIcontains\x12(\n" +
+	"\x10name__startswith\x18\f \x01(\tR\x0enameStartswith\x12*\n" +
+	"\x11name__istartswith\x18\r \x01(\tR\x0fnameIstartswith\x12\x1e\n" +
+	"\vname__regex\x18\x0e \x01(\tR\tnameRegex\x12 \n" +
+	"\fname__iregex\x18\x0f \x01(\tR\n" +
+	"nameIregex\x12%\n" +
+	"\x0elast_heartbeat\x18\x10 \x01(\tR\rlastHeartbeat\x12+\n" +
+	"\x12last_heartbeat__lt\x18\x11 \x01(\tR\x0flastHeartbeatLt\x12-\n" +
+	"\x13last_heartbeat__lte\x18\x12 \x01(\tR\x10lastHeartbeatLte\x12+\n" +
+	"\x12last_heartbeat__gt\x18\x13 \x01(\tR\x0flastHeartbeatGt\x12-\n" +
+	"\x13last_heartbeat__gte\x18\x14 \x01(\tR\x10lastHeartbeatGte\x121\n" +
+	"\x15last_heartbeat__range\x18\x15 \x01(\tR\x12lastHeartbeatRange\x123\n" +
+	"\x16last_heartbeat__isnull\x18\x16 \x01(\tR\x13lastHeartbeatIsnull\x12\x1a\n" +
+	"\bordering\x18\x17 \x01(\tR\bordering\x12\x16\n" +
+	"\aprn__in\x18\x18 \x01(\tR\x05prnIn\x12!\n" +
+	"\rpulp_href__in\x18\x19 \x01(\tR\n" +
+	"pulpHrefIn\x12\x1d\n" +
+	"\vpulp_id__in\x18\x1a \x01(\tR\bpulpIdIn\x12\f\n" +
+	"\x01q\x18\x1b \x01(\tR\x01q\"\xa6\x01\n" +
 	"\x13ListWorkersResponse\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x03R\x05count\x12\x17\n" +
 	"\x04next\x18\x02 \x01(\tH\x00R\x04next\x88\x01\x01\x12\x1f\n" +
@@ -1264,36 +1122,7 @@ const file_pulp_v3_system_proto_rawDesc = "" +
 	"\x06fields\x18\x02 \x03(\tR\x06fields\x12%\n" +
 	"\x0eexclude_fields\x18\x03 \x03(\tR\rexcludeFields\"=\n" +
 	"\x12ReadWorkerResponse\x12'\n" +
-	"\x06worker\x18\x01 \x01(\v2\x0f.pulp.v3.WorkerR\x06worker\"\xcc\x03\n" +
-	"\tTaskGroup\x12\x1b\n" +
-	"\tpulp_href\x18\x01 \x01(\tR\bpulpHref\x12\x10\n" +
-	"\x03prn\x18\x02 \x01(\tR\x03prn\x12 \n" +
-	"\vdescription\x18\x03 \x01(\tR\vdescription\x120\n" +
-	"\x14all_tasks_dispatched\x18\x04 \x01(\bR\x12allTasksDispatched\x12\x18\n" +
-	"\awaiting\x18\x05 \x01(\x03R\awaiting\x12\x18\n" +
-	"\askipped\x18\x06 \x01(\x03R\askipped\x12\x18\n" +
-	"\arunning\x18\a \x01(\x03R\arunning\x12\x1c\n" +
-	"\tcompleted\x18\b \x01(\x03R\tcompleted\x12\x1a\n" +
-	"\bcanceled\x18\t \x01(\x03R\bcanceled\x12\x16\n" +
-	"\x06failed\x18\n" +
-	" \x01(\x03R\x06failed\x12\x1c\n" +
-	"\tcanceling\x18\v \x01(\x03R\tcanceling\x12R\n" +
-	"\x16group_progress_reports\x18\f \x03(\v2\x1c.pulp.v3.GroupProgressReportR\x14groupProgressReports\x12*\n" +
-	"\x05tasks\x18\r \x03(\v2\x14.pulp.v3.MinimalTaskR\x05tasks\"\x95\x01\n" +
-	"\x13GroupProgressReport\x12\x18\n" +
-	"\amessage\x18\x01 \x01(\tR\amessage\x12\x12\n" +
-	"\x04code\x18\x02 \x01(\tR\x04code\x12\x14\n" +
-	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x12\n" +
-	"\x04done\x18\x04 \x01(\x03R\x04done\x12\x1b\n" +
-	"\x06suffix\x18\x05 \x01(\tH\x00R\x06suffix\x88\x01\x01B\t\n" +
-	"\a_suffix\"n\n" +
-	"\x14ReadTaskGroupRequest\x12\x17\n" +
-	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\x12\x16\n" +
-	"\x06fields\x18\x02 \x03(\tR\x06fields\x12%\n" +
-	"\x0eexclude_fields\x18\x03 \x03(\tR\rexcludeFields\"J\n" +
-	"\x15ReadTaskGroupResponse\x121\n" +
-	"\n" +
-	"task_group\x18\x01 \x01(\v2\x12.pulp.v3.TaskGroupR\ttaskGroup\"\x13\n" +
+	"\x06worker\x18\x01 \x01(\v2\x0f.pulp.v3.WorkerR\x06worker\"\x13\n" +
 	"\x11ReadStatusRequest\"\x9b\x04\n" +
 	"\x12ReadStatusResponse\x12,\n" +
 	"\bversions\x18\x01 \x03(\v2\x10.pulp.v3.VersionR\bversions\x129\n" +
@@ -1327,12 +1156,11 @@ const file_pulp_v3_system_proto_rawDesc = "" +
 	"\x04free\x18\x03 \x01(\x03R\x04free\"h\n" +
 	"\x0fContentSettings\x12%\n" +
 	"\x0econtent_origin\x18\x01 \x01(\tR\rcontentOrigin\x12.\n" +
-	"\x13content_path_prefix\x18\x02 \x01(\tR\x11contentPathPrefix2\xcb\x02\n" +
+	"\x13content_path_prefix\x18\x02 \x01(\tR\x11contentPathPrefix2\xf6\x01\n" +
 	"\rSystemService\x12M\n" +
 	"\vListWorkers\x12\x1b.pulp.v3.ListWorkersRequest\x1a\x1c.pulp.v3.ListWorkersResponse\"\x03\x90\x02\x01\x12J\n" +
 	"\n" +
-	"ReadWorker\x12\x1a.pulp.v3.ReadWorkerRequest\x1a\x1b.pulp.v3.ReadWorkerResponse\"\x03\x90\x02\x01\x12S\n" +
-	"\rReadTaskGroup\x12\x1d.pulp.v3.ReadTaskGroupRequest\x1a\x1e.pulp.v3.ReadTaskGroupResponse\"\x03\x90\x02\x01\x12J\n" +
+	"ReadWorker\x12\x1a.pulp.v3.ReadWorkerRequest\x1a\x1b.pulp.v3.ReadWorkerResponse\"\x03\x90\x02\x01\x12J\n" +
 	"\n" +
 	"ReadStatus\x12\x1a.pulp.v3.ReadStatusRequest\x1a\x1b.pulp.v3.ReadStatusResponse\"\x03\x90\x02\x01B6Z4github.com/sluice-tasks/sluice/pkg/pb/pulp/v3;pulpv3b\x06proto3"
 
@@ -1348,62 +1176,52 @@ func file_pulp_v3_system_proto_rawDescGZIP() []byte {
 	return file_pulp_v3_system_proto_rawDescData
 }
 
-var file_pulp_v3_system_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_pulp_v3_system_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_pulp_v3_system_proto_goTypes = []any{
 	(*Worker)(nil),                // 0: pulp.v3.Worker
 	(*ListWorkersRequest)(nil),    // 1: pulp.v3.ListWorkersRequest
 	(*ListWorkersResponse)(nil),   // 2: pulp.v3.ListWorkersResponse
 	(*ReadWorkerRequest)(nil),     // 3: pulp.v3.ReadWorkerRequest
 	(*ReadWorkerResponse)(nil),    // 4: pulp.v3.ReadWorkerResponse
-	(*TaskGroup)(nil),             // 5: pulp.v3.TaskGroup
-	(*GroupProgressReport)(nil),   // 6: pulp.v3.GroupProgressReport
-	(*ReadTaskGroupRequest)(nil),  // 7: pulp.v3.ReadTaskGroupRequest
-	(*ReadTaskGroupResponse)(nil), // 8: pulp.v3.ReadTaskGroupResponse
-	(*ReadStatusRequest)(nil),     // 9: pulp.v3.ReadStatusRequest
-	(*ReadStatusResponse)(nil),    // 10: pulp.v3.ReadStatusResponse
-	(*Version)(nil),               // 11: pulp.v3.Version
-	(*OnlineApp)(nil),             // 12: pulp.v3.OnlineApp
-	(*Connection)(nil),            // 13: pulp.v3.Connection
-	(*Storage)(nil),               // 14: pulp.v3.Storage
-	(*ContentSettings)(nil),       // 15: pulp.v3.ContentSettings
-	nil,                           // 16: pulp.v3.Worker.VersionsEntry
-	nil,                           // 17: pulp.v3.OnlineApp.VersionsEntry
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*MinimalTask)(nil),           // 19: pulp.v3.MinimalTask
+	(*ReadStatusRequest)(nil),     // 5: pulp.v3.ReadStatusRequest
+	(*ReadStatusResponse)(nil),    // 6: pulp.v3.ReadStatusResponse
+	(*Version)(nil),               // 7: pulp.v3.Version
+	(*OnlineApp)(nil),             // 8: pulp.v3.OnlineApp
+	(*Connection)(nil),            // 9: pulp.v3.Connection
+	(*Storage)(nil),               // 10: pulp.v3.Storage
+	(*ContentSettings)(nil),       // 11: pulp.v3.ContentSettings
+	nil,                           // 12: pulp.v3.Worker.VersionsEntry
+	nil,                           // 13: pulp.v3.OnlineApp.VersionsEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
 }
 var file_pulp_v3_system_proto_depIdxs = []int32{
-	18, // 0: pulp.v3.Worker.pulp_created:type_name -> google.protobuf.Timestamp
-	18, // 1: pulp.v3.Worker.pulp_last_updated:type_name -> google.protobuf.Timestamp
-	18, // 2: pulp.v3.Worker.last_heartbeat:type_name -> google.protobuf.Timestamp
-	16, // 3: pulp.v3.Worker.versions:type_name -> pulp.v3.Worker.VersionsEntry
+	14, // 0: pulp.v3.Worker.pulp_created:type_name -> google.protobuf.Timestamp
+	14, // 1: pulp.v3.Worker.pulp_last_updated:type_name -> google.protobuf.Timestamp
+	14, // 2: pulp.v3.Worker.last_heartbeat:type_name -> google.protobuf.Timestamp
+	12, // 3: pulp.v3.Worker.versions:type_name -> pulp.v3.Worker.VersionsEntry
 	0,  // 4: pulp.v3.ListWorkersResponse.results:type_name -> pulp.v3.Worker
 	0,  // 5: pulp.v3.ReadWorkerResponse.worker:type_name -> pulp.v3.Worker
-	6,  // 6: pulp.v3.TaskGroup.group_progress_reports:type_name -> pulp.v3.GroupProgressReport
-	19, // 7: pulp.v3.TaskGroup.tasks:type_name -> pulp.v3.MinimalTask
-	5,  // 8: pulp.v3.ReadTaskGroupResponse.task_group:type_name -> pulp.v3.TaskGroup
-	11, // 9: pulp.v3.ReadStatusResponse.versions:type_name -> pulp.v3.Version
-	12, // 10: pulp.v3.ReadStatusResponse.online_workers:type_name -> pulp.v3.OnlineApp
-	12, // 11: pulp.v3.ReadStatusResponse.online_api_apps:type_name -> pulp.v3.OnlineApp
-	12, // 12: pulp.v3.ReadStatusResponse.online_content_apps:type_name -> pulp.v3.OnlineApp
-	13, // 13: pulp.v3.ReadStatusResponse.database_connection:type_name -> pulp.v3.Connection
-	13, // 14: pulp.v3.ReadStatusResponse.redis_connection:type_name -> pulp.v3.Connection
-	14, // 15: pulp.v3.ReadStatusResponse.storage:type_name -> pulp.v3.Storage
-	15, // 16: pulp.v3.ReadStatusResponse.content_settings:type_name -> pulp.v3.ContentSettings
-	18, // 17: pulp.v3.OnlineApp.last_heartbeat:type_name -> google.protobuf.Timestamp
-	17, // 18: pulp.v3.OnlineApp.versions:type_name -> pulp.v3.OnlineApp.VersionsEntry
-	1,  // 19: pulp.v3.SystemService.ListWorkers:input_type -> pulp.v3.ListWorkersRequest
-	3,  // 20: pulp.v3.SystemService.ReadWorker:input_type -> pulp.v3.ReadWorkerRequest
-	7,  // 21: pulp.v3.SystemService.ReadTaskGroup:input_type -> pulp.v3.ReadTaskGroupRequest
-	9,  // 22: pulp.v3.SystemService.ReadStatus:input_type -> pulp.v3.ReadStatusRequest
-	2,  // 23: pulp.v3.SystemService.ListWorkers:output_type -> pulp.v3.ListWorkersResponse
-	4,  // 24: pulp.v3.SystemService.ReadWorker:output_type -> pulp.v3.ReadWorkerResponse
-	8,  // 25: pulp.v3.SystemService.ReadTaskGroup:output_type -> pulp.v3.ReadTaskGroupResponse
-	10, // 26: pulp.v3.SystemService.ReadStatus:output_type -> pulp.v3.ReadStatusResponse
-	23, // [23:27] is the sub-list for method output_type
-	19, // [19:23] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	7,  // 6: pulp.v3.ReadStatusResponse.versions:type_name -> pulp.v3.Version
+	8,  // 7: pulp.v3.ReadStatusResponse.online_workers:type_name -> pulp.v3.OnlineApp
+	8,  // 8: pulp.v3.ReadStatusResponse.online_api_apps:type_name -> pulp.v3.OnlineApp
+	8,  // 9: pulp.v3.ReadStatusResponse.online_content_apps:type_name -> pulp.v3.OnlineApp
+	9,  // 10: pulp.v3.ReadStatusResponse.database_connection:type_name -> pulp.v3.Connection
+	9,  // 11: pulp.v3.ReadStatusResponse.redis_connection:type_name -> pulp.v3.Connection
+	10, // 12: pulp.v3.ReadStatusResponse.storage:type_name -> pulp.v3.Storage
+	11, // 13: pulp.v3.ReadStatusResponse.content_settings:type_name -> pulp.v3.ContentSettings
+	14, // 14: pulp.v3.OnlineApp.last_heartbeat:type_name -> google.protobuf.Timestamp
+	13, // 15: pulp.v3.OnlineApp.versions:type_name -> pulp.v3.OnlineApp.VersionsEntry
+	1,  // 16: pulp.v3.SystemService.ListWorkers:input_type -> pulp.v3.ListWorkersRequest
+	3,  // 17: pulp.v3.SystemService.ReadWorker:input_type -> pulp.v3.ReadWorkerRequest
+	5,  // 18: pulp.v3.SystemService.ReadStatus:input_type -> pulp.v3.ReadStatusRequest
+	2,  // 19: pulp.v3.SystemService.ListWorkers:output_type -> pulp.v3.ListWorkersResponse
+	4,  // 20: pulp.v3.SystemService.ReadWorker:output_type -> pulp.v3.ReadWorkerResponse
+	6,  // 21: pulp.v3.SystemService.ReadStatus:output_type -> pulp.v3.ReadStatusResponse
+	19, // [19:22] is the sub-list for method output_type
+	16, // [16:19] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_pulp_v3_system_proto_init() }
@@ -1411,17 +1229,15 @@ func file_pulp_v3_system_proto_init() {
 	if File_pulp_v3_system_proto != nil {
 		return
 	}
-	file_pulp_v3_tasks_proto_init()
 	file_pulp_v3_system_proto_msgTypes[0].OneofWrappers = []any{}
 	file_pulp_v3_system_proto_msgTypes[2].OneofWrappers = []any{}
-	file_pulp_v3_system_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pulp_v3_system_proto_rawDesc), len(file_pulp_v3_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

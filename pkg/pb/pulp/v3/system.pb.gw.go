@@ -123,59 +123,6 @@ func local_request_SystemService_ReadWorker_0(ctx context.Context, marshaler run
 	return msg, metadata, err
 }
 
-var filter_SystemService_ReadTaskGroup_0 = &utilities.DoubleArray{Encoding: map[string]int{"pulp_id": 0}, Base: []int{1, 1, 0}, Check: []int{0, 1, 2}}
-
-func request_SystemService_ReadTaskGroup_0(ctx context.Context, marshaler runtime.Marshaler, client SystemServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
-	var (
-		protoReq ReadTaskGroupRequest
-		metadata runtime.ServerMetadata
-		err      error
-	)
-	val, ok := pathParams["pulp_id"]
-	if !ok {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "pulp_id")
-	}
-	protoReq.PulpId, err = runtime.String(val)
-	if err != nil {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "pulp_id", err)
-	}
-	if err := req.ParseForm(); err != nil {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
-	}
-	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_SystemService_ReadTaskGroup_0); err != nil {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
-	}
-	if req.Body != nil {
-		_, _ = io.Copy(io.Discard, req.Body)
-	}
-	msg, err := client.ReadTaskGroup(ctx, &protoReq, grpc.Header(&metadata.HeaderMD), grpc.Trailer(&metadata.TrailerMD))
-	return msg, metadata, err
-}
-
-func local_request_SystemService_ReadTaskGroup_0(ctx context.Context, marshaler runtime.Marshaler, server SystemServiceServer, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
-	var (
-		protoReq ReadTaskGroupRequest
-		metadata runtime.ServerMetadata
-		err      error
-	)
-	val, ok := pathParams["pulp_id"]
-	if !ok {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "missing parameter %s", "pulp_id")
-	}
-	protoReq.PulpId, err = runtime.String(val)
-	if err != nil {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "type mismatch, parameter: %s, error: %v", "pulp_id", err)
-	}
-	if err := req.ParseForm(); err != nil {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
-	}
-	if err := runtime.PopulateQueryParameters(&protoReq, req.Form, filter_SystemService_ReadTaskGroup_0); err != nil {
-		return nil, metadata, status.Errorf(codes.InvalidArgument, "%v", err)
-	}
-	msg, err := server.ReadTaskGroup(ctx, &protoReq)
-	return msg, metadata, err
-}
-
 func request_SystemService_ReadStatus_0(ctx context.Context, marshaler runtime.Marshaler, client SystemServiceClient, req *http.Request, pathParams map[string]string) (proto.Message, runtime.ServerMetadata, error) {
 	var (
 		protoReq ReadStatusRequest
@@ -242,26 +189,6 @@ func RegisterSystemServiceHandlerServer(ctx context.Context, mux *runtime.ServeM
 			return
 		}
 		forward_SystemService_ReadWorker_0(annotatedContext, mux, outboundMarshaler, w, req, response_SystemService_ReadWorker_0{resp.(*ReadWorkerResponse)}, mux.GetForwardResponseOptions()...)
-	})
-	mux.Handle(http.MethodGet, pattern_SystemService_ReadTaskGroup_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
-		ctx, cancel := context.WithCancel(req.Context())
-		defer cancel()
-		var stream runtime.ServerTransportStream
-		ctx = grpc.NewContextWithServerTransportStream(ctx, &stream)
-		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
-		annotatedContext, err := runtime.AnnotateIncomingContext(ctx, mux, req, "/pulp.v3.SystemService/ReadTaskGroup", runtime.WithHTTPPathPattern("/api/v3/task-groups/{pulp_id}"))
-		if err != nil {
-			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
-			return
-		}
-		resp, md, err := local_request_SystemService_ReadTaskGroup_0(annotatedContext, inboundMarshaler, server, req, pathParams)
-		md.HeaderMD, md.TrailerMD = metadata.Join(md.HeaderMD, stream.Header()), metadata.Join(md.TrailerMD, stream.Trailer())
-		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
-		if err != nil {
-			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
-			return
-		}
-		forward_SystemService_ReadTaskGroup_0(annotatedContext, mux, outboundMarshaler, w, req, response_SystemService_ReadTaskGroup_0{resp.(*ReadTaskGroupResponse)}, mux.GetForwardResponseOptions()...)
 	})
 	mux.Handle(http.MethodGet, pattern_SystemService_ReadStatus_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
@@ -357,23 +284,6 @@ func RegisterSystemServiceHandlerClient(ctx context.Context, mux *runtime.ServeM
 		}
 		forward_SystemService_ReadWorker_0(annotatedContext, mux, outboundMarshaler, w, req, response_SystemService_ReadWorker_0{resp.(*ReadWorkerResponse)}, mux.GetForwardResponseOptions()...)
 	})
-	mux.Handle(http.MethodGet, pattern_SystemService_ReadTaskGroup_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
-		ctx, cancel := context.WithCancel(req.Context())
-		defer cancel()
-		inboundMarshaler, outboundMarshaler := runtime.MarshalerForRequest(mux, req)
-		annotatedContext, err := runtime.AnnotateContext(ctx, mux, req, "/pulp.v3.SystemService/ReadTaskGroup", runtime.WithHTTPPathPattern("/api/v3/task-groups/{pulp_id}"))
-		if err != nil {
-			runtime.HTTPError(ctx, mux, outboundMarshaler, w, req, err)
-			return
-		}
-		resp, md, err := request_SystemService_ReadTaskGroup_0(annotatedContext, inboundMarshaler, client, req, pathParams)
-		annotatedContext = runtime.NewServerMetadataContext(annotatedContext, md)
-		if err != nil {
-			runtime.HTTPError(annotatedContext, mux, outboundMarshaler, w, req, err)
-			return
-		}
-		forward_SystemService_ReadTaskGroup_0(annotatedContext, mux, outboundMarshaler, w, req, response_SystemService_ReadTaskGroup_0{resp.(*ReadTaskGroupResponse)}, mux.GetForwardResponseOptions()...)
-	})
 	mux.Handle(http.MethodGet, pattern_SystemService_ReadStatus_0, func(w http.ResponseWriter, req *http.Request, pathParams map[string]string) {
 		ctx, cancel := context.WithCancel(req.Context())
 		defer cancel()
@@ -403,25 +313,14 @@ func (m response_SystemService_ReadWorker_0) XXX_ResponseBody() interface{} {
 	return response.Worker
 }
 
-type response_SystemService_ReadTaskGroup_0 struct {
-	*ReadTaskGroupResponse
-}
-
-func (m response_SystemService_ReadTaskGroup_0) XXX_ResponseBody() interface{} {
-	response := m.ReadTaskGroupResponse
-	return response.TaskGroup
-}
-
 var (
-	pattern_SystemService_ListWorkers_0   = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"api", "v3", "workers"}, ""))
-	pattern_SystemService_ReadWorker_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"api", "v3", "workers", "pulp_id"}, ""))
-	pattern_SystemService_ReadTaskGroup_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"api", "v3", "task-groups", "pulp_id"}, ""))
-	pattern_SystemService_ReadStatus_0    = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"api", "v3", "status"}, ""))
+	pattern_SystemService_ListWorkers_0 = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"api", "v3", "workers"}, ""))
+	pattern_SystemService_ReadWorker_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2, 1, 0, 4, 1, 5, 3}, []string{"api", "v3", "workers", "pulp_id"}, ""))
+	pattern_SystemService_ReadStatus_0  = runtime.MustPattern(runtime.NewPattern(1, []int{2, 0, 2, 1, 2, 2}, []string{"api", "v3", "status"}, ""))
 )
 
 var (
-	forward_SystemService_ListWorkers_0   = runtime.ForwardResponseMessage
-	forward_SystemService_ReadWorker_0    = runtime.ForwardResponseMessage
-	forward_SystemService_ReadTaskGroup_0 = runtime.ForwardResponseMessage
-	forward_SystemService_ReadStatus_0    = runtime.ForwardResponseMessage
+	forward_SystemService_ListWorkers_0 = runtime.ForwardResponseMessage
+	forward_SystemService_ReadWorker_0  = runtime.ForwardResponseMessage
+	forward_SystemService_ReadStatus_0  = runtime.ForwardResponseMessage
 )

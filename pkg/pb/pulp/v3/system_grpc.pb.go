@@ -19,24 +19,21 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SystemService_ListWorkers_FullMethodName   = "/pulp.v3.SystemService/ListWorkers"
-	SystemService_ReadWorker_FullMethodName    = "/pulp.v3.SystemService/ReadWorker"
-	SystemService_ReadTaskGroup_FullMethodName = "/pulp.v3.SystemService/ReadTaskGroup"
-	SystemService_ReadStatus_FullMethodName    = "/pulp.v3.SystemService/ReadStatus"
+	SystemService_ListWorkers_FullMethodName = "/pulp.v3.SystemService/ListWorkers"
+	SystemService_ReadWorker_FullMethodName  = "/pulp.v3.SystemService/ReadWorker"
+	SystemService_ReadStatus_FullMethodName  = "/pulp.v3.SystemService/ReadStatus"
 )
 
 // SystemServiceClient is the client API for SystemService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// SystemService is everything beside the tasks: workers, groups, status.
+// SystemService is what there is beside tasks, groups and schedules: workers and status.
 type SystemServiceClient interface {
 	// ListWorkers lists executors.
 	ListWorkers(ctx context.Context, in *ListWorkersRequest, opts ...grpc.CallOption) (*ListWorkersResponse, error)
 	// ReadWorker returns one executor.
 	ReadWorker(ctx context.Context, in *ReadWorkerRequest, opts ...grpc.CallOption) (*ReadWorkerResponse, error)
-	// ReadTaskGroup returns one group with its members counted by state.
-	ReadTaskGroup(ctx context.Context, in *ReadTaskGroupRequest, opts ...grpc.CallOption) (*ReadTaskGroupResponse, error)
 	// ReadStatus says how the whole is doing.
 	ReadStatus(ctx context.Context, in *ReadStatusRequest, opts ...grpc.CallOption) (*ReadStatusResponse, error)
 }
@@ -69,16 +66,6 @@ func (c *systemServiceClient) ReadWorker(ctx context.Context, in *ReadWorkerRequ
 	return out, nil
 }
 
-func (c *systemServiceClient) ReadTaskGroup(ctx context.Context, in *ReadTaskGroupRequest, opts ...grpc.CallOption) (*ReadTaskGroupResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ReadTaskGroupResponse)
-	err := c.cc.Invoke(ctx, SystemService_ReadTaskGroup_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 func (c *systemServiceClient) ReadStatus(ctx context.Context, in *ReadStatusRequest, opts ...grpc.CallOption) (*ReadStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ReadStatusResponse)
@@ -93,14 +80,12 @@ func (c *systemServiceClient) ReadStatus(ctx context.Context, in *ReadStatusRequ
 // All implementations must embed UnimplementedSystemServiceServer
 // for forward compatibility.
 //
-// SystemService is everything beside the tasks: workers, groups, status.
+// SystemService is what there is beside tasks, groups and schedules: workers and status.
 type SystemServiceServer interface {
 	// ListWorkers lists executors.
 	ListWorkers(context.Context, *ListWorkersRequest) (*ListWorkersResponse, error)
 	// ReadWorker returns one executor.
 	ReadWorker(context.Context, *ReadWorkerRequest) (*ReadWorkerResponse, error)
-	// ReadTaskGroup returns one group with its members counted by state.
-	ReadTaskGroup(context.Context, *ReadTaskGroupRequest) (*ReadTaskGroupResponse, error)
 	// ReadStatus says how the whole is doing.
 	ReadStatus(context.Context, *ReadStatusRequest) (*ReadStatusResponse, error)
 	mustEmbedUnimplementedSystemServiceServer()
@@ -118,9 +103,6 @@ func (UnimplementedSystemServiceServer) ListWorkers(context.Context, *ListWorker
 }
 func (UnimplementedSystemServiceServer) ReadWorker(context.Context, *ReadWorkerRequest) (*ReadWorkerResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadWorker not implemented")
-}
-func (UnimplementedSystemServiceServer) ReadTaskGroup(context.Context, *ReadTaskGroupRequest) (*ReadTaskGroupResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method ReadTaskGroup not implemented")
 }
 func (UnimplementedSystemServiceServer) ReadStatus(context.Context, *ReadStatusRequest) (*ReadStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReadStatus not implemented")
@@ -182,24 +164,6 @@ func _SystemService_ReadWorker_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
-func _SystemService_ReadTaskGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ReadTaskGroupRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(SystemServiceServer).ReadTaskGroup(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: SystemService_ReadTaskGroup_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(SystemServiceServer).ReadTaskGroup(ctx, req.(*ReadTaskGroupRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 func _SystemService_ReadStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ReadStatusRequest)
 	if err := dec(in); err != nil {
@@ -232,10 +196,6 @@ var SystemService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ReadWorker",
 			Handler:    _SystemService_ReadWorker_Handler,
-		},
-		{
-			MethodName: "ReadTaskGroup",
-			Handler:    _SystemService_ReadTaskGroup_Handler,
 		},
 		{
 			MethodName: "ReadStatus",

@@ -127,7 +127,7 @@ type Task struct {
 	RetryAt *timestamppb.Timestamp `protobuf:"bytes,25,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
 	// How many times it was started.
 	Attempt int32 `protobuf:"varint,26,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	// Attempts that failed and were retried, the first one first. Always empty in a list, as child_tasks.
+	// Attempts that failed and were retried, the first one first. Always empty in a list.
 	Attempts []*Attempt `protobuf:"bytes,27,rep,name=attempts,proto3" json:"attempts,omitempty"`
 	// Diagnostics that were asked for.
 	ProfileOptions []string `protobuf:"bytes,28,rep,name=profile_options,json=profileOptions,proto3" json:"profile_options,omitempty"`
@@ -775,7 +775,7 @@ type ListTasksRequest struct {
 	Limit string `protobuf:"bytes,9,opt,name=limit,proto3" json:"limit,omitempty"`
 	// How many to skip. Default 0.
 	Offset string `protobuf:"bytes,10,opt,name=offset,proto3" json:"offset,omitempty"`
-	// Only "-pulp_created", which is also the order without it.
+	// Names of fields, separated by commas, those with "-" descending. What they leave open: the newest first, as without it.
 	Ordering string `protobuf:"bytes,11,opt,name=ordering,proto3" json:"ordering,omitempty"`
 	// Only these fields of each task. Like the next two, it shapes the JSON; in the answer's message only what is costly to find
 	// can be missing.
@@ -783,7 +783,99 @@ type ListTasksRequest struct {
 	// All but these fields of each task.
 	ExcludeFields []string `protobuf:"bytes,13,rep,name=exclude_fields,json=excludeFields,proto3" json:"exclude_fields,omitempty"`
 	// "true": only the fields of MinimalTask.
-	Minimal       string `protobuf:"bytes,14,opt,name=minimal,proto3" json:"minimal,omitempty"`
+	Minimal string `protobuf:"bytes,14,opt,name=minimal,proto3" json:"minimal,omitempty"`
+	// Not this state.
+	State_Ne string `protobuf:"bytes,15,opt,name=state__ne,json=stateNe,proto3" json:"state__ne,omitempty"`
+	// A part of the name.
+	Name_Contains string `protobuf:"bytes,16,opt,name=name__contains,json=nameContains,proto3" json:"name__contains,omitempty"`
+	// Any of these names, separated by commas.
+	Name_In string `protobuf:"bytes,17,opt,name=name__in,json=nameIn,proto3" json:"name__in,omitempty"`
+	// Not this name.
+	Name_Ne string `protobuf:"bytes,18,opt,name=name__ne,json=nameNe,proto3" json:"name__ne,omitempty"`
+	// A part of the correlation id. A whole UUID is looked up as such, which is quick.
+	LoggingCid_Contains string `protobuf:"bytes,19,opt,name=logging_cid__contains,json=loggingCidContains,proto3" json:"logging_cid__contains,omitempty"`
+	// Href, Pulp resource name or UUID of a task that it dispatched.
+	ChildTasks string `protobuf:"bytes,20,opt,name=child_tasks,json=childTasks,proto3" json:"child_tasks,omitempty"`
+	// Href or Pulp resource name of something that it created.
+	CreatedResources string `protobuf:"bytes,21,opt,name=created_resources,json=createdResources,proto3" json:"created_resources,omitempty"`
+	// A resource that it names exclusively.
+	ExclusiveResources string `protobuf:"bytes,22,opt,name=exclusive_resources,json=exclusiveResources,proto3" json:"exclusive_resources,omitempty"`
+	// All of these resources, named exclusively, separated by commas.
+	ExclusiveResources_In string `protobuf:"bytes,23,opt,name=exclusive_resources__in,json=exclusiveResourcesIn,proto3" json:"exclusive_resources__in,omitempty"`
+	// A resource that it shares.
+	SharedResources string `protobuf:"bytes,24,opt,name=shared_resources,json=sharedResources,proto3" json:"shared_resources,omitempty"`
+	// All of these resources, shared, separated by commas.
+	SharedResources_In string `protobuf:"bytes,25,opt,name=shared_resources__in,json=sharedResourcesIn,proto3" json:"shared_resources__in,omitempty"`
+	// Href or UUID of the worker that runs or ran it.
+	Worker string `protobuf:"bytes,26,opt,name=worker,proto3" json:"worker,omitempty"`
+	// Any of these workers, separated by commas.
+	Worker_In string `protobuf:"bytes,27,opt,name=worker__in,json=workerIn,proto3" json:"worker__in,omitempty"`
+	// "true": no worker ran it.
+	Worker_Isnull string `protobuf:"bytes,28,opt,name=worker__isnull,json=workerIsnull,proto3" json:"worker__isnull,omitempty"`
+	// When it was dispatched, exactly.
+	PulpCreated string `protobuf:"bytes,29,opt,name=pulp_created,json=pulpCreated,proto3" json:"pulp_created,omitempty"`
+	// Before this time.
+	PulpCreated_Lt string `protobuf:"bytes,30,opt,name=pulp_created__lt,json=pulpCreatedLt,proto3" json:"pulp_created__lt,omitempty"`
+	// At this time or before.
+	PulpCreated_Lte string `protobuf:"bytes,31,opt,name=pulp_created__lte,json=pulpCreatedLte,proto3" json:"pulp_created__lte,omitempty"`
+	// After this time.
+	PulpCreated_Gt string `protobuf:"bytes,32,opt,name=pulp_created__gt,json=pulpCreatedGt,proto3" json:"pulp_created__gt,omitempty"`
+	// At this time or after.
+	PulpCreated_Gte string `protobuf:"bytes,33,opt,name=pulp_created__gte,json=pulpCreatedGte,proto3" json:"pulp_created__gte,omitempty"`
+	// Between two times, separated by a comma, both included.
+	PulpCreated_Range string `protobuf:"bytes,34,opt,name=pulp_created__range,json=pulpCreatedRange,proto3" json:"pulp_created__range,omitempty"`
+	// "true": it has no such time; "false": it has one.
+	PulpCreated_Isnull string `protobuf:"bytes,35,opt,name=pulp_created__isnull,json=pulpCreatedIsnull,proto3" json:"pulp_created__isnull,omitempty"`
+	// When it was granted all its resources, exactly.
+	UnblockedAt string `protobuf:"bytes,36,opt,name=unblocked_at,json=unblockedAt,proto3" json:"unblocked_at,omitempty"`
+	// Before this time.
+	UnblockedAt_Lt string `protobuf:"bytes,37,opt,name=unblocked_at__lt,json=unblockedAtLt,proto3" json:"unblocked_at__lt,omitempty"`
+	// At this time or before.
+	UnblockedAt_Lte string `protobuf:"bytes,38,opt,name=unblocked_at__lte,json=unblockedAtLte,proto3" json:"unblocked_at__lte,omitempty"`
+	// After this time.
+	UnblockedAt_Gt string `protobuf:"bytes,39,opt,name=unblocked_at__gt,json=unblockedAtGt,proto3" json:"unblocked_at__gt,omitempty"`
+	// At this time or after.
+	UnblockedAt_Gte string `protobuf:"bytes,40,opt,name=unblocked_at__gte,json=unblockedAtGte,proto3" json:"unblocked_at__gte,omitempty"`
+	// Between two times, separated by a comma, both included.
+	UnblockedAt_Range string `protobuf:"bytes,41,opt,name=unblocked_at__range,json=unblockedAtRange,proto3" json:"unblocked_at__range,omitempty"`
+	// "true": it has no such time; "false": it has one.
+	UnblockedAt_Isnull string `protobuf:"bytes,42,opt,name=unblocked_at__isnull,json=unblockedAtIsnull,proto3" json:"unblocked_at__isnull,omitempty"`
+	// When it was given to an executor, exactly.
+	StartedAt string `protobuf:"bytes,43,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// Before this time.
+	StartedAt_Lt string `protobuf:"bytes,44,opt,name=started_at__lt,json=startedAtLt,proto3" json:"started_at__lt,omitempty"`
+	// At this time or before.
+	StartedAt_Lte string `protobuf:"bytes,45,opt,name=started_at__lte,json=startedAtLte,proto3" json:"started_at__lte,omitempty"`
+	// After this time.
+	StartedAt_Gt string `protobuf:"bytes,46,opt,name=started_at__gt,json=startedAtGt,proto3" json:"started_at__gt,omitempty"`
+	// At this time or after.
+	StartedAt_Gte string `protobuf:"bytes,47,opt,name=started_at__gte,json=startedAtGte,proto3" json:"started_at__gte,omitempty"`
+	// Between two times, separated by a comma, both included.
+	StartedAt_Range string `protobuf:"bytes,48,opt,name=started_at__range,json=startedAtRange,proto3" json:"started_at__range,omitempty"`
+	// "true": it has no such time; "false": it has one.
+	StartedAt_Isnull string `protobuf:"bytes,49,opt,name=started_at__isnull,json=startedAtIsnull,proto3" json:"started_at__isnull,omitempty"`
+	// When it ended, exactly.
+	FinishedAt string `protobuf:"bytes,50,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	// Before this time.
+	FinishedAt_Lt string `protobuf:"bytes,51,opt,name=finished_at__lt,json=finishedAtLt,proto3" json:"finished_at__lt,omitempty"`
+	// At this time or before.
+	FinishedAt_Lte string `protobuf:"bytes,52,opt,name=finished_at__lte,json=finishedAtLte,proto3" json:"finished_at__lte,omitempty"`
+	// After this time.
+	FinishedAt_Gt string `protobuf:"bytes,53,opt,name=finished_at__gt,json=finishedAtGt,proto3" json:"finished_at__gt,omitempty"`
+	// At this time or after.
+	FinishedAt_Gte string `protobuf:"bytes,54,opt,name=finished_at__gte,json=finishedAtGte,proto3" json:"finished_at__gte,omitempty"`
+	// Between two times, separated by a comma, both included.
+	FinishedAt_Range string `protobuf:"bytes,55,opt,name=finished_at__range,json=finishedAtRange,proto3" json:"finished_at__range,omitempty"`
+	// "true": it has no such time; "false": it has one.
+	FinishedAt_Isnull string `protobuf:"bytes,56,opt,name=finished_at__isnull,json=finishedAtIsnull,proto3" json:"finished_at__isnull,omitempty"`
+	// Any of these Pulp resource names, separated by commas.
+	Prn_In string `protobuf:"bytes,57,opt,name=prn__in,json=prnIn,proto3" json:"prn__in,omitempty"`
+	// Any of these hrefs, separated by commas.
+	PulpHref_In string `protobuf:"bytes,58,opt,name=pulp_href__in,json=pulpHrefIn,proto3" json:"pulp_href__in,omitempty"`
+	// Any of these UUIDs, separated by commas.
+	PulpId_In string `protobuf:"bytes,59,opt,name=pulp_id__in,json=pulpIdIn,proto3" json:"pulp_id__in,omitempty"`
+	// An expression of other filters, as name=value, with NOT, AND, OR and parentheses; of a complexity of at most 8.
+	Q             string `protobuf:"bytes,60,opt,name=q,proto3" json:"q,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -916,10 +1008,333 @@ func (x *ListTasksRequest) GetMinimal() string {
 	return ""
 }
 
+func (x *ListTasksRequest) GetState_Ne() string {
+	if x != nil {
+		return x.State_Ne
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetName_Contains() string {
+	if x != nil {
+		return x.Name_Contains
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetName_In() string {
+	if x != nil {
+		return x.Name_In
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetName_Ne() string {
+	if x != nil {
+		return x.Name_Ne
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetLoggingCid_Contains() string {
+	if x != nil {
+		return x.LoggingCid_Contains
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetChildTasks() string {
+	if x != nil {
+		return x.ChildTasks
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetCreatedResources() string {
+	if x != nil {
+		return x.CreatedResources
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetExclusiveResources() string {
+	if x != nil {
+		return x.ExclusiveResources
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetExclusiveResources_In() string {
+	if x != nil {
+		return x.ExclusiveResources_In
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetSharedResources() string {
+	if x != nil {
+		return x.SharedResources
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetSharedResources_In() string {
+	if x != nil {
+		return x.SharedResources_In
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetWorker_In() string {
+	if x != nil {
+		return x.Worker_In
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetWorker_Isnull() string {
+	if x != nil {
+		return x.Worker_Isnull
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPulpCreated() string {
+	if x != nil {
+		return x.PulpCreated
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPulpCreated_Lt() string {
+	if x != nil {
+		return x.PulpCreated_Lt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPulpCreated_Lte() string {
+	if x != nil {
+		return x.PulpCreated_Lte
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPulpCreated_Gt() string {
+	if x != nil {
+		return x.PulpCreated_Gt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPulpCreated_Gte() string {
+	if x != nil {
+		return x.PulpCreated_Gte
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPulpCreated_Range() string {
+	if x != nil {
+		return x.PulpCreated_Range
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPulpCreated_Isnull() string {
+	if x != nil {
+		return x.PulpCreated_Isnull
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetUnblockedAt() string {
+	if x != nil {
+		return x.UnblockedAt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetUnblockedAt_Lt() string {
+	if x != nil {
+		return x.UnblockedAt_Lt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetUnblockedAt_Lte() string {
+	if x != nil {
+		return x.UnblockedAt_Lte
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetUnblockedAt_Gt() string {
+	if x != nil {
+		return x.UnblockedAt_Gt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetUnblockedAt_Gte() string {
+	if x != nil {
+		return x.UnblockedAt_Gte
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetUnblockedAt_Range() string {
+	if x != nil {
+		return x.UnblockedAt_Range
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetUnblockedAt_Isnull() string {
+	if x != nil {
+		return x.UnblockedAt_Isnull
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetStartedAt() string {
+	if x != nil {
+		return x.StartedAt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetStartedAt_Lt() string {
+	if x != nil {
+		return x.StartedAt_Lt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetStartedAt_Lte() string {
+	if x != nil {
+		return x.StartedAt_Lte
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetStartedAt_Gt() string {
+	if x != nil {
+		return x.StartedAt_Gt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetStartedAt_Gte() string {
+	if x != nil {
+		return x.StartedAt_Gte
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetStartedAt_Range() string {
+	if x != nil {
+		return x.StartedAt_Range
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetStartedAt_Isnull() string {
+	if x != nil {
+		return x.StartedAt_Isnull
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetFinishedAt() string {
+	if x != nil {
+		return x.FinishedAt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetFinishedAt_Lt() string {
+	if x != nil {
+		return x.FinishedAt_Lt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetFinishedAt_Lte() string {
+	if x != nil {
+		return x.FinishedAt_Lte
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetFinishedAt_Gt() string {
+	if x != nil {
+		return x.FinishedAt_Gt
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetFinishedAt_Gte() string {
+	if x != nil {
+		return x.FinishedAt_Gte
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetFinishedAt_Range() string {
+	if x != nil {
+		return x.FinishedAt_Range
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetFinishedAt_Isnull() string {
+	if x != nil {
+		return x.FinishedAt_Isnull
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPrn_In() string {
+	if x != nil {
+		return x.Prn_In
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPulpHref_In() string {
+	if x != nil {
+		return x.PulpHref_In
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetPulpId_In() string {
+	if x != nil {
+		return x.PulpId_In
+	}
+	return ""
+}
+
+func (x *ListTasksRequest) GetQ() string {
+	if x != nil {
+		return x.Q
+	}
+	return ""
+}
+
 // ListTasksResponse is one page.
 type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// How many match in all.
+	// How many match in all: exact up to 10,000 if they are quickly found, otherwise an estimate. The header Sluice-Count says which:
+	// "exact" or "estimated".
 	Count int64 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
 	// URL of the next page, null on the last.
 	Next *string `protobuf:"bytes,2,opt,name=next,proto3,oneof" json:"next,omitempty"`
@@ -1189,6 +1604,1150 @@ func (x *CreateTaskResponse) GetTask() string {
 	return ""
 }
 
+// CreateTasksRequest is the body that dispatches several tasks.
+type CreateTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tasks, 1 to 1,000. Required.
+	Tasks         []*CreateTaskRequest `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTasksRequest) Reset() {
+	*x = CreateTasksRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTasksRequest) ProtoMessage() {}
+
+func (x *CreateTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTasksRequest.ProtoReflect.Descriptor instead.
+func (*CreateTasksRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CreateTasksRequest) GetTasks() []*CreateTaskRequest {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+// CreateTasksResponse names them.
+type CreateTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Hrefs of the tasks, in the order of the request.
+	Tasks         []string `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTasksResponse) Reset() {
+	*x = CreateTasksResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTasksResponse) ProtoMessage() {}
+
+func (x *CreateTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTasksResponse.ProtoReflect.Descriptor instead.
+func (*CreateTasksResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CreateTasksResponse) GetTasks() []string {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+// PurgeTasksRequest is the body that says what to delete.
+type PurgeTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only tasks that ended before this time. Default: 30 days before now.
+	FinishedBefore string `protobuf:"bytes,1,opt,name=finished_before,json=finishedBefore,proto3" json:"finished_before,omitempty"`
+	// Only tasks in these states, which must be final ones. Default: completed.
+	States        []string `protobuf:"bytes,2,rep,name=states,proto3" json:"states,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeTasksRequest) Reset() {
+	*x = PurgeTasksRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeTasksRequest) ProtoMessage() {}
+
+func (x *PurgeTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeTasksRequest.ProtoReflect.Descriptor instead.
+func (*PurgeTasksRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *PurgeTasksRequest) GetFinishedBefore() string {
+	if x != nil {
+		return x.FinishedBefore
+	}
+	return ""
+}
+
+func (x *PurgeTasksRequest) GetStates() []string {
+	if x != nil {
+		return x.States
+	}
+	return nil
+}
+
+// PurgeTasksResponse has exactly this one key.
+type PurgeTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Href of the task that does it.
+	Task          string `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PurgeTasksResponse) Reset() {
+	*x = PurgeTasksResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PurgeTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PurgeTasksResponse) ProtoMessage() {}
+
+func (x *PurgeTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PurgeTasksResponse.ProtoReflect.Descriptor instead.
+func (*PurgeTasksResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *PurgeTasksResponse) GetTask() string {
+	if x != nil {
+		return x.Task
+	}
+	return ""
+}
+
+// ReadProfileArtifactsRequest names a task.
+type ReadProfileArtifactsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	PulpId        string `protobuf:"bytes,1,opt,name=pulp_id,json=pulpId,proto3" json:"pulp_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadProfileArtifactsRequest) Reset() {
+	*x = ReadProfileArtifactsRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadProfileArtifactsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadProfileArtifactsRequest) ProtoMessage() {}
+
+func (x *ReadProfileArtifactsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadProfileArtifactsRequest.ProtoReflect.Descriptor instead.
+func (*ReadProfileArtifactsRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ReadProfileArtifactsRequest) GetPulpId() string {
+	if x != nil {
+		return x.PulpId
+	}
+	return ""
+}
+
+// ReadProfileArtifactsResponse holds links.
+type ReadProfileArtifactsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// URL of each diagnostic, by name.
+	Urls          map[string]string `protobuf:"bytes,1,rep,name=urls,proto3" json:"urls,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadProfileArtifactsResponse) Reset() {
+	*x = ReadProfileArtifactsResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadProfileArtifactsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadProfileArtifactsResponse) ProtoMessage() {}
+
+func (x *ReadProfileArtifactsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadProfileArtifactsResponse.ProtoReflect.Descriptor instead.
+func (*ReadProfileArtifactsResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ReadProfileArtifactsResponse) GetUrls() map[string]string {
+	if x != nil {
+		return x.Urls
+	}
+	return nil
+}
+
+// ExplainTaskRequest names a task.
+type ExplainTaskRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	PulpId        string `protobuf:"bytes,1,opt,name=pulp_id,json=pulpId,proto3" json:"pulp_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainTaskRequest) Reset() {
+	*x = ExplainTaskRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainTaskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainTaskRequest) ProtoMessage() {}
+
+func (x *ExplainTaskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainTaskRequest.ProtoReflect.Descriptor instead.
+func (*ExplainTaskRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ExplainTaskRequest) GetPulpId() string {
+	if x != nil {
+		return x.PulpId
+	}
+	return ""
+}
+
+// ExplainTaskResponse says why a task waits.
+type ExplainTaskResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A task state.
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// One sentence that says it all.
+	Summary string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
+	// It has all its resources.
+	Unblocked bool `protobuf:"varint,3,opt,name=unblocked,proto3" json:"unblocked,omitempty"`
+	// What it still lacks.
+	Waits []*ResourceWait `protobuf:"bytes,4,rep,name=waits,proto3" json:"waits,omitempty"`
+	// Connected executors that know the task's name.
+	ExecutorsWithName int32 `protobuf:"varint,5,opt,name=executors_with_name,json=executorsWithName,proto3" json:"executors_with_name,omitempty"`
+	// Those of them whose component versions suffice.
+	ExecutorsWithVersions int32 `protobuf:"varint,6,opt,name=executors_with_versions,json=executorsWithVersions,proto3" json:"executors_with_versions,omitempty"`
+	// Free slots on those.
+	FreeSlots int32 `protobuf:"varint,7,opt,name=free_slots,json=freeSlots,proto3" json:"free_slots,omitempty"`
+	// When its next attempt begins at the earliest, while it waits for that.
+	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainTaskResponse) Reset() {
+	*x = ExplainTaskResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainTaskResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainTaskResponse) ProtoMessage() {}
+
+func (x *ExplainTaskResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainTaskResponse.ProtoReflect.Descriptor instead.
+func (*ExplainTaskResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExplainTaskResponse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ExplainTaskResponse) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *ExplainTaskResponse) GetUnblocked() bool {
+	if x != nil {
+		return x.Unblocked
+	}
+	return false
+}
+
+func (x *ExplainTaskResponse) GetWaits() []*ResourceWait {
+	if x != nil {
+		return x.Waits
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetExecutorsWithName() int32 {
+	if x != nil {
+		return x.ExecutorsWithName
+	}
+	return 0
+}
+
+func (x *ExplainTaskResponse) GetExecutorsWithVersions() int32 {
+	if x != nil {
+		return x.ExecutorsWithVersions
+	}
+	return 0
+}
+
+func (x *ExplainTaskResponse) GetFreeSlots() int32 {
+	if x != nil {
+		return x.FreeSlots
+	}
+	return 0
+}
+
+func (x *ExplainTaskResponse) GetRetryAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetryAt
+	}
+	return nil
+}
+
+// ResourceWait is one resource that a task lacks.
+type ResourceWait struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The task wants it for itself alone.
+	Exclusive bool `protobuf:"varint,2,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// Hrefs of the tasks that hold it, at most 100.
+	HeldBy []string `protobuf:"bytes,3,rep,name=held_by,json=heldBy,proto3" json:"held_by,omitempty"`
+	// How many tasks wait for it ahead of this one.
+	Ahead         int64 `protobuf:"varint,4,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceWait) Reset() {
+	*x = ResourceWait{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceWait) ProtoMessage() {}
+
+func (x *ResourceWait) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceWait.ProtoReflect.Descriptor instead.
+func (*ResourceWait) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ResourceWait) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *ResourceWait) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *ResourceWait) GetHeldBy() []string {
+	if x != nil {
+		return x.HeldBy
+	}
+	return nil
+}
+
+func (x *ResourceWait) GetAhead() int64 {
+	if x != nil {
+		return x.Ahead
+	}
+	return 0
+}
+
+// ListTaskRolesRequest names a task.
+type ListTaskRolesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	PulpId string `protobuf:"bytes,1,opt,name=pulp_id,json=pulpId,proto3" json:"pulp_id,omitempty"`
+	// Only these fields. It shapes the JSON and changes nothing in the answer's message; so does the next.
+	Fields []string `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty"`
+	// All but these fields.
+	ExcludeFields []string `protobuf:"bytes,3,rep,name=exclude_fields,json=excludeFields,proto3" json:"exclude_fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTaskRolesRequest) Reset() {
+	*x = ListTaskRolesRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTaskRolesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTaskRolesRequest) ProtoMessage() {}
+
+func (x *ListTaskRolesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTaskRolesRequest.ProtoReflect.Descriptor instead.
+func (*ListTaskRolesRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListTaskRolesRequest) GetPulpId() string {
+	if x != nil {
+		return x.PulpId
+	}
+	return ""
+}
+
+func (x *ListTaskRolesRequest) GetFields() []string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *ListTaskRolesRequest) GetExcludeFields() []string {
+	if x != nil {
+		return x.ExcludeFields
+	}
+	return nil
+}
+
+// ListTaskRolesResponse lists roles.
+type ListTaskRolesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The roles that somebody has.
+	Roles         []*RoleHolders `protobuf:"bytes,1,rep,name=roles,proto3" json:"roles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTaskRolesResponse) Reset() {
+	*x = ListTaskRolesResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTaskRolesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTaskRolesResponse) ProtoMessage() {}
+
+func (x *ListTaskRolesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTaskRolesResponse.ProtoReflect.Descriptor instead.
+func (*ListTaskRolesResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListTaskRolesResponse) GetRoles() []*RoleHolders {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+// RoleHolders are those who have a role.
+type RoleHolders struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the role.
+	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	// Names of users.
+	Users []string `protobuf:"bytes,2,rep,name=users,proto3" json:"users,omitempty"`
+	// Names of groups of users.
+	Groups        []string `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RoleHolders) Reset() {
+	*x = RoleHolders{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RoleHolders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RoleHolders) ProtoMessage() {}
+
+func (x *RoleHolders) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RoleHolders.ProtoReflect.Descriptor instead.
+func (*RoleHolders) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RoleHolders) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *RoleHolders) GetUsers() []string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *RoleHolders) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// ReadTaskPermissionsRequest names a task.
+type ReadTaskPermissionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID.
+	PulpId string `protobuf:"bytes,1,opt,name=pulp_id,json=pulpId,proto3" json:"pulp_id,omitempty"`
+	// Only these fields. It shapes the JSON and changes nothing in the answer's message; so does the next.
+	Fields []string `protobuf:"bytes,2,rep,name=fields,proto3" json:"fields,omitempty"`
+	// All but these fields.
+	ExcludeFields []string `protobuf:"bytes,3,rep,name=exclude_fields,json=excludeFields,proto3" json:"exclude_fields,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadTaskPermissionsRequest) Reset() {
+	*x = ReadTaskPermissionsRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadTaskPermissionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadTaskPermissionsRequest) ProtoMessage() {}
+
+func (x *ReadTaskPermissionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadTaskPermissionsRequest.ProtoReflect.Descriptor instead.
+func (*ReadTaskPermissionsRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ReadTaskPermissionsRequest) GetPulpId() string {
+	if x != nil {
+		return x.PulpId
+	}
+	return ""
+}
+
+func (x *ReadTaskPermissionsRequest) GetFields() []string {
+	if x != nil {
+		return x.Fields
+	}
+	return nil
+}
+
+func (x *ReadTaskPermissionsRequest) GetExcludeFields() []string {
+	if x != nil {
+		return x.ExcludeFields
+	}
+	return nil
+}
+
+// ReadTaskPermissionsResponse lists permissions.
+type ReadTaskPermissionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of permissions, for example core.view_task.
+	Permissions   []string `protobuf:"bytes,1,rep,name=permissions,proto3" json:"permissions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadTaskPermissionsResponse) Reset() {
+	*x = ReadTaskPermissionsResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadTaskPermissionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadTaskPermissionsResponse) ProtoMessage() {}
+
+func (x *ReadTaskPermissionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadTaskPermissionsResponse.ProtoReflect.Descriptor instead.
+func (*ReadTaskPermissionsResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ReadTaskPermissionsResponse) GetPermissions() []string {
+	if x != nil {
+		return x.Permissions
+	}
+	return nil
+}
+
+// AddTaskRoleRequest says who gets which role.
+type AddTaskRoleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID, from the path.
+	PulpId string `protobuf:"bytes,1,opt,name=pulp_id,json=pulpId,proto3" json:"pulp_id,omitempty"`
+	// Name of the role. Required.
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// Names of users.
+	Users []string `protobuf:"bytes,3,rep,name=users,proto3" json:"users,omitempty"`
+	// Names of groups of users.
+	Groups        []string `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddTaskRoleRequest) Reset() {
+	*x = AddTaskRoleRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddTaskRoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddTaskRoleRequest) ProtoMessage() {}
+
+func (x *AddTaskRoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddTaskRoleRequest.ProtoReflect.Descriptor instead.
+func (*AddTaskRoleRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AddTaskRoleRequest) GetPulpId() string {
+	if x != nil {
+		return x.PulpId
+	}
+	return ""
+}
+
+func (x *AddTaskRoleRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AddTaskRoleRequest) GetUsers() []string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *AddTaskRoleRequest) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// AddTaskRoleResponse repeats the body.
+type AddTaskRoleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the role.
+	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	// Names of users.
+	Users []string `protobuf:"bytes,2,rep,name=users,proto3" json:"users,omitempty"`
+	// Names of groups of users.
+	Groups        []string `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddTaskRoleResponse) Reset() {
+	*x = AddTaskRoleResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddTaskRoleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddTaskRoleResponse) ProtoMessage() {}
+
+func (x *AddTaskRoleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddTaskRoleResponse.ProtoReflect.Descriptor instead.
+func (*AddTaskRoleResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AddTaskRoleResponse) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *AddTaskRoleResponse) GetUsers() []string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *AddTaskRoleResponse) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// RemoveTaskRoleRequest says who loses which role.
+type RemoveTaskRoleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID, from the path.
+	PulpId string `protobuf:"bytes,1,opt,name=pulp_id,json=pulpId,proto3" json:"pulp_id,omitempty"`
+	// Name of the role. Required.
+	Role string `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
+	// Names of users.
+	Users []string `protobuf:"bytes,3,rep,name=users,proto3" json:"users,omitempty"`
+	// Names of groups of users.
+	Groups        []string `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveTaskRoleRequest) Reset() {
+	*x = RemoveTaskRoleRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveTaskRoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveTaskRoleRequest) ProtoMessage() {}
+
+func (x *RemoveTaskRoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveTaskRoleRequest.ProtoReflect.Descriptor instead.
+func (*RemoveTaskRoleRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RemoveTaskRoleRequest) GetPulpId() string {
+	if x != nil {
+		return x.PulpId
+	}
+	return ""
+}
+
+func (x *RemoveTaskRoleRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *RemoveTaskRoleRequest) GetUsers() []string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *RemoveTaskRoleRequest) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// RemoveTaskRoleResponse repeats the body.
+type RemoveTaskRoleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the role.
+	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	// Names of users.
+	Users []string `protobuf:"bytes,2,rep,name=users,proto3" json:"users,omitempty"`
+	// Names of groups of users.
+	Groups        []string `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveTaskRoleResponse) Reset() {
+	*x = RemoveTaskRoleResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveTaskRoleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveTaskRoleResponse) ProtoMessage() {}
+
+func (x *RemoveTaskRoleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveTaskRoleResponse.ProtoReflect.Descriptor instead.
+func (*RemoveTaskRoleResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RemoveTaskRoleResponse) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *RemoveTaskRoleResponse) GetUsers() []string {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *RemoveTaskRoleResponse) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+// WaitTasksResponse is the answer of tasks/wait/, which takes the filters of ListTasksRequest and a timeout in seconds.
+type WaitTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All tasks that matched when the question was asked are final.
+	Done bool `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	// How many were not final then.
+	Matched int64 `protobuf:"varint,2,opt,name=matched,proto3" json:"matched,omitempty"`
+	// How many still are not.
+	Remaining int64 `protobuf:"varint,3,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// Those that still are not, the oldest first, at most 100.
+	Tasks         []*MinimalTask `protobuf:"bytes,4,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WaitTasksResponse) Reset() {
+	*x = WaitTasksResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WaitTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WaitTasksResponse) ProtoMessage() {}
+
+func (x *WaitTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WaitTasksResponse.ProtoReflect.Descriptor instead.
+func (*WaitTasksResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *WaitTasksResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *WaitTasksResponse) GetMatched() int64 {
+	if x != nil {
+		return x.Matched
+	}
+	return 0
+}
+
+func (x *WaitTasksResponse) GetRemaining() int64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+func (x *WaitTasksResponse) GetTasks() []*MinimalTask {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
 // ReadTaskRequest names a task.
 type ReadTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1206,7 +2765,7 @@ type ReadTaskRequest struct {
 
 func (x *ReadTaskRequest) Reset() {
 	*x = ReadTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[10]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +2777,7 @@ func (x *ReadTaskRequest) String() string {
 func (*ReadTaskRequest) ProtoMessage() {}
 
 func (x *ReadTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[10]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +2790,7 @@ func (x *ReadTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTaskRequest.ProtoReflect.Descriptor instead.
 func (*ReadTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{10}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReadTaskRequest) GetPulpId() string {
@@ -1273,7 +2832,7 @@ type ReadTaskResponse struct {
 
 func (x *ReadTaskResponse) Reset() {
 	*x = ReadTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[11]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1285,7 +2844,7 @@ func (x *ReadTaskResponse) String() string {
 func (*ReadTaskResponse) ProtoMessage() {}
 
 func (x *ReadTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[11]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1298,7 +2857,7 @@ func (x *ReadTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTaskResponse.ProtoReflect.Descriptor instead.
 func (*ReadTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{11}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReadTaskResponse) GetTask() *Task {
@@ -1321,7 +2880,7 @@ type CancelTaskRequest struct {
 
 func (x *CancelTaskRequest) Reset() {
 	*x = CancelTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[12]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +2892,7 @@ func (x *CancelTaskRequest) String() string {
 func (*CancelTaskRequest) ProtoMessage() {}
 
 func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[12]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +2905,7 @@ func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskRequest.ProtoReflect.Descriptor instead.
 func (*CancelTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{12}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CancelTaskRequest) GetPulpId() string {
@@ -1376,7 +2935,7 @@ type CancelTaskResponse struct {
 
 func (x *CancelTaskResponse) Reset() {
 	*x = CancelTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[13]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1388,7 +2947,7 @@ func (x *CancelTaskResponse) String() string {
 func (*CancelTaskResponse) ProtoMessage() {}
 
 func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[13]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1401,7 +2960,7 @@ func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskResponse.ProtoReflect.Descriptor instead.
 func (*CancelTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{13}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CancelTaskResponse) GetTask() *Task {
@@ -1429,7 +2988,7 @@ type DeleteTaskRequest struct {
 
 func (x *DeleteTaskRequest) Reset() {
 	*x = DeleteTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[14]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1441,7 +3000,7 @@ func (x *DeleteTaskRequest) String() string {
 func (*DeleteTaskRequest) ProtoMessage() {}
 
 func (x *DeleteTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[14]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1454,7 +3013,7 @@ func (x *DeleteTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTaskRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{14}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeleteTaskRequest) GetPulpId() string {
@@ -1473,7 +3032,7 @@ type DeleteTaskResponse struct {
 
 func (x *DeleteTaskResponse) Reset() {
 	*x = DeleteTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[15]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1485,7 +3044,7 @@ func (x *DeleteTaskResponse) String() string {
 func (*DeleteTaskResponse) ProtoMessage() {}
 
 func (x *DeleteTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[15]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1498,7 +3057,7 @@ func (x *DeleteTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTaskResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{15}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{34}
 }
 
 var File_pulp_v3_tasks_proto protoreflect.FileDescriptor
@@ -1594,7 +3153,7 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\x04done\x18\x05 \x01(\x03R\x04done\x12\x1b\n" +
 	"\x06suffix\x18\x06 \x01(\tH\x01R\x06suffix\x88\x01\x01B\b\n" +
 	"\x06_totalB\t\n" +
-	"\a_suffix\"\xc0\x03\n" +
+	"\a_suffix\"\xc1\x11\n" +
 	"\x10ListTasksRequest\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x1a\n" +
 	"\tstate__in\x18\x02 \x01(\tR\astateIn\x12\x12\n" +
@@ -1613,7 +3172,58 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\bordering\x18\v \x01(\tR\bordering\x12\x16\n" +
 	"\x06fields\x18\f \x03(\tR\x06fields\x12%\n" +
 	"\x0eexclude_fields\x18\r \x03(\tR\rexcludeFields\x12\x18\n" +
-	"\aminimal\x18\x0e \x01(\tR\aminimal\"\xa2\x01\n" +
+	"\aminimal\x18\x0e \x01(\tR\aminimal\x12\x1a\n" +
+	"\tstate__ne\x18\x0f \x01(\tR\astateNe\x12$\n" +
+	"\x0ename__contains\x18\x10 \x01(\tR\fnameContains\x12\x18\n" +
+	"\bname__in\x18\x11 \x01(\tR\x06nameIn\x12\x18\n" +
+	"\bname__ne\x18\x12 \x01(\tR\x06nameNe\x121\n" +
+	"\x15logging_cid__contains\x18\x13 \x01(\tR\x12loggingCidContains\x12\x1f\n" +
+	"\vchild_tasks\x18\x14 \x01(\tR\n" +
+	"childTasks\x12+\n" +
+	"\x11created_resources\x18\x15 \x01(\tR\x10createdResources\x12/\n" +
+	"\x13exclusive_resources\x18\x16 \x01(\tR\x12exclusiveResources\x125\n" +
+	"\x17exclusive_resources__in\x18\x17 \x01(\tR\x14exclusiveResourcesIn\x12)\n" +
+	"\x10shared_resources\x18\x18 \x01(\tR\x0fsharedResources\x12/\n" +
+	"\x14shared_resources__in\x18\x19 \x01(\tR\x11sharedResourcesIn\x12\x16\n" +
+	"\x06worker\x18\x1a \x01(\tR\x06worker\x12\x1c\n" +
+	"\n" +
+	"worker__in\x18\x1b \x01(\tR\bworkerIn\x12$\n" +
+	"\x0eworker__isnull\x18\x1c \x01(\tR\fworkerIsnull\x12!\n" +
+	"\fpulp_created\x18\x1d \x01(\tR\vpulpCreated\x12'\n" +
+	"\x10pulp_created__lt\x18\x1e \x01(\tR\rpulpCreatedLt\x12)\n" +
+	"\x11pulp_created__lte\x18\x1f \x01(\tR\x0epulpCreatedLte\x12'\n" +
+	"\x10pulp_created__gt\x18  \x01(\tR\rpulpCreatedGt\x12)\n" +
+	"\x11pulp_created__gte\x18! \x01(\tR\x0epulpCreatedGte\x12-\n" +
+	"\x13pulp_created__range\x18\" \x01(\tR\x10pulpCreatedRange\x12/\n" +
+	"\x14pulp_created__isnull\x18# \x01(\tR\x11pulpCreatedIsnull\x12!\n" +
+	"\funblocked_at\x18$ \x01(\tR\vunblockedAt\x12'\n" +
+	"\x10unblocked_at__lt\x18% \x01(\tR\runblockedAtLt\x12)\n" +
+	"\x11unblocked_at__lte\x18& \x01(\tR\x0eunblockedAtLte\x12'\n" +
+	"\x10unblocked_at__gt\x18' \x01(\tR\runblockedAtGt\x12)\n" +
+	"\x11unblocked_at__gte\x18( \x01(\tR\x0eunblockedAtGte\x12-\n" +
+	"\x13unblocked_at__range\x18) \x01(\tR\x10unblockedAtRange\x12/\n" +
+	"\x14unblocked_at__isnull\x18* \x01(\tR\x11unblockedAtIsnull\x12\x1d\n" +
+	"\n" +
+	"started_at\x18+ \x01(\tR\tstartedAt\x12#\n" +
+	"\x0estarted_at__lt\x18, \x01(\tR\vstartedAtLt\x12%\n" +
+	"\x0fstarted_at__lte\x18- \x01(\tR\fstartedAtLte\x12#\n" +
+	"\x0estarted_at__gt\x18. \x01(\tR\vstartedAtGt\x12%\n" +
+	"\x0fstarted_at__gte\x18/ \x01(\tR\fstartedAtGte\x12)\n" +
+	"\x11started_at__range\x180 \x01(\tR\x0estartedAtRange\x12+\n" +
+	"\x12started_at__isnull\x181 \x01(\tR\x0fstartedAtIsnull\x12\x1f\n" +
+	"\vfinished_at\x182 \x01(\tR\n" +
+	"finishedAt\x12%\n" +
+	"\x0ffinished_at__lt\x183 \x01(\tR\ffinishedAtLt\x12'\n" +
+	"\x10finished_at__lte\x184 \x01(\tR\rfinishedAtLte\x12%\n" +
+	"\x0ffinished_at__gt\x185 \x01(\tR\ffinishedAtGt\x12'\n" +
+	"\x10finished_at__gte\x186 \x01(\tR\rfinishedAtGte\x12+\n" +
+	"\x12finished_at__range\x187 \x01(\tR\x0ffinishedAtRange\x12-\n" +
+	"\x13finished_at__isnull\x188 \x01(\tR\x10finishedAtIsnull\x12\x16\n" +
+	"\aprn__in\x189 \x01(\tR\x05prnIn\x12!\n" +
+	"\rpulp_href__in\x18: \x01(\tR\n" +
+	"pulpHrefIn\x12\x1d\n" +
+	"\vpulp_id__in\x18; \x01(\tR\bpulpIdIn\x12\f\n" +
+	"\x01q\x18< \x01(\tR\x01q\"\xa2\x01\n" +
 	"\x11ListTasksResponse\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x03R\x05count\x12\x17\n" +
 	"\x04next\x18\x02 \x01(\tH\x00R\x04next\x88\x01\x01\x12\x1f\n" +
@@ -1644,7 +3254,79 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\n" +
 	"\b_timeout\"(\n" +
 	"\x12CreateTaskResponse\x12\x12\n" +
-	"\x04task\x18\x01 \x01(\tR\x04task\"\x83\x01\n" +
+	"\x04task\x18\x01 \x01(\tR\x04task\"F\n" +
+	"\x12CreateTasksRequest\x120\n" +
+	"\x05tasks\x18\x01 \x03(\v2\x1a.pulp.v3.CreateTaskRequestR\x05tasks\"+\n" +
+	"\x13CreateTasksResponse\x12\x14\n" +
+	"\x05tasks\x18\x01 \x03(\tR\x05tasks\"T\n" +
+	"\x11PurgeTasksRequest\x12'\n" +
+	"\x0ffinished_before\x18\x01 \x01(\tR\x0efinishedBefore\x12\x16\n" +
+	"\x06states\x18\x02 \x03(\tR\x06states\"(\n" +
+	"\x12PurgeTasksResponse\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\tR\x04task\"6\n" +
+	"\x1bReadProfileArtifactsRequest\x12\x17\n" +
+	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\"\x9c\x01\n" +
+	"\x1cReadProfileArtifactsResponse\x12C\n" +
+	"\x04urls\x18\x01 \x03(\v2/.pulp.v3.ReadProfileArtifactsResponse.UrlsEntryR\x04urls\x1a7\n" +
+	"\tUrlsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"-\n" +
+	"\x12ExplainTaskRequest\x12\x17\n" +
+	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\"\xce\x02\n" +
+	"\x13ExplainTaskResponse\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
+	"\asummary\x18\x02 \x01(\tR\asummary\x12\x1c\n" +
+	"\tunblocked\x18\x03 \x01(\bR\tunblocked\x12+\n" +
+	"\x05waits\x18\x04 \x03(\v2\x15.pulp.v3.ResourceWaitR\x05waits\x12.\n" +
+	"\x13executors_with_name\x18\x05 \x01(\x05R\x11executorsWithName\x126\n" +
+	"\x17executors_with_versions\x18\x06 \x01(\x05R\x15executorsWithVersions\x12\x1d\n" +
+	"\n" +
+	"free_slots\x18\a \x01(\x05R\tfreeSlots\x125\n" +
+	"\bretry_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\"w\n" +
+	"\fResourceWait\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
+	"\texclusive\x18\x02 \x01(\bR\texclusive\x12\x17\n" +
+	"\aheld_by\x18\x03 \x03(\tR\x06heldBy\x12\x14\n" +
+	"\x05ahead\x18\x04 \x01(\x03R\x05ahead\"n\n" +
+	"\x14ListTaskRolesRequest\x12\x17\n" +
+	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\x12\x16\n" +
+	"\x06fields\x18\x02 \x03(\tR\x06fields\x12%\n" +
+	"\x0eexclude_fields\x18\x03 \x03(\tR\rexcludeFields\"C\n" +
+	"\x15ListTaskRolesResponse\x12*\n" +
+	"\x05roles\x18\x01 \x03(\v2\x14.pulp.v3.RoleHoldersR\x05roles\"O\n" +
+	"\vRoleHolders\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x14\n" +
+	"\x05users\x18\x02 \x03(\tR\x05users\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\"t\n" +
+	"\x1aReadTaskPermissionsRequest\x12\x17\n" +
+	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\x12\x16\n" +
+	"\x06fields\x18\x02 \x03(\tR\x06fields\x12%\n" +
+	"\x0eexclude_fields\x18\x03 \x03(\tR\rexcludeFields\"?\n" +
+	"\x1bReadTaskPermissionsResponse\x12 \n" +
+	"\vpermissions\x18\x01 \x03(\tR\vpermissions\"o\n" +
+	"\x12AddTaskRoleRequest\x12\x17\n" +
+	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
+	"\x05users\x18\x03 \x03(\tR\x05users\x12\x16\n" +
+	"\x06groups\x18\x04 \x03(\tR\x06groups\"W\n" +
+	"\x13AddTaskRoleResponse\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x14\n" +
+	"\x05users\x18\x02 \x03(\tR\x05users\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\"r\n" +
+	"\x15RemoveTaskRoleRequest\x12\x17\n" +
+	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\x12\x12\n" +
+	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
+	"\x05users\x18\x03 \x03(\tR\x05users\x12\x16\n" +
+	"\x06groups\x18\x04 \x03(\tR\x06groups\"Z\n" +
+	"\x16RemoveTaskRoleResponse\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x14\n" +
+	"\x05users\x18\x02 \x03(\tR\x05users\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\"\x8b\x01\n" +
+	"\x11WaitTasksResponse\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x12\x18\n" +
+	"\amatched\x18\x02 \x01(\x03R\amatched\x12\x1c\n" +
+	"\tremaining\x18\x03 \x01(\x03R\tremaining\x12*\n" +
+	"\x05tasks\x18\x04 \x03(\v2\x14.pulp.v3.MinimalTaskR\x05tasks\"\x83\x01\n" +
 	"\x0fReadTaskRequest\x12\x17\n" +
 	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\x12\x16\n" +
 	"\x06fields\x18\x02 \x03(\tR\x06fields\x12%\n" +
@@ -1660,7 +3342,7 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\bconflict\x18\x02 \x01(\bR\bconflict\",\n" +
 	"\x11DeleteTaskRequest\x12\x17\n" +
 	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\"\x14\n" +
-	"\x12DeleteTaskResponse2\xfc\x02\n" +
+	"\x12DeleteTaskResponse2\x9f\b\n" +
 	"\fTasksService\x12G\n" +
 	"\tListTasks\x12\x19.pulp.v3.ListTasksRequest\x1a\x1a.pulp.v3.ListTasksResponse\"\x03\x90\x02\x01\x12E\n" +
 	"\n" +
@@ -1669,7 +3351,16 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\n" +
 	"CancelTask\x12\x1a.pulp.v3.CancelTaskRequest\x1a\x1b.pulp.v3.CancelTaskResponse\"\x03\x90\x02\x02\x12J\n" +
 	"\n" +
-	"DeleteTask\x12\x1a.pulp.v3.DeleteTaskRequest\x1a\x1b.pulp.v3.DeleteTaskResponse\"\x03\x90\x02\x02B6Z4github.com/sluice-tasks/sluice/pkg/pb/pulp/v3;pulpv3b\x06proto3"
+	"DeleteTask\x12\x1a.pulp.v3.DeleteTaskRequest\x1a\x1b.pulp.v3.DeleteTaskResponse\"\x03\x90\x02\x02\x12H\n" +
+	"\vCreateTasks\x12\x1b.pulp.v3.CreateTasksRequest\x1a\x1c.pulp.v3.CreateTasksResponse\x12E\n" +
+	"\n" +
+	"PurgeTasks\x12\x1a.pulp.v3.PurgeTasksRequest\x1a\x1b.pulp.v3.PurgeTasksResponse\x12h\n" +
+	"\x14ReadProfileArtifacts\x12$.pulp.v3.ReadProfileArtifactsRequest\x1a%.pulp.v3.ReadProfileArtifactsResponse\"\x03\x90\x02\x01\x12M\n" +
+	"\vExplainTask\x12\x1b.pulp.v3.ExplainTaskRequest\x1a\x1c.pulp.v3.ExplainTaskResponse\"\x03\x90\x02\x01\x12S\n" +
+	"\rListTaskRoles\x12\x1d.pulp.v3.ListTaskRolesRequest\x1a\x1e.pulp.v3.ListTaskRolesResponse\"\x03\x90\x02\x01\x12e\n" +
+	"\x13ReadTaskPermissions\x12#.pulp.v3.ReadTaskPermissionsRequest\x1a$.pulp.v3.ReadTaskPermissionsResponse\"\x03\x90\x02\x01\x12H\n" +
+	"\vAddTaskRole\x12\x1b.pulp.v3.AddTaskRoleRequest\x1a\x1c.pulp.v3.AddTaskRoleResponse\x12Q\n" +
+	"\x0eRemoveTaskRole\x12\x1e.pulp.v3.RemoveTaskRoleRequest\x1a\x1f.pulp.v3.RemoveTaskRoleResponseB6Z4github.com/sluice-tasks/sluice/pkg/pb/pulp/v3;pulpv3b\x06proto3"
 
 var (
 	file_pulp_v3_tasks_proto_rawDescOnce sync.Once
@@ -1683,69 +3374,111 @@ func file_pulp_v3_tasks_proto_rawDescGZIP() []byte {
 	return file_pulp_v3_tasks_proto_rawDescData
 }
 
-var file_pulp_v3_tasks_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_pulp_v3_tasks_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_pulp_v3_tasks_proto_goTypes = []any{
-	(*Json)(nil),                  // 0: pulp.v3.Json
-	(*Task)(nil),                  // 1: pulp.v3.Task
-	(*Retry)(nil),                 // 2: pulp.v3.Retry
-	(*Attempt)(nil),               // 3: pulp.v3.Attempt
-	(*MinimalTask)(nil),           // 4: pulp.v3.MinimalTask
-	(*ProgressReport)(nil),        // 5: pulp.v3.ProgressReport
-	(*ListTasksRequest)(nil),      // 6: pulp.v3.ListTasksRequest
-	(*ListTasksResponse)(nil),     // 7: pulp.v3.ListTasksResponse
-	(*CreateTaskRequest)(nil),     // 8: pulp.v3.CreateTaskRequest
-	(*CreateTaskResponse)(nil),    // 9: pulp.v3.CreateTaskResponse
-	(*ReadTaskRequest)(nil),       // 10: pulp.v3.ReadTaskRequest
-	(*ReadTaskResponse)(nil),      // 11: pulp.v3.ReadTaskResponse
-	(*CancelTaskRequest)(nil),     // 12: pulp.v3.CancelTaskRequest
-	(*CancelTaskResponse)(nil),    // 13: pulp.v3.CancelTaskResponse
-	(*DeleteTaskRequest)(nil),     // 14: pulp.v3.DeleteTaskRequest
-	(*DeleteTaskResponse)(nil),    // 15: pulp.v3.DeleteTaskResponse
-	nil,                           // 16: pulp.v3.CreateTaskRequest.VersionsEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*Json)(nil),                         // 0: pulp.v3.Json
+	(*Task)(nil),                         // 1: pulp.v3.Task
+	(*Retry)(nil),                        // 2: pulp.v3.Retry
+	(*Attempt)(nil),                      // 3: pulp.v3.Attempt
+	(*MinimalTask)(nil),                  // 4: pulp.v3.MinimalTask
+	(*ProgressReport)(nil),               // 5: pulp.v3.ProgressReport
+	(*ListTasksRequest)(nil),             // 6: pulp.v3.ListTasksRequest
+	(*ListTasksResponse)(nil),            // 7: pulp.v3.ListTasksResponse
+	(*CreateTaskRequest)(nil),            // 8: pulp.v3.CreateTaskRequest
+	(*CreateTaskResponse)(nil),           // 9: pulp.v3.CreateTaskResponse
+	(*CreateTasksRequest)(nil),           // 10: pulp.v3.CreateTasksRequest
+	(*CreateTasksResponse)(nil),          // 11: pulp.v3.CreateTasksResponse
+	(*PurgeTasksRequest)(nil),            // 12: pulp.v3.PurgeTasksRequest
+	(*PurgeTasksResponse)(nil),           // 13: pulp.v3.PurgeTasksResponse
+	(*ReadProfileArtifactsRequest)(nil),  // 14: pulp.v3.ReadProfileArtifactsRequest
+	(*ReadProfileArtifactsResponse)(nil), // 15: pulp.v3.ReadProfileArtifactsResponse
+	(*ExplainTaskRequest)(nil),           // 16: pulp.v3.ExplainTaskRequest
+	(*ExplainTaskResponse)(nil),          // 17: pulp.v3.ExplainTaskResponse
+	(*ResourceWait)(nil),                 // 18: pulp.v3.ResourceWait
+	(*ListTaskRolesRequest)(nil),         // 19: pulp.v3.ListTaskRolesRequest
+	(*ListTaskRolesResponse)(nil),        // 20: pulp.v3.ListTaskRolesResponse
+	(*RoleHolders)(nil),                  // 21: pulp.v3.RoleHolders
+	(*ReadTaskPermissionsRequest)(nil),   // 22: pulp.v3.ReadTaskPermissionsRequest
+	(*ReadTaskPermissionsResponse)(nil),  // 23: pulp.v3.ReadTaskPermissionsResponse
+	(*AddTaskRoleRequest)(nil),           // 24: pulp.v3.AddTaskRoleRequest
+	(*AddTaskRoleResponse)(nil),          // 25: pulp.v3.AddTaskRoleResponse
+	(*RemoveTaskRoleRequest)(nil),        // 26: pulp.v3.RemoveTaskRoleRequest
+	(*RemoveTaskRoleResponse)(nil),       // 27: pulp.v3.RemoveTaskRoleResponse
+	(*WaitTasksResponse)(nil),            // 28: pulp.v3.WaitTasksResponse
+	(*ReadTaskRequest)(nil),              // 29: pulp.v3.ReadTaskRequest
+	(*ReadTaskResponse)(nil),             // 30: pulp.v3.ReadTaskResponse
+	(*CancelTaskRequest)(nil),            // 31: pulp.v3.CancelTaskRequest
+	(*CancelTaskResponse)(nil),           // 32: pulp.v3.CancelTaskResponse
+	(*DeleteTaskRequest)(nil),            // 33: pulp.v3.DeleteTaskRequest
+	(*DeleteTaskResponse)(nil),           // 34: pulp.v3.DeleteTaskResponse
+	nil,                                  // 35: pulp.v3.CreateTaskRequest.VersionsEntry
+	nil,                                  // 36: pulp.v3.ReadProfileArtifactsResponse.UrlsEntry
+	(*timestamppb.Timestamp)(nil),        // 37: google.protobuf.Timestamp
 }
 var file_pulp_v3_tasks_proto_depIdxs = []int32{
-	17, // 0: pulp.v3.Task.pulp_created:type_name -> google.protobuf.Timestamp
-	17, // 1: pulp.v3.Task.pulp_last_updated:type_name -> google.protobuf.Timestamp
-	17, // 2: pulp.v3.Task.unblocked_at:type_name -> google.protobuf.Timestamp
-	17, // 3: pulp.v3.Task.started_at:type_name -> google.protobuf.Timestamp
-	17, // 4: pulp.v3.Task.finished_at:type_name -> google.protobuf.Timestamp
+	37, // 0: pulp.v3.Task.pulp_created:type_name -> google.protobuf.Timestamp
+	37, // 1: pulp.v3.Task.pulp_last_updated:type_name -> google.protobuf.Timestamp
+	37, // 2: pulp.v3.Task.unblocked_at:type_name -> google.protobuf.Timestamp
+	37, // 3: pulp.v3.Task.started_at:type_name -> google.protobuf.Timestamp
+	37, // 4: pulp.v3.Task.finished_at:type_name -> google.protobuf.Timestamp
 	0,  // 5: pulp.v3.Task.error:type_name -> pulp.v3.Json
 	5,  // 6: pulp.v3.Task.progress_reports:type_name -> pulp.v3.ProgressReport
 	0,  // 7: pulp.v3.Task.result:type_name -> pulp.v3.Json
 	2,  // 8: pulp.v3.Task.retry:type_name -> pulp.v3.Retry
-	17, // 9: pulp.v3.Task.retry_at:type_name -> google.protobuf.Timestamp
+	37, // 9: pulp.v3.Task.retry_at:type_name -> google.protobuf.Timestamp
 	3,  // 10: pulp.v3.Task.attempts:type_name -> pulp.v3.Attempt
-	17, // 11: pulp.v3.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	17, // 12: pulp.v3.Attempt.finished_at:type_name -> google.protobuf.Timestamp
+	37, // 11: pulp.v3.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	37, // 12: pulp.v3.Attempt.finished_at:type_name -> google.protobuf.Timestamp
 	0,  // 13: pulp.v3.Attempt.error:type_name -> pulp.v3.Json
-	17, // 14: pulp.v3.MinimalTask.pulp_created:type_name -> google.protobuf.Timestamp
-	17, // 15: pulp.v3.MinimalTask.pulp_last_updated:type_name -> google.protobuf.Timestamp
-	17, // 16: pulp.v3.MinimalTask.unblocked_at:type_name -> google.protobuf.Timestamp
-	17, // 17: pulp.v3.MinimalTask.started_at:type_name -> google.protobuf.Timestamp
-	17, // 18: pulp.v3.MinimalTask.finished_at:type_name -> google.protobuf.Timestamp
+	37, // 14: pulp.v3.MinimalTask.pulp_created:type_name -> google.protobuf.Timestamp
+	37, // 15: pulp.v3.MinimalTask.pulp_last_updated:type_name -> google.protobuf.Timestamp
+	37, // 16: pulp.v3.MinimalTask.unblocked_at:type_name -> google.protobuf.Timestamp
+	37, // 17: pulp.v3.MinimalTask.started_at:type_name -> google.protobuf.Timestamp
+	37, // 18: pulp.v3.MinimalTask.finished_at:type_name -> google.protobuf.Timestamp
 	1,  // 19: pulp.v3.ListTasksResponse.results:type_name -> pulp.v3.Task
 	0,  // 20: pulp.v3.CreateTaskRequest.args:type_name -> pulp.v3.Json
 	0,  // 21: pulp.v3.CreateTaskRequest.kwargs:type_name -> pulp.v3.Json
-	16, // 22: pulp.v3.CreateTaskRequest.versions:type_name -> pulp.v3.CreateTaskRequest.VersionsEntry
+	35, // 22: pulp.v3.CreateTaskRequest.versions:type_name -> pulp.v3.CreateTaskRequest.VersionsEntry
 	2,  // 23: pulp.v3.CreateTaskRequest.retry:type_name -> pulp.v3.Retry
-	1,  // 24: pulp.v3.ReadTaskResponse.task:type_name -> pulp.v3.Task
-	1,  // 25: pulp.v3.CancelTaskResponse.task:type_name -> pulp.v3.Task
-	6,  // 26: pulp.v3.TasksService.ListTasks:input_type -> pulp.v3.ListTasksRequest
-	8,  // 27: pulp.v3.TasksService.CreateTask:input_type -> pulp.v3.CreateTaskRequest
-	10, // 28: pulp.v3.TasksService.ReadTask:input_type -> pulp.v3.ReadTaskRequest
-	12, // 29: pulp.v3.TasksService.CancelTask:input_type -> pulp.v3.CancelTaskRequest
-	14, // 30: pulp.v3.TasksService.DeleteTask:input_type -> pulp.v3.DeleteTaskRequest
-	7,  // 31: pulp.v3.TasksService.ListTasks:output_type -> pulp.v3.ListTasksResponse
-	9,  // 32: pulp.v3.TasksService.CreateTask:output_type -> pulp.v3.CreateTaskResponse
-	11, // 33: pulp.v3.TasksService.ReadTask:output_type -> pulp.v3.ReadTaskResponse
-	13, // 34: pulp.v3.TasksService.CancelTask:output_type -> pulp.v3.CancelTaskResponse
-	15, // 35: pulp.v3.TasksService.DeleteTask:output_type -> pulp.v3.DeleteTaskResponse
-	31, // [31:36] is the sub-list for method output_type
-	26, // [26:31] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	8,  // 24: pulp.v3.CreateTasksRequest.tasks:type_name -> pulp.v3.CreateTaskRequest
+	36, // 25: pulp.v3.ReadProfileArtifactsResponse.urls:type_name -> pulp.v3.ReadProfileArtifactsResponse.UrlsEntry
+	18, // 26: pulp.v3.ExplainTaskResponse.waits:type_name -> pulp.v3.ResourceWait
+	37, // 27: pulp.v3.ExplainTaskResponse.retry_at:type_name -> google.protobuf.Timestamp
+	21, // 28: pulp.v3.ListTaskRolesResponse.roles:type_name -> pulp.v3.RoleHolders
+	4,  // 29: pulp.v3.WaitTasksResponse.tasks:type_name -> pulp.v3.MinimalTask
+	1,  // 30: pulp.v3.ReadTaskResponse.task:type_name -> pulp.v3.Task
+	1,  // 31: pulp.v3.CancelTaskResponse.task:type_name -> pulp.v3.Task
+	6,  // 32: pulp.v3.TasksService.ListTasks:input_type -> pulp.v3.ListTasksRequest
+	8,  // 33: pulp.v3.TasksService.CreateTask:input_type -> pulp.v3.CreateTaskRequest
+	29, // 34: pulp.v3.TasksService.ReadTask:input_type -> pulp.v3.ReadTaskRequest
+	31, // 35: pulp.v3.TasksService.CancelTask:input_type -> pulp.v3.CancelTaskRequest
+	33, // 36: pulp.v3.TasksService.DeleteTask:input_type -> pulp.v3.DeleteTaskRequest
+	10, // 37: pulp.v3.TasksService.CreateTasks:input_type -> pulp.v3.CreateTasksRequest
+	12, // 38: pulp.v3.TasksService.PurgeTasks:input_type -> pulp.v3.PurgeTasksRequest
+	14, // 39: pulp.v3.TasksService.ReadProfileArtifacts:input_type -> pulp.v3.ReadProfileArtifactsRequest
+	16, // 40: pulp.v3.TasksService.ExplainTask:input_type -> pulp.v3.ExplainTaskRequest
+	19, // 41: pulp.v3.TasksService.ListTaskRoles:input_type -> pulp.v3.ListTaskRolesRequest
+	22, // 42: pulp.v3.TasksService.ReadTaskPermissions:input_type -> pulp.v3.ReadTaskPermissionsRequest
+	24, // 43: pulp.v3.TasksService.AddTaskRole:input_type -> pulp.v3.AddTaskRoleRequest
+	26, // 44: pulp.v3.TasksService.RemoveTaskRole:input_type -> pulp.v3.RemoveTaskRoleRequest
+	7,  // 45: pulp.v3.TasksService.ListTasks:output_type -> pulp.v3.ListTasksResponse
+	9,  // 46: pulp.v3.TasksService.CreateTask:output_type -> pulp.v3.CreateTaskResponse
+	30, // 47: pulp.v3.TasksService.ReadTask:output_type -> pulp.v3.ReadTaskResponse
+	32, // 48: pulp.v3.TasksService.CancelTask:output_type -> pulp.v3.CancelTaskResponse
+	34, // 49: pulp.v3.TasksService.DeleteTask:output_type -> pulp.v3.DeleteTaskResponse
+	11, // 50: pulp.v3.TasksService.CreateTasks:output_type -> pulp.v3.CreateTasksResponse
+	13, // 51: pulp.v3.TasksService.PurgeTasks:output_type -> pulp.v3.PurgeTasksResponse
+	15, // 52: pulp.v3.TasksService.ReadProfileArtifacts:output_type -> pulp.v3.ReadProfileArtifactsResponse
+	17, // 53: pulp.v3.TasksService.ExplainTask:output_type -> pulp.v3.ExplainTaskResponse
+	20, // 54: pulp.v3.TasksService.ListTaskRoles:output_type -> pulp.v3.ListTaskRolesResponse
+	23, // 55: pulp.v3.TasksService.ReadTaskPermissions:output_type -> pulp.v3.ReadTaskPermissionsResponse
+	25, // 56: pulp.v3.TasksService.AddTaskRole:output_type -> pulp.v3.AddTaskRoleResponse
+	27, // 57: pulp.v3.TasksService.RemoveTaskRole:output_type -> pulp.v3.RemoveTaskRoleResponse
+	45, // [45:58] is the sub-list for method output_type
+	32, // [32:45] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_pulp_v3_tasks_proto_init() }
@@ -1765,7 +3498,7 @@ func file_pulp_v3_tasks_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pulp_v3_tasks_proto_rawDesc), len(file_pulp_v3_tasks_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,11 +22,19 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TasksService_ListTasks_FullMethodName  = "/pulp.v3.TasksService/ListTasks"
-	TasksService_CreateTask_FullMethodName = "/pulp.v3.TasksService/CreateTask"
-	TasksService_ReadTask_FullMethodName   = "/pulp.v3.TasksService/ReadTask"
-	TasksService_CancelTask_FullMethodName = "/pulp.v3.TasksService/CancelTask"
-	TasksService_DeleteTask_FullMethodName = "/pulp.v3.TasksService/DeleteTask"
+	TasksService_ListTasks_FullMethodName            = "/pulp.v3.TasksService/ListTasks"
+	TasksService_CreateTask_FullMethodName           = "/pulp.v3.TasksService/CreateTask"
+	TasksService_ReadTask_FullMethodName             = "/pulp.v3.TasksService/ReadTask"
+	TasksService_CancelTask_FullMethodName           = "/pulp.v3.TasksService/CancelTask"
+	TasksService_DeleteTask_FullMethodName           = "/pulp.v3.TasksService/DeleteTask"
+	TasksService_CreateTasks_FullMethodName          = "/pulp.v3.TasksService/CreateTasks"
+	TasksService_PurgeTasks_FullMethodName           = "/pulp.v3.TasksService/PurgeTasks"
+	TasksService_ReadProfileArtifacts_FullMethodName = "/pulp.v3.TasksService/ReadProfileArtifacts"
+	TasksService_ExplainTask_FullMethodName          = "/pulp.v3.TasksService/ExplainTask"
+	TasksService_ListTaskRoles_FullMethodName        = "/pulp.v3.TasksService/ListTaskRoles"
+	TasksService_ReadTaskPermissions_FullMethodName  = "/pulp.v3.TasksService/ReadTaskPermissions"
+	TasksService_AddTaskRole_FullMethodName          = "/pulp.v3.TasksService/AddTaskRole"
+	TasksService_RemoveTaskRole_FullMethodName       = "/pulp.v3.TasksService/RemoveTaskRole"
 )
 
 // TasksServiceClient is the client API for TasksService service.
@@ -35,7 +43,7 @@ const (
 //
 // TasksService is the collection /pulp/api/v3/tasks/.
 type TasksServiceClient interface {
-	// ListTasks lists tasks, the newest first.
+	// ListTasks lists tasks, the newest first unless another order is asked for.
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
 	// CreateTask dispatches a task: 202.
 	CreateTask(ctx context.Context, in *CreateTaskRequest, opts ...grpc.CallOption) (*CreateTaskResponse, error)
@@ -45,6 +53,22 @@ type TasksServiceClient interface {
 	CancelTask(ctx context.Context, in *CancelTaskRequest, opts ...grpc.CallOption) (*CancelTaskResponse, error)
 	// DeleteTask removes a finished task: 204, or 409 if it is not finished.
 	DeleteTask(ctx context.Context, in *DeleteTaskRequest, opts ...grpc.CallOption) (*DeleteTaskResponse, error)
+	// CreateTasks dispatches up to 1,000 tasks, all of them or none, in their order: 202.
+	CreateTasks(ctx context.Context, in *CreateTasksRequest, opts ...grpc.CallOption) (*CreateTasksResponse, error)
+	// PurgeTasks dispatches a task that deletes finished tasks: 202.
+	PurgeTasks(ctx context.Context, in *PurgeTasksRequest, opts ...grpc.CallOption) (*PurgeTasksResponse, error)
+	// ReadProfileArtifacts returns where the diagnostics of a task can be read, without credentials.
+	ReadProfileArtifacts(ctx context.Context, in *ReadProfileArtifactsRequest, opts ...grpc.CallOption) (*ReadProfileArtifactsResponse, error)
+	// ExplainTask says why a task waits.
+	ExplainTask(ctx context.Context, in *ExplainTaskRequest, opts ...grpc.CallOption) (*ExplainTaskResponse, error)
+	// ListTaskRoles lists who has which role on a task. Every user is an administrator, so nobody needs one.
+	ListTaskRoles(ctx context.Context, in *ListTaskRolesRequest, opts ...grpc.CallOption) (*ListTaskRolesResponse, error)
+	// ReadTaskPermissions lists what the caller may do with a task.
+	ReadTaskPermissions(ctx context.Context, in *ReadTaskPermissionsRequest, opts ...grpc.CallOption) (*ReadTaskPermissionsResponse, error)
+	// AddTaskRole would give a role on a task: 201. Administrators need none, and there is nobody else, so it is checked and not stored.
+	AddTaskRole(ctx context.Context, in *AddTaskRoleRequest, opts ...grpc.CallOption) (*AddTaskRoleResponse, error)
+	// RemoveTaskRole takes a role on a task away: 201.
+	RemoveTaskRole(ctx context.Context, in *RemoveTaskRoleRequest, opts ...grpc.CallOption) (*RemoveTaskRoleResponse, error)
 }
 
 type tasksServiceClient struct {
@@ -105,13 +129,93 @@ func (c *tasksServiceClient) DeleteTask(ctx context.Context, in *DeleteTaskReque
 	return out, nil
 }
 
+func (c *tasksServiceClient) CreateTasks(ctx context.Context, in *CreateTasksRequest, opts ...grpc.CallOption) (*CreateTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateTasksResponse)
+	err := c.cc.Invoke(ctx, TasksService_CreateTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tasksServiceClient) PurgeTasks(ctx context.Context, in *PurgeTasksRequest, opts ...grpc.CallOption) (*PurgeTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PurgeTasksResponse)
+	err := c.cc.Invoke(ctx, TasksService_PurgeTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tasksServiceClient) ReadProfileArtifacts(ctx context.Context, in *ReadProfileArtifactsRequest, opts ...grpc.CallOption) (*ReadProfileArtifactsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadProfileArtifactsResponse)
+	err := c.cc.Invoke(ctx, TasksService_ReadProfileArtifacts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tasksServiceClient) ExplainTask(ctx context.Context, in *ExplainTaskRequest, opts ...grpc.CallOption) (*ExplainTaskResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainTaskResponse)
+	err := c.cc.Invoke(ctx, TasksService_ExplainTask_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tasksServiceClient) ListTaskRoles(ctx context.Context, in *ListTaskRolesRequest, opts ...grpc.CallOption) (*ListTaskRolesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTaskRolesResponse)
+	err := c.cc.Invoke(ctx, TasksService_ListTaskRoles_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tasksServiceClient) ReadTaskPermissions(ctx context.Context, in *ReadTaskPermissionsRequest, opts ...grpc.CallOption) (*ReadTaskPermissionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadTaskPermissionsResponse)
+	err := c.cc.Invoke(ctx, TasksService_ReadTaskPermissions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tasksServiceClient) AddTaskRole(ctx context.Context, in *AddTaskRoleRequest, opts ...grpc.CallOption) (*AddTaskRoleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddTaskRoleResponse)
+	err := c.cc.Invoke(ctx, TasksService_AddTaskRole_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tasksServiceClient) RemoveTaskRole(ctx context.Context, in *RemoveTaskRoleRequest, opts ...grpc.CallOption) (*RemoveTaskRoleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveTaskRoleResponse)
+	err := c.cc.Invoke(ctx, TasksService_RemoveTaskRole_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TasksServiceServer is the server API for TasksService service.
 // All implementations must embed UnimplementedTasksServiceServer
 // for forward compatibility.
 //
 // TasksService is the collection /pulp/api/v3/tasks/.
 type TasksServiceServer interface {
-	// ListTasks lists tasks, the newest first.
+	// ListTasks lists tasks, the newest first unless another order is asked for.
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
 	// CreateTask dispatches a task: 202.
 	CreateTask(context.Context, *CreateTaskRequest) (*CreateTaskResponse, error)
@@ -121,6 +225,22 @@ type TasksServiceServer interface {
 	CancelTask(context.Context, *CancelTaskRequest) (*CancelTaskResponse, error)
 	// DeleteTask removes a finished task: 204, or 409 if it is not finished.
 	DeleteTask(context.Context, *DeleteTaskRequest) (*DeleteTaskResponse, error)
+	// CreateTasks dispatches up to 1,000 tasks, all of them or none, in their order: 202.
+	CreateTasks(context.Context, *CreateTasksRequest) (*CreateTasksResponse, error)
+	// PurgeTasks dispatches a task that deletes finished tasks: 202.
+	PurgeTasks(context.Context, *PurgeTasksRequest) (*PurgeTasksResponse, error)
+	// ReadProfileArtifacts returns where the diagnostics of a task can be read, without credentials.
+	ReadProfileArtifacts(context.Context, *ReadProfileArtifactsRequest) (*ReadProfileArtifactsResponse, error)
+	// ExplainTask says why a task waits.
+	ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error)
+	// ListTaskRoles lists who has which role on a task. Every user is an administrator, so nobody needs one.
+	ListTaskRoles(context.Context, *ListTaskRolesRequest) (*ListTaskRolesResponse, error)
+	// ReadTaskPermissions lists what the caller may do with a task.
+	ReadTaskPermissions(context.Context, *ReadTaskPermissionsRequest) (*ReadTaskPermissionsResponse, error)
+	// AddTaskRole would give a role on a task: 201. Administrators need none, and there is nobody else, so it is checked and not stored.
+	AddTaskRole(context.Context, *AddTaskRoleRequest) (*AddTaskRoleResponse, error)
+	// RemoveTaskRole takes a role on a task away: 201.
+	RemoveTaskRole(context.Context, *RemoveTaskRoleRequest) (*RemoveTaskRoleResponse, error)
 	mustEmbedUnimplementedTasksServiceServer()
 }
 
@@ -145,6 +265,30 @@ func (UnimplementedTasksServiceServer) CancelTask(context.Context, *CancelTaskRe
 }
 func (UnimplementedTasksServiceServer) DeleteTask(context.Context, *DeleteTaskRequest) (*DeleteTaskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteTask not implemented")
+}
+func (UnimplementedTasksServiceServer) CreateTasks(context.Context, *CreateTasksRequest) (*CreateTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateTasks not implemented")
+}
+func (UnimplementedTasksServiceServer) PurgeTasks(context.Context, *PurgeTasksRequest) (*PurgeTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PurgeTasks not implemented")
+}
+func (UnimplementedTasksServiceServer) ReadProfileArtifacts(context.Context, *ReadProfileArtifactsRequest) (*ReadProfileArtifactsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadProfileArtifacts not implemented")
+}
+func (UnimplementedTasksServiceServer) ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainTask not implemented")
+}
+func (UnimplementedTasksServiceServer) ListTaskRoles(context.Context, *ListTaskRolesRequest) (*ListTaskRolesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTaskRoles not implemented")
+}
+func (UnimplementedTasksServiceServer) ReadTaskPermissions(context.Context, *ReadTaskPermissionsRequest) (*ReadTaskPermissionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadTaskPermissions not implemented")
+}
+func (UnimplementedTasksServiceServer) AddTaskRole(context.Context, *AddTaskRoleRequest) (*AddTaskRoleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddTaskRole not implemented")
+}
+func (UnimplementedTasksServiceServer) RemoveTaskRole(context.Context, *RemoveTaskRoleRequest) (*RemoveTaskRoleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveTaskRole not implemented")
 }
 func (UnimplementedTasksServiceServer) mustEmbedUnimplementedTasksServiceServer() {}
 func (UnimplementedTasksServiceServer) testEmbeddedByValue()                      {}
@@ -257,6 +401,150 @@ func _TasksService_DeleteTask_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TasksService_CreateTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).CreateTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_CreateTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).CreateTasks(ctx, req.(*CreateTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TasksService_PurgeTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PurgeTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).PurgeTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_PurgeTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).PurgeTasks(ctx, req.(*PurgeTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TasksService_ReadProfileArtifacts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadProfileArtifactsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).ReadProfileArtifacts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_ReadProfileArtifacts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).ReadProfileArtifacts(ctx, req.(*ReadProfileArtifactsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TasksService_ExplainTask_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainTaskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).ExplainTask(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_ExplainTask_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).ExplainTask(ctx, req.(*ExplainTaskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TasksService_ListTaskRoles_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTaskRolesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).ListTaskRoles(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_ListTaskRoles_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).ListTaskRoles(ctx, req.(*ListTaskRolesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TasksService_ReadTaskPermissions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadTaskPermissionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).ReadTaskPermissions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_ReadTaskPermissions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).ReadTaskPermissions(ctx, req.(*ReadTaskPermissionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TasksService_AddTaskRole_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddTaskRoleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).AddTaskRole(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_AddTaskRole_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).AddTaskRole(ctx, req.(*AddTaskRoleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TasksService_RemoveTaskRole_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveTaskRoleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).RemoveTaskRole(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_RemoveTaskRole_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).RemoveTaskRole(ctx, req.(*RemoveTaskRoleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TasksService_ServiceDesc is the grpc.ServiceDesc for TasksService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -283,6 +571,38 @@ var TasksService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteTask",
 			Handler:    _TasksService_DeleteTask_Handler,
+		},
+		{
+			MethodName: "CreateTasks",
+			Handler:    _TasksService_CreateTasks_Handler,
+		},
+		{
+			MethodName: "PurgeTasks",
+			Handler:    _TasksService_PurgeTasks_Handler,
+		},
+		{
+			MethodName: "ReadProfileArtifacts",
+			Handler:    _TasksService_ReadProfileArtifacts_Handler,
+		},
+		{
+			MethodName: "ExplainTask",
+			Handler:    _TasksService_ExplainTask_Handler,
+		},
+		{
+			MethodName: "ListTaskRoles",
+			Handler:    _TasksService_ListTaskRoles_Handler,
+		},
+		{
+			MethodName: "ReadTaskPermissions",
+			Handler:    _TasksService_ReadTaskPermissions_Handler,
+		},
+		{
+			MethodName: "AddTaskRole",
+			Handler:    _TasksService_AddTaskRole_Handler,
+		},
+		{
+			MethodName: "RemoveTaskRole",
+			Handler:    _TasksService_RemoveTaskRole_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

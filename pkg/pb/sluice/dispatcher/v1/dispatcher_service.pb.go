@@ -12,6 +12,7 @@ import (
 	v1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -660,6 +661,567 @@ func (x *CreateTaskGroupResponse) GetGroupId() string {
 	return ""
 }
 
+// CancelTaskGroupRequest names a group.
+type CancelTaskGroupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the group. Required.
+	GroupId       string `protobuf:"bytes,1,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelTaskGroupRequest) Reset() {
+	*x = CancelTaskGroupRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelTaskGroupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelTaskGroupRequest) ProtoMessage() {}
+
+func (x *CancelTaskGroupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelTaskGroupRequest.ProtoReflect.Descriptor instead.
+func (*CancelTaskGroupRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CancelTaskGroupRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+// CancelTaskGroupResponse tells what is left to do.
+type CancelTaskGroupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Members that were canceled by this call, because they had not started.
+	Canceled int64 `protobuf:"varint,1,opt,name=canceled,proto3" json:"canceled,omitempty"`
+	// Members that run, and have been asked to stop, by this call or before.
+	Canceling     int64 `protobuf:"varint,2,opt,name=canceling,proto3" json:"canceling,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelTaskGroupResponse) Reset() {
+	*x = CancelTaskGroupResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelTaskGroupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelTaskGroupResponse) ProtoMessage() {}
+
+func (x *CancelTaskGroupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelTaskGroupResponse.ProtoReflect.Descriptor instead.
+func (*CancelTaskGroupResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *CancelTaskGroupResponse) GetCanceled() int64 {
+	if x != nil {
+		return x.Canceled
+	}
+	return 0
+}
+
+func (x *CancelTaskGroupResponse) GetCanceling() int64 {
+	if x != nil {
+		return x.Canceling
+	}
+	return 0
+}
+
+// TaskSchedule dispatches a task again and again, or once.
+type TaskSchedule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID (version 7).
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What it is called, unique: 1 to 255 bytes, no control characters, not blank.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The task. It is never immediate, and has no parent, request id or files. A correlation id is made for each dispatch if it has none.
+	Task *v1.TaskSpec `protobuf:"bytes,3,opt,name=task,proto3" json:"task,omitempty"`
+	// The time from one dispatch to the next: 1 second to 10 years; unset: it is dispatched once.
+	DispatchInterval *durationpb.Duration `protobuf:"bytes,4,opt,name=dispatch_interval,json=dispatchInterval,proto3" json:"dispatch_interval,omitempty"`
+	// When it is dispatched next; unset: never again.
+	NextDispatch *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=next_dispatch,json=nextDispatch,proto3" json:"next_dispatch,omitempty"`
+	// UUID of the task that was dispatched last, empty if none was, or if it is deleted.
+	LastTaskId string `protobuf:"bytes,6,opt,name=last_task_id,json=lastTaskId,proto3" json:"last_task_id,omitempty"`
+	// When it was made.
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// When it last changed.
+	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskSchedule) Reset() {
+	*x = TaskSchedule{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskSchedule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskSchedule) ProtoMessage() {}
+
+func (x *TaskSchedule) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskSchedule.ProtoReflect.Descriptor instead.
+func (*TaskSchedule) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *TaskSchedule) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TaskSchedule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TaskSchedule) GetTask() *v1.TaskSpec {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+func (x *TaskSchedule) GetDispatchInterval() *durationpb.Duration {
+	if x != nil {
+		return x.DispatchInterval
+	}
+	return nil
+}
+
+func (x *TaskSchedule) GetNextDispatch() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NextDispatch
+	}
+	return nil
+}
+
+func (x *TaskSchedule) GetLastTaskId() string {
+	if x != nil {
+		return x.LastTaskId
+	}
+	return ""
+}
+
+func (x *TaskSchedule) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *TaskSchedule) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
+// CreateTaskScheduleRequest describes a schedule.
+type CreateTaskScheduleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The schedule: name, task, dispatch_interval and next_dispatch count, of which the last, if unset, means at once. At most 10,000 are
+	// kept: RESOURCE_EXHAUSTED with reason TOO_MANY_SCHEDULES.
+	Schedule      *TaskSchedule `protobuf:"bytes,1,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTaskScheduleRequest) Reset() {
+	*x = CreateTaskScheduleRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTaskScheduleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTaskScheduleRequest) ProtoMessage() {}
+
+func (x *CreateTaskScheduleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTaskScheduleRequest.ProtoReflect.Descriptor instead.
+func (*CreateTaskScheduleRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CreateTaskScheduleRequest) GetSchedule() *TaskSchedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+// CreateTaskScheduleResponse holds the schedule.
+type CreateTaskScheduleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The schedule.
+	Schedule      *TaskSchedule `protobuf:"bytes,1,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTaskScheduleResponse) Reset() {
+	*x = CreateTaskScheduleResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTaskScheduleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTaskScheduleResponse) ProtoMessage() {}
+
+func (x *CreateTaskScheduleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTaskScheduleResponse.ProtoReflect.Descriptor instead.
+func (*CreateTaskScheduleResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CreateTaskScheduleResponse) GetSchedule() *TaskSchedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+// ListTaskSchedulesRequest asks for all schedules.
+type ListTaskSchedulesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTaskSchedulesRequest) Reset() {
+	*x = ListTaskSchedulesRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTaskSchedulesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTaskSchedulesRequest) ProtoMessage() {}
+
+func (x *ListTaskSchedulesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTaskSchedulesRequest.ProtoReflect.Descriptor instead.
+func (*ListTaskSchedulesRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{18}
+}
+
+// ListTaskSchedulesResponse holds them.
+type ListTaskSchedulesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The schedules. Their tasks have no arguments here.
+	Schedules     []*TaskSchedule `protobuf:"bytes,1,rep,name=schedules,proto3" json:"schedules,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTaskSchedulesResponse) Reset() {
+	*x = ListTaskSchedulesResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTaskSchedulesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTaskSchedulesResponse) ProtoMessage() {}
+
+func (x *ListTaskSchedulesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTaskSchedulesResponse.ProtoReflect.Descriptor instead.
+func (*ListTaskSchedulesResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListTaskSchedulesResponse) GetSchedules() []*TaskSchedule {
+	if x != nil {
+		return x.Schedules
+	}
+	return nil
+}
+
+// GetTaskScheduleRequest names a schedule.
+type GetTaskScheduleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the schedule. Required.
+	ScheduleId    string `protobuf:"bytes,1,opt,name=schedule_id,json=scheduleId,proto3" json:"schedule_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTaskScheduleRequest) Reset() {
+	*x = GetTaskScheduleRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTaskScheduleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTaskScheduleRequest) ProtoMessage() {}
+
+func (x *GetTaskScheduleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTaskScheduleRequest.ProtoReflect.Descriptor instead.
+func (*GetTaskScheduleRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GetTaskScheduleRequest) GetScheduleId() string {
+	if x != nil {
+		return x.ScheduleId
+	}
+	return ""
+}
+
+// GetTaskScheduleResponse holds the schedule.
+type GetTaskScheduleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The schedule.
+	Schedule      *TaskSchedule `protobuf:"bytes,1,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTaskScheduleResponse) Reset() {
+	*x = GetTaskScheduleResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTaskScheduleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTaskScheduleResponse) ProtoMessage() {}
+
+func (x *GetTaskScheduleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTaskScheduleResponse.ProtoReflect.Descriptor instead.
+func (*GetTaskScheduleResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetTaskScheduleResponse) GetSchedule() *TaskSchedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+// DeleteTaskScheduleRequest names a schedule.
+type DeleteTaskScheduleRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the schedule. Required.
+	ScheduleId    string `protobuf:"bytes,1,opt,name=schedule_id,json=scheduleId,proto3" json:"schedule_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTaskScheduleRequest) Reset() {
+	*x = DeleteTaskScheduleRequest{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTaskScheduleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTaskScheduleRequest) ProtoMessage() {}
+
+func (x *DeleteTaskScheduleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTaskScheduleRequest.ProtoReflect.Descriptor instead.
+func (*DeleteTaskScheduleRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *DeleteTaskScheduleRequest) GetScheduleId() string {
+	if x != nil {
+		return x.ScheduleId
+	}
+	return ""
+}
+
+// DeleteTaskScheduleResponse says that it is gone.
+type DeleteTaskScheduleResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteTaskScheduleResponse) Reset() {
+	*x = DeleteTaskScheduleResponse{}
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteTaskScheduleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteTaskScheduleResponse) ProtoMessage() {}
+
+func (x *DeleteTaskScheduleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteTaskScheduleResponse.ProtoReflect.Descriptor instead.
+func (*DeleteTaskScheduleResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{23}
+}
+
 // PutFileRequest is a part of a file.
 type PutFileRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -674,7 +1236,7 @@ type PutFileRequest struct {
 
 func (x *PutFileRequest) Reset() {
 	*x = PutFileRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -686,7 +1248,7 @@ func (x *PutFileRequest) String() string {
 func (*PutFileRequest) ProtoMessage() {}
 
 func (x *PutFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[13]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -699,7 +1261,7 @@ func (x *PutFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileRequest.ProtoReflect.Descriptor instead.
 func (*PutFileRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{13}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PutFileRequest) GetName() string {
@@ -727,7 +1289,7 @@ type PutFileResponse struct {
 
 func (x *PutFileResponse) Reset() {
 	*x = PutFileResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +1301,7 @@ func (x *PutFileResponse) String() string {
 func (*PutFileResponse) ProtoMessage() {}
 
 func (x *PutFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[14]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +1314,7 @@ func (x *PutFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutFileResponse.ProtoReflect.Descriptor instead.
 func (*PutFileResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{14}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PutFileResponse) GetFile() *TemporaryFile {
@@ -779,7 +1341,7 @@ type TemporaryFile struct {
 
 func (x *TemporaryFile) Reset() {
 	*x = TemporaryFile{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +1353,7 @@ func (x *TemporaryFile) String() string {
 func (*TemporaryFile) ProtoMessage() {}
 
 func (x *TemporaryFile) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[15]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +1366,7 @@ func (x *TemporaryFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TemporaryFile.ProtoReflect.Descriptor instead.
 func (*TemporaryFile) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{15}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TemporaryFile) GetId() string {
@@ -846,7 +1408,7 @@ type GetFileRequest struct {
 
 func (x *GetFileRequest) Reset() {
 	*x = GetFileRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -858,7 +1420,7 @@ func (x *GetFileRequest) String() string {
 func (*GetFileRequest) ProtoMessage() {}
 
 func (x *GetFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[16]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -871,7 +1433,7 @@ func (x *GetFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFileRequest.ProtoReflect.Descriptor instead.
 func (*GetFileRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{16}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetFileRequest) GetFileId() string {
@@ -894,7 +1456,7 @@ type GetFileResponse struct {
 
 func (x *GetFileResponse) Reset() {
 	*x = GetFileResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[17]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1468,7 @@ func (x *GetFileResponse) String() string {
 func (*GetFileResponse) ProtoMessage() {}
 
 func (x *GetFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[17]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1481,7 @@ func (x *GetFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetFileResponse.ProtoReflect.Descriptor instead.
 func (*GetFileResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{17}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetFileResponse) GetFile() *TemporaryFile {
@@ -947,7 +1509,7 @@ type DeleteFileRequest struct {
 
 func (x *DeleteFileRequest) Reset() {
 	*x = DeleteFileRequest{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[18]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1521,7 @@ func (x *DeleteFileRequest) String() string {
 func (*DeleteFileRequest) ProtoMessage() {}
 
 func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[18]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1534,7 @@ func (x *DeleteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileRequest.ProtoReflect.Descriptor instead.
 func (*DeleteFileRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{18}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeleteFileRequest) GetFileId() string {
@@ -991,7 +1553,7 @@ type DeleteFileResponse struct {
 
 func (x *DeleteFileResponse) Reset() {
 	*x = DeleteFileResponse{}
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[19]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1003,7 +1565,7 @@ func (x *DeleteFileResponse) String() string {
 func (*DeleteFileResponse) ProtoMessage() {}
 
 func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[19]
+	mi := &file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1016,14 +1578,14 @@ func (x *DeleteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteFileResponse.ProtoReflect.Descriptor instead.
 func (*DeleteFileResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{19}
+	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP(), []int{30}
 }
 
 var File_sluice_dispatcher_v1_dispatcher_service_proto protoreflect.FileDescriptor
 
 const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\n" +
-	"-sluice/dispatcher/v1/dispatcher_service.proto\x12\x14sluice.dispatcher.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\"?\n" +
+	"-sluice/dispatcher/v1/dispatcher_service.proto\x12\x14sluice.dispatcher.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\"?\n" +
 	"\x0fDispatchRequest\x12,\n" +
 	"\x04task\x18\x01 \x01(\v2\x18.sluice.task.v1.TaskSpecR\x04task\"<\n" +
 	"\x10DispatchResponse\x12(\n" +
@@ -1054,7 +1616,40 @@ const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\x16CreateTaskGroupRequest\x12 \n" +
 	"\vdescription\x18\x01 \x01(\tR\vdescription\"4\n" +
 	"\x17CreateTaskGroupResponse\x12\x19\n" +
-	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"8\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"3\n" +
+	"\x16CancelTaskGroupRequest\x12\x19\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"S\n" +
+	"\x17CancelTaskGroupResponse\x12\x1a\n" +
+	"\bcanceled\x18\x01 \x01(\x03R\bcanceled\x12\x1c\n" +
+	"\tcanceling\x18\x02 \x01(\x03R\tcanceling\"\x81\x03\n" +
+	"\fTaskSchedule\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
+	"\x04task\x18\x03 \x01(\v2\x18.sluice.task.v1.TaskSpecR\x04task\x12F\n" +
+	"\x11dispatch_interval\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x10dispatchInterval\x12?\n" +
+	"\rnext_dispatch\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\fnextDispatch\x12 \n" +
+	"\flast_task_id\x18\x06 \x01(\tR\n" +
+	"lastTaskId\x129\n" +
+	"\n" +
+	"created_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
+	"\n" +
+	"updated_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"[\n" +
+	"\x19CreateTaskScheduleRequest\x12>\n" +
+	"\bschedule\x18\x01 \x01(\v2\".sluice.dispatcher.v1.TaskScheduleR\bschedule\"\\\n" +
+	"\x1aCreateTaskScheduleResponse\x12>\n" +
+	"\bschedule\x18\x01 \x01(\v2\".sluice.dispatcher.v1.TaskScheduleR\bschedule\"\x1a\n" +
+	"\x18ListTaskSchedulesRequest\"]\n" +
+	"\x19ListTaskSchedulesResponse\x12@\n" +
+	"\tschedules\x18\x01 \x03(\v2\".sluice.dispatcher.v1.TaskScheduleR\tschedules\"9\n" +
+	"\x16GetTaskScheduleRequest\x12\x1f\n" +
+	"\vschedule_id\x18\x01 \x01(\tR\n" +
+	"scheduleId\"Y\n" +
+	"\x17GetTaskScheduleResponse\x12>\n" +
+	"\bschedule\x18\x01 \x01(\v2\".sluice.dispatcher.v1.TaskScheduleR\bschedule\"<\n" +
+	"\x19DeleteTaskScheduleRequest\x12\x1f\n" +
+	"\vschedule_id\x18\x01 \x01(\tR\n" +
+	"scheduleId\"\x1c\n" +
+	"\x1aDeleteTaskScheduleResponse\"8\n" +
 	"\x0ePutFileRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"J\n" +
@@ -1072,7 +1667,7 @@ const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\x04data\x18\x02 \x01(\fR\x04data\",\n" +
 	"\x11DeleteFileRequest\x12\x17\n" +
 	"\afile_id\x18\x01 \x01(\tR\x06fileId\"\x14\n" +
-	"\x12DeleteFileResponse2\xf7\x06\n" +
+	"\x12DeleteFileResponse2\xd3\v\n" +
 	"\x11DispatcherService\x12Y\n" +
 	"\bDispatch\x12%.sluice.dispatcher.v1.DispatchRequest\x1a&.sluice.dispatcher.v1.DispatchResponse\x12h\n" +
 	"\rDispatchBatch\x12*.sluice.dispatcher.v1.DispatchBatchRequest\x1a+.sluice.dispatcher.v1.DispatchBatchResponse\x12X\n" +
@@ -1080,7 +1675,12 @@ const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\x06Delete\x12#.sluice.dispatcher.v1.DeleteRequest\x1a$.sluice.dispatcher.v1.DeleteResponse\"\x03\x90\x02\x02\x12_\n" +
 	"\n" +
 	"PurgeTasks\x12'.sluice.dispatcher.v1.PurgeTasksRequest\x1a(.sluice.dispatcher.v1.PurgeTasksResponse\x12n\n" +
-	"\x0fCreateTaskGroup\x12,.sluice.dispatcher.v1.CreateTaskGroupRequest\x1a-.sluice.dispatcher.v1.CreateTaskGroupResponse\x12X\n" +
+	"\x0fCreateTaskGroup\x12,.sluice.dispatcher.v1.CreateTaskGroupRequest\x1a-.sluice.dispatcher.v1.CreateTaskGroupResponse\x12s\n" +
+	"\x0fCancelTaskGroup\x12,.sluice.dispatcher.v1.CancelTaskGroupRequest\x1a-.sluice.dispatcher.v1.CancelTaskGroupResponse\"\x03\x90\x02\x02\x12w\n" +
+	"\x12CreateTaskSchedule\x12/.sluice.dispatcher.v1.CreateTaskScheduleRequest\x1a0.sluice.dispatcher.v1.CreateTaskScheduleResponse\x12y\n" +
+	"\x11ListTaskSchedules\x12..sluice.dispatcher.v1.ListTaskSchedulesRequest\x1a/.sluice.dispatcher.v1.ListTaskSchedulesResponse\"\x03\x90\x02\x01\x12s\n" +
+	"\x0fGetTaskSchedule\x12,.sluice.dispatcher.v1.GetTaskScheduleRequest\x1a-.sluice.dispatcher.v1.GetTaskScheduleResponse\"\x03\x90\x02\x01\x12|\n" +
+	"\x12DeleteTaskSchedule\x12/.sluice.dispatcher.v1.DeleteTaskScheduleRequest\x1a0.sluice.dispatcher.v1.DeleteTaskScheduleResponse\"\x03\x90\x02\x02\x12X\n" +
 	"\aPutFile\x12$.sluice.dispatcher.v1.PutFileRequest\x1a%.sluice.dispatcher.v1.PutFileResponse(\x01\x12X\n" +
 	"\aGetFile\x12$.sluice.dispatcher.v1.GetFileRequest\x1a%.sluice.dispatcher.v1.GetFileResponse0\x01\x12d\n" +
 	"\n" +
@@ -1098,68 +1698,99 @@ func file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescGZIP() []byte {
 	return file_sluice_dispatcher_v1_dispatcher_service_proto_rawDescData
 }
 
-var file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_sluice_dispatcher_v1_dispatcher_service_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_sluice_dispatcher_v1_dispatcher_service_proto_goTypes = []any{
-	(*DispatchRequest)(nil),         // 0: sluice.dispatcher.v1.DispatchRequest
-	(*DispatchResponse)(nil),        // 1: sluice.dispatcher.v1.DispatchResponse
-	(*DispatchBatchRequest)(nil),    // 2: sluice.dispatcher.v1.DispatchBatchRequest
-	(*DispatchBatchResponse)(nil),   // 3: sluice.dispatcher.v1.DispatchBatchResponse
-	(*CancelRequest)(nil),           // 4: sluice.dispatcher.v1.CancelRequest
-	(*CancelResponse)(nil),          // 5: sluice.dispatcher.v1.CancelResponse
-	(*DeleteRequest)(nil),           // 6: sluice.dispatcher.v1.DeleteRequest
-	(*DeleteResponse)(nil),          // 7: sluice.dispatcher.v1.DeleteResponse
-	(*PurgeTasksRequest)(nil),       // 8: sluice.dispatcher.v1.PurgeTasksRequest
-	(*PurgeTasksResponse)(nil),      // 9: sluice.dispatcher.v1.PurgeTasksResponse
-	(*PurgedCount)(nil),             // 10: sluice.dispatcher.v1.PurgedCount
-	(*CreateTaskGroupRequest)(nil),  // 11: sluice.dispatcher.v1.CreateTaskGroupRequest
-	(*CreateTaskGroupResponse)(nil), // 12: sluice.dispatcher.v1.CreateTaskGroupResponse
-	(*PutFileRequest)(nil),          // 13: sluice.dispatcher.v1.PutFileRequest
-	(*PutFileResponse)(nil),         // 14: sluice.dispatcher.v1.PutFileResponse
-	(*TemporaryFile)(nil),           // 15: sluice.dispatcher.v1.TemporaryFile
-	(*GetFileRequest)(nil),          // 16: sluice.dispatcher.v1.GetFileRequest
-	(*GetFileResponse)(nil),         // 17: sluice.dispatcher.v1.GetFileResponse
-	(*DeleteFileRequest)(nil),       // 18: sluice.dispatcher.v1.DeleteFileRequest
-	(*DeleteFileResponse)(nil),      // 19: sluice.dispatcher.v1.DeleteFileResponse
-	(*v1.TaskSpec)(nil),             // 20: sluice.task.v1.TaskSpec
-	(*v1.Task)(nil),                 // 21: sluice.task.v1.Task
-	(*timestamppb.Timestamp)(nil),   // 22: google.protobuf.Timestamp
-	(v1.State)(0),                   // 23: sluice.task.v1.State
+	(*DispatchRequest)(nil),            // 0: sluice.dispatcher.v1.DispatchRequest
+	(*DispatchResponse)(nil),           // 1: sluice.dispatcher.v1.DispatchResponse
+	(*DispatchBatchRequest)(nil),       // 2: sluice.dispatcher.v1.DispatchBatchRequest
+	(*DispatchBatchResponse)(nil),      // 3: sluice.dispatcher.v1.DispatchBatchResponse
+	(*CancelRequest)(nil),              // 4: sluice.dispatcher.v1.CancelRequest
+	(*CancelResponse)(nil),             // 5: sluice.dispatcher.v1.CancelResponse
+	(*DeleteRequest)(nil),              // 6: sluice.dispatcher.v1.DeleteRequest
+	(*DeleteResponse)(nil),             // 7: sluice.dispatcher.v1.DeleteResponse
+	(*PurgeTasksRequest)(nil),          // 8: sluice.dispatcher.v1.PurgeTasksRequest
+	(*PurgeTasksResponse)(nil),         // 9: sluice.dispatcher.v1.PurgeTasksResponse
+	(*PurgedCount)(nil),                // 10: sluice.dispatcher.v1.PurgedCount
+	(*CreateTaskGroupRequest)(nil),     // 11: sluice.dispatcher.v1.CreateTaskGroupRequest
+	(*CreateTaskGroupResponse)(nil),    // 12: sluice.dispatcher.v1.CreateTaskGroupResponse
+	(*CancelTaskGroupRequest)(nil),     // 13: sluice.dispatcher.v1.CancelTaskGroupRequest
+	(*CancelTaskGroupResponse)(nil),    // 14: sluice.dispatcher.v1.CancelTaskGroupResponse
+	(*TaskSchedule)(nil),               // 15: sluice.dispatcher.v1.TaskSchedule
+	(*CreateTaskScheduleRequest)(nil),  // 16: sluice.dispatcher.v1.CreateTaskScheduleRequest
+	(*CreateTaskScheduleResponse)(nil), // 17: sluice.dispatcher.v1.CreateTaskScheduleResponse
+	(*ListTaskSchedulesRequest)(nil),   // 18: sluice.dispatcher.v1.ListTaskSchedulesRequest
+	(*ListTaskSchedulesResponse)(nil),  // 19: sluice.dispatcher.v1.ListTaskSchedulesResponse
+	(*GetTaskScheduleRequest)(nil),     // 20: sluice.dispatcher.v1.GetTaskScheduleRequest
+	(*GetTaskScheduleResponse)(nil),    // 21: sluice.dispatcher.v1.GetTaskScheduleResponse
+	(*DeleteTaskScheduleRequest)(nil),  // 22: sluice.dispatcher.v1.DeleteTaskScheduleRequest
+	(*DeleteTaskScheduleResponse)(nil), // 23: sluice.dispatcher.v1.DeleteTaskScheduleResponse
+	(*PutFileRequest)(nil),             // 24: sluice.dispatcher.v1.PutFileRequest
+	(*PutFileResponse)(nil),            // 25: sluice.dispatcher.v1.PutFileResponse
+	(*TemporaryFile)(nil),              // 26: sluice.dispatcher.v1.TemporaryFile
+	(*GetFileRequest)(nil),             // 27: sluice.dispatcher.v1.GetFileRequest
+	(*GetFileResponse)(nil),            // 28: sluice.dispatcher.v1.GetFileResponse
+	(*DeleteFileRequest)(nil),          // 29: sluice.dispatcher.v1.DeleteFileRequest
+	(*DeleteFileResponse)(nil),         // 30: sluice.dispatcher.v1.DeleteFileResponse
+	(*v1.TaskSpec)(nil),                // 31: sluice.task.v1.TaskSpec
+	(*v1.Task)(nil),                    // 32: sluice.task.v1.Task
+	(*timestamppb.Timestamp)(nil),      // 33: google.protobuf.Timestamp
+	(v1.State)(0),                      // 34: sluice.task.v1.State
+	(*durationpb.Duration)(nil),        // 35: google.protobuf.Duration
 }
 var file_sluice_dispatcher_v1_dispatcher_service_proto_depIdxs = []int32{
-	20, // 0: sluice.dispatcher.v1.DispatchRequest.task:type_name -> sluice.task.v1.TaskSpec
-	21, // 1: sluice.dispatcher.v1.DispatchResponse.task:type_name -> sluice.task.v1.Task
-	20, // 2: sluice.dispatcher.v1.DispatchBatchRequest.tasks:type_name -> sluice.task.v1.TaskSpec
-	21, // 3: sluice.dispatcher.v1.DispatchBatchResponse.tasks:type_name -> sluice.task.v1.Task
-	21, // 4: sluice.dispatcher.v1.CancelResponse.task:type_name -> sluice.task.v1.Task
-	22, // 5: sluice.dispatcher.v1.PurgeTasksRequest.finished_before:type_name -> google.protobuf.Timestamp
-	23, // 6: sluice.dispatcher.v1.PurgeTasksRequest.states:type_name -> sluice.task.v1.State
+	31, // 0: sluice.dispatcher.v1.DispatchRequest.task:type_name -> sluice.task.v1.TaskSpec
+	32, // 1: sluice.dispatcher.v1.DispatchResponse.task:type_name -> sluice.task.v1.Task
+	31, // 2: sluice.dispatcher.v1.DispatchBatchRequest.tasks:type_name -> sluice.task.v1.TaskSpec
+	32, // 3: sluice.dispatcher.v1.DispatchBatchResponse.tasks:type_name -> sluice.task.v1.Task
+	32, // 4: sluice.dispatcher.v1.CancelResponse.task:type_name -> sluice.task.v1.Task
+	33, // 5: sluice.dispatcher.v1.PurgeTasksRequest.finished_before:type_name -> google.protobuf.Timestamp
+	34, // 6: sluice.dispatcher.v1.PurgeTasksRequest.states:type_name -> sluice.task.v1.State
 	10, // 7: sluice.dispatcher.v1.PurgeTasksResponse.deleted:type_name -> sluice.dispatcher.v1.PurgedCount
-	23, // 8: sluice.dispatcher.v1.PurgedCount.state:type_name -> sluice.task.v1.State
-	15, // 9: sluice.dispatcher.v1.PutFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
-	15, // 10: sluice.dispatcher.v1.GetFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
-	0,  // 11: sluice.dispatcher.v1.DispatcherService.Dispatch:input_type -> sluice.dispatcher.v1.DispatchRequest
-	2,  // 12: sluice.dispatcher.v1.DispatcherService.DispatchBatch:input_type -> sluice.dispatcher.v1.DispatchBatchRequest
-	4,  // 13: sluice.dispatcher.v1.DispatcherService.Cancel:input_type -> sluice.dispatcher.v1.CancelRequest
-	6,  // 14: sluice.dispatcher.v1.DispatcherService.Delete:input_type -> sluice.dispatcher.v1.DeleteRequest
-	8,  // 15: sluice.dispatcher.v1.DispatcherService.PurgeTasks:input_type -> sluice.dispatcher.v1.PurgeTasksRequest
-	11, // 16: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:input_type -> sluice.dispatcher.v1.CreateTaskGroupRequest
-	13, // 17: sluice.dispatcher.v1.DispatcherService.PutFile:input_type -> sluice.dispatcher.v1.PutFileRequest
-	16, // 18: sluice.dispatcher.v1.DispatcherService.GetFile:input_type -> sluice.dispatcher.v1.GetFileRequest
-	18, // 19: sluice.dispatcher.v1.DispatcherService.DeleteFile:input_type -> sluice.dispatcher.v1.DeleteFileRequest
-	1,  // 20: sluice.dispatcher.v1.DispatcherService.Dispatch:output_type -> sluice.dispatcher.v1.DispatchResponse
-	3,  // 21: sluice.dispatcher.v1.DispatcherService.DispatchBatch:output_type -> sluice.dispatcher.v1.DispatchBatchResponse
-	5,  // 22: sluice.dispatcher.v1.DispatcherService.Cancel:output_type -> sluice.dispatcher.v1.CancelResponse
-	7,  // 23: sluice.dispatcher.v1.DispatcherService.Delete:output_type -> sluice.dispatcher.v1.DeleteResponse
-	9,  // 24: sluice.dispatcher.v1.DispatcherService.PurgeTasks:output_type -> sluice.dispatcher.v1.PurgeTasksResponse
-	12, // 25: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:output_type -> sluice.dispatcher.v1.CreateTaskGroupResponse
-	14, // 26: sluice.dispatcher.v1.DispatcherService.PutFile:output_type -> sluice.dispatcher.v1.PutFileResponse
-	17, // 27: sluice.dispatcher.v1.DispatcherService.GetFile:output_type -> sluice.dispatcher.v1.GetFileResponse
-	19, // 28: sluice.dispatcher.v1.DispatcherService.DeleteFile:output_type -> sluice.dispatcher.v1.DeleteFileResponse
-	20, // [20:29] is the sub-list for method output_type
-	11, // [11:20] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	34, // 8: sluice.dispatcher.v1.PurgedCount.state:type_name -> sluice.task.v1.State
+	31, // 9: sluice.dispatcher.v1.TaskSchedule.task:type_name -> sluice.task.v1.TaskSpec
+	35, // 10: sluice.dispatcher.v1.TaskSchedule.dispatch_interval:type_name -> google.protobuf.Duration
+	33, // 11: sluice.dispatcher.v1.TaskSchedule.next_dispatch:type_name -> google.protobuf.Timestamp
+	33, // 12: sluice.dispatcher.v1.TaskSchedule.created_at:type_name -> google.protobuf.Timestamp
+	33, // 13: sluice.dispatcher.v1.TaskSchedule.updated_at:type_name -> google.protobuf.Timestamp
+	15, // 14: sluice.dispatcher.v1.CreateTaskScheduleRequest.schedule:type_name -> sluice.dispatcher.v1.TaskSchedule
+	15, // 15: sluice.dispatcher.v1.CreateTaskScheduleResponse.schedule:type_name -> sluice.dispatcher.v1.TaskSchedule
+	15, // 16: sluice.dispatcher.v1.ListTaskSchedulesResponse.schedules:type_name -> sluice.dispatcher.v1.TaskSchedule
+	15, // 17: sluice.dispatcher.v1.GetTaskScheduleResponse.schedule:type_name -> sluice.dispatcher.v1.TaskSchedule
+	26, // 18: sluice.dispatcher.v1.PutFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
+	26, // 19: sluice.dispatcher.v1.GetFileResponse.file:type_name -> sluice.dispatcher.v1.TemporaryFile
+	0,  // 20: sluice.dispatcher.v1.DispatcherService.Dispatch:input_type -> sluice.dispatcher.v1.DispatchRequest
+	2,  // 21: sluice.dispatcher.v1.DispatcherService.DispatchBatch:input_type -> sluice.dispatcher.v1.DispatchBatchRequest
+	4,  // 22: sluice.dispatcher.v1.DispatcherService.Cancel:input_type -> sluice.dispatcher.v1.CancelRequest
+	6,  // 23: sluice.dispatcher.v1.DispatcherService.Delete:input_type -> sluice.dispatcher.v1.DeleteRequest
+	8,  // 24: sluice.dispatcher.v1.DispatcherService.PurgeTasks:input_type -> sluice.dispatcher.v1.PurgeTasksRequest
+	11, // 25: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:input_type -> sluice.dispatcher.v1.CreateTaskGroupRequest
+	13, // 26: sluice.dispatcher.v1.DispatcherService.CancelTaskGroup:input_type -> sluice.dispatcher.v1.CancelTaskGroupRequest
+	16, // 27: sluice.dispatcher.v1.DispatcherService.CreateTaskSchedule:input_type -> sluice.dispatcher.v1.CreateTaskScheduleRequest
+	18, // 28: sluice.dispatcher.v1.DispatcherService.ListTaskSchedules:input_type -> sluice.dispatcher.v1.ListTaskSchedulesRequest
+	20, // 29: sluice.dispatcher.v1.DispatcherService.GetTaskSchedule:input_type -> sluice.dispatcher.v1.GetTaskScheduleRequest
+	22, // 30: sluice.dispatcher.v1.DispatcherService.DeleteTaskSchedule:input_type -> sluice.dispatcher.v1.DeleteTaskScheduleRequest
+	24, // 31: sluice.dispatcher.v1.DispatcherService.PutFile:input_type -> sluice.dispatcher.v1.PutFileRequest
+	27, // 32: sluice.dispatcher.v1.DispatcherService.GetFile:input_type -> sluice.dispatcher.v1.GetFileRequest
+	29, // 33: sluice.dispatcher.v1.DispatcherService.DeleteFile:input_type -> sluice.dispatcher.v1.DeleteFileRequest
+	1,  // 34: sluice.dispatcher.v1.DispatcherService.Dispatch:output_type -> sluice.dispatcher.v1.DispatchResponse
+	3,  // 35: sluice.dispatcher.v1.DispatcherService.DispatchBatch:output_type -> sluice.dispatcher.v1.DispatchBatchResponse
+	5,  // 36: sluice.dispatcher.v1.DispatcherService.Cancel:output_type -> sluice.dispatcher.v1.CancelResponse
+	7,  // 37: sluice.dispatcher.v1.DispatcherService.Delete:output_type -> sluice.dispatcher.v1.DeleteResponse
+	9,  // 38: sluice.dispatcher.v1.DispatcherService.PurgeTasks:output_type -> sluice.dispatcher.v1.PurgeTasksResponse
+	12, // 39: sluice.dispatcher.v1.DispatcherService.CreateTaskGroup:output_type -> sluice.dispatcher.v1.CreateTaskGroupResponse
+	14, // 40: sluice.dispatcher.v1.DispatcherService.CancelTaskGroup:output_type -> sluice.dispatcher.v1.CancelTaskGroupResponse
+	17, // 41: sluice.dispatcher.v1.DispatcherService.CreateTaskSchedule:output_type -> sluice.dispatcher.v1.CreateTaskScheduleResponse
+	19, // 42: sluice.dispatcher.v1.DispatcherService.ListTaskSchedules:output_type -> sluice.dispatcher.v1.ListTaskSchedulesResponse
+	21, // 43: sluice.dispatcher.v1.DispatcherService.GetTaskSchedule:output_type -> sluice.dispatcher.v1.GetTaskScheduleResponse
+	23, // 44: sluice.dispatcher.v1.DispatcherService.DeleteTaskSchedule:output_type -> sluice.dispatcher.v1.DeleteTaskScheduleResponse
+	25, // 45: sluice.dispatcher.v1.DispatcherService.PutFile:output_type -> sluice.dispatcher.v1.PutFileResponse
+	28, // 46: sluice.dispatcher.v1.DispatcherService.GetFile:output_type -> sluice.dispatcher.v1.GetFileResponse
+	30, // 47: sluice.dispatcher.v1.DispatcherService.DeleteFile:output_type -> sluice.dispatcher.v1.DeleteFileResponse
+	34, // [34:48] is the sub-list for method output_type
+	20, // [20:34] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_sluice_dispatcher_v1_dispatcher_service_proto_init() }
@@ -1173,7 +1804,7 @@ func file_sluice_dispatcher_v1_dispatcher_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc), len(file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

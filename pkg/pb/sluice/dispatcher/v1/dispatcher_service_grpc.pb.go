@@ -21,15 +21,20 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	DispatcherService_Dispatch_FullMethodName        = "/sluice.dispatcher.v1.DispatcherService/Dispatch"
-	DispatcherService_DispatchBatch_FullMethodName   = "/sluice.dispatcher.v1.DispatcherService/DispatchBatch"
-	DispatcherService_Cancel_FullMethodName          = "/sluice.dispatcher.v1.DispatcherService/Cancel"
-	DispatcherService_Delete_FullMethodName          = "/sluice.dispatcher.v1.DispatcherService/Delete"
-	DispatcherService_PurgeTasks_FullMethodName      = "/sluice.dispatcher.v1.DispatcherService/PurgeTasks"
-	DispatcherService_CreateTaskGroup_FullMethodName = "/sluice.dispatcher.v1.DispatcherService/CreateTaskGroup"
-	DispatcherService_PutFile_FullMethodName         = "/sluice.dispatcher.v1.DispatcherService/PutFile"
-	DispatcherService_GetFile_FullMethodName         = "/sluice.dispatcher.v1.DispatcherService/GetFile"
-	DispatcherService_DeleteFile_FullMethodName      = "/sluice.dispatcher.v1.DispatcherService/DeleteFile"
+	DispatcherService_Dispatch_FullMethodName           = "/sluice.dispatcher.v1.DispatcherService/Dispatch"
+	DispatcherService_DispatchBatch_FullMethodName      = "/sluice.dispatcher.v1.DispatcherService/DispatchBatch"
+	DispatcherService_Cancel_FullMethodName             = "/sluice.dispatcher.v1.DispatcherService/Cancel"
+	DispatcherService_Delete_FullMethodName             = "/sluice.dispatcher.v1.DispatcherService/Delete"
+	DispatcherService_PurgeTasks_FullMethodName         = "/sluice.dispatcher.v1.DispatcherService/PurgeTasks"
+	DispatcherService_CreateTaskGroup_FullMethodName    = "/sluice.dispatcher.v1.DispatcherService/CreateTaskGroup"
+	DispatcherService_CancelTaskGroup_FullMethodName    = "/sluice.dispatcher.v1.DispatcherService/CancelTaskGroup"
+	DispatcherService_CreateTaskSchedule_FullMethodName = "/sluice.dispatcher.v1.DispatcherService/CreateTaskSchedule"
+	DispatcherService_ListTaskSchedules_FullMethodName  = "/sluice.dispatcher.v1.DispatcherService/ListTaskSchedules"
+	DispatcherService_GetTaskSchedule_FullMethodName    = "/sluice.dispatcher.v1.DispatcherService/GetTaskSchedule"
+	DispatcherService_DeleteTaskSchedule_FullMethodName = "/sluice.dispatcher.v1.DispatcherService/DeleteTaskSchedule"
+	DispatcherService_PutFile_FullMethodName            = "/sluice.dispatcher.v1.DispatcherService/PutFile"
+	DispatcherService_GetFile_FullMethodName            = "/sluice.dispatcher.v1.DispatcherService/GetFile"
+	DispatcherService_DeleteFile_FullMethodName         = "/sluice.dispatcher.v1.DispatcherService/DeleteFile"
 )
 
 // DispatcherServiceClient is the client API for DispatcherService service.
@@ -58,6 +63,19 @@ type DispatcherServiceClient interface {
 	PurgeTasks(ctx context.Context, in *PurgeTasksRequest, opts ...grpc.CallOption) (*PurgeTasksResponse, error)
 	// CreateTaskGroup makes an empty group that tasks can join.
 	CreateTaskGroup(ctx context.Context, in *CreateTaskGroupRequest, opts ...grpc.CallOption) (*CreateTaskGroupResponse, error)
+	// CancelTaskGroup asks all tasks of a group to stop that are not final, in one transaction. Tasks that join it later are not
+	// affected. Unknown: NOT_FOUND.
+	CancelTaskGroup(ctx context.Context, in *CancelTaskGroupRequest, opts ...grpc.CallOption) (*CancelTaskGroupResponse, error)
+	// CreateTaskSchedule stores a schedule: the leading scheduler dispatches its task exactly once for each time that it is due. A time
+	// at which the task of the time before has not ended is put off until it has; times that passed meanwhile, or while no scheduler
+	// led, are skipped, and not made up for. A name that is taken: ALREADY_EXISTS with reason SCHEDULE_EXISTS.
+	CreateTaskSchedule(ctx context.Context, in *CreateTaskScheduleRequest, opts ...grpc.CallOption) (*CreateTaskScheduleResponse, error)
+	// ListTaskSchedules returns all schedules, by name, without the arguments of their tasks.
+	ListTaskSchedules(ctx context.Context, in *ListTaskSchedulesRequest, opts ...grpc.CallOption) (*ListTaskSchedulesResponse, error)
+	// GetTaskSchedule returns one schedule. Unknown: NOT_FOUND.
+	GetTaskSchedule(ctx context.Context, in *GetTaskScheduleRequest, opts ...grpc.CallOption) (*GetTaskScheduleResponse, error)
+	// DeleteTaskSchedule removes a schedule. Tasks that it has dispatched stay. Unknown: NOT_FOUND.
+	DeleteTaskSchedule(ctx context.Context, in *DeleteTaskScheduleRequest, opts ...grpc.CallOption) (*DeleteTaskScheduleResponse, error)
 	// PutFile stores a temporary file, which a task can be given (TaskSpec.file_ids). It is removed when it has not been used for
 	// the protection time and no task that is not final has it. At most 1 GiB.
 	PutFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutFileRequest, PutFileResponse], error)
@@ -136,6 +154,56 @@ func (c *dispatcherServiceClient) CreateTaskGroup(ctx context.Context, in *Creat
 	return out, nil
 }
 
+func (c *dispatcherServiceClient) CancelTaskGroup(ctx context.Context, in *CancelTaskGroupRequest, opts ...grpc.CallOption) (*CancelTaskGroupResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelTaskGroupResponse)
+	err := c.cc.Invoke(ctx, DispatcherService_CancelTaskGroup_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dispatcherServiceClient) CreateTaskSchedule(ctx context.Context, in *CreateTaskScheduleRequest, opts ...grpc.CallOption) (*CreateTaskScheduleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateTaskScheduleResponse)
+	err := c.cc.Invoke(ctx, DispatcherService_CreateTaskSchedule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dispatcherServiceClient) ListTaskSchedules(ctx context.Context, in *ListTaskSchedulesRequest, opts ...grpc.CallOption) (*ListTaskSchedulesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTaskSchedulesResponse)
+	err := c.cc.Invoke(ctx, DispatcherService_ListTaskSchedules_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dispatcherServiceClient) GetTaskSchedule(ctx context.Context, in *GetTaskScheduleRequest, opts ...grpc.CallOption) (*GetTaskScheduleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTaskScheduleResponse)
+	err := c.cc.Invoke(ctx, DispatcherService_GetTaskSchedule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dispatcherServiceClient) DeleteTaskSchedule(ctx context.Context, in *DeleteTaskScheduleRequest, opts ...grpc.CallOption) (*DeleteTaskScheduleResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteTaskScheduleResponse)
+	err := c.cc.Invoke(ctx, DispatcherService_DeleteTaskSchedule_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *dispatcherServiceClient) PutFile(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[PutFileRequest, PutFileResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &DispatcherService_ServiceDesc.Streams[0], DispatcherService_PutFile_FullMethodName, cOpts...)
@@ -204,6 +272,19 @@ type DispatcherServiceServer interface {
 	PurgeTasks(context.Context, *PurgeTasksRequest) (*PurgeTasksResponse, error)
 	// CreateTaskGroup makes an empty group that tasks can join.
 	CreateTaskGroup(context.Context, *CreateTaskGroupRequest) (*CreateTaskGroupResponse, error)
+	// CancelTaskGroup asks all tasks of a group to stop that are not final, in one transaction. Tasks that join it later are not
+	// affected. Unknown: NOT_FOUND.
+	CancelTaskGroup(context.Context, *CancelTaskGroupRequest) (*CancelTaskGroupResponse, error)
+	// CreateTaskSchedule stores a schedule: the leading scheduler dispatches its task exactly once for each time that it is due. A time
+	// at which the task of the time before has not ended is put off until it has; times that passed meanwhile, or while no scheduler
+	// led, are skipped, and not made up for. A name that is taken: ALREADY_EXISTS with reason SCHEDULE_EXISTS.
+	CreateTaskSchedule(context.Context, *CreateTaskScheduleRequest) (*CreateTaskScheduleResponse, error)
+	// ListTaskSchedules returns all schedules, by name, without the arguments of their tasks.
+	ListTaskSchedules(context.Context, *ListTaskSchedulesRequest) (*ListTaskSchedulesResponse, error)
+	// GetTaskSchedule returns one schedule. Unknown: NOT_FOUND.
+	GetTaskSchedule(context.Context, *GetTaskScheduleRequest) (*GetTaskScheduleResponse, error)
+	// DeleteTaskSchedule removes a schedule. Tasks that it has dispatched stay. Unknown: NOT_FOUND.
+	DeleteTaskSchedule(context.Context, *DeleteTaskScheduleRequest) (*DeleteTaskScheduleResponse, error)
 	// PutFile stores a temporary file, which a task can be given (TaskSpec.file_ids). It is removed when it has not been used for
 	// the protection time and no task that is not final has it. At most 1 GiB.
 	PutFile(grpc.ClientStreamingServer[PutFileRequest, PutFileResponse]) error
@@ -239,6 +320,21 @@ func (UnimplementedDispatcherServiceServer) PurgeTasks(context.Context, *PurgeTa
 }
 func (UnimplementedDispatcherServiceServer) CreateTaskGroup(context.Context, *CreateTaskGroupRequest) (*CreateTaskGroupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateTaskGroup not implemented")
+}
+func (UnimplementedDispatcherServiceServer) CancelTaskGroup(context.Context, *CancelTaskGroupRequest) (*CancelTaskGroupResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelTaskGroup not implemented")
+}
+func (UnimplementedDispatcherServiceServer) CreateTaskSchedule(context.Context, *CreateTaskScheduleRequest) (*CreateTaskScheduleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateTaskSchedule not implemented")
+}
+func (UnimplementedDispatcherServiceServer) ListTaskSchedules(context.Context, *ListTaskSchedulesRequest) (*ListTaskSchedulesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTaskSchedules not implemented")
+}
+func (UnimplementedDispatcherServiceServer) GetTaskSchedule(context.Context, *GetTaskScheduleRequest) (*GetTaskScheduleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTaskSchedule not implemented")
+}
+func (UnimplementedDispatcherServiceServer) DeleteTaskSchedule(context.Context, *DeleteTaskScheduleRequest) (*DeleteTaskScheduleResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteTaskSchedule not implemented")
 }
 func (UnimplementedDispatcherServiceServer) PutFile(grpc.ClientStreamingServer[PutFileRequest, PutFileResponse]) error {
 	return status.Error(codes.Unimplemented, "method PutFile not implemented")
@@ -378,6 +474,96 @@ func _DispatcherService_CreateTaskGroup_Handler(srv interface{}, ctx context.Con
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DispatcherService_CancelTaskGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelTaskGroupRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServiceServer).CancelTaskGroup(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatcherService_CancelTaskGroup_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServiceServer).CancelTaskGroup(ctx, req.(*CancelTaskGroupRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DispatcherService_CreateTaskSchedule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateTaskScheduleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServiceServer).CreateTaskSchedule(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatcherService_CreateTaskSchedule_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServiceServer).CreateTaskSchedule(ctx, req.(*CreateTaskScheduleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DispatcherService_ListTaskSchedules_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTaskSchedulesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServiceServer).ListTaskSchedules(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatcherService_ListTaskSchedules_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServiceServer).ListTaskSchedules(ctx, req.(*ListTaskSchedulesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DispatcherService_GetTaskSchedule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTaskScheduleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServiceServer).GetTaskSchedule(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatcherService_GetTaskSchedule_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServiceServer).GetTaskSchedule(ctx, req.(*GetTaskScheduleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DispatcherService_DeleteTaskSchedule_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteTaskScheduleRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DispatcherServiceServer).DeleteTaskSchedule(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DispatcherService_DeleteTaskSchedule_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DispatcherServiceServer).DeleteTaskSchedule(ctx, req.(*DeleteTaskScheduleRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _DispatcherService_PutFile_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(DispatcherServiceServer).PutFile(&grpc.GenericServerStream[PutFileRequest, PutFileResponse]{ServerStream: stream})
 }
@@ -444,6 +630,26 @@ var DispatcherService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateTaskGroup",
 			Handler:    _DispatcherService_CreateTaskGroup_Handler,
+		},
+		{
+			MethodName: "CancelTaskGroup",
+			Handler:    _DispatcherService_CancelTaskGroup_Handler,
+		},
+		{
+			MethodName: "CreateTaskSchedule",
+			Handler:    _DispatcherService_CreateTaskSchedule_Handler,
+		},
+		{
+			MethodName: "ListTaskSchedules",
+			Handler:    _DispatcherService_ListTaskSchedules_Handler,
+		},
+		{
+			MethodName: "GetTaskSchedule",
+			Handler:    _DispatcherService_GetTaskSchedule_Handler,
+		},
+		{
+			MethodName: "DeleteTaskSchedule",
+			Handler:    _DispatcherService_DeleteTaskSchedule_Handler,
 		},
 		{
 			MethodName: "DeleteFile",

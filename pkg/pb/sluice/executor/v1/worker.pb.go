@@ -40,6 +40,7 @@ type WorkRequest struct {
 	//	*WorkRequest_Call
 	//	*WorkRequest_Drain
 	//	*WorkRequest_Discarded
+	//	*WorkRequest_GroupProgress
 	Message       isWorkRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -163,6 +164,15 @@ func (x *WorkRequest) GetDiscarded() *RunDiscarded {
 	return nil
 }
 
+func (x *WorkRequest) GetGroupProgress() *RunGroupProgress {
+	if x != nil {
+		if x, ok := x.Message.(*WorkRequest_GroupProgress); ok {
+			return x.GroupProgress
+		}
+	}
+	return nil
+}
+
 type isWorkRequest_Message interface {
 	isWorkRequest_Message()
 }
@@ -212,6 +222,11 @@ type WorkRequest_Discarded struct {
 	Discarded *RunDiscarded `protobuf:"bytes,9,opt,name=discarded,proto3,oneof"`
 }
 
+type WorkRequest_GroupProgress struct {
+	// What a run has added to the progress of its task group.
+	GroupProgress *RunGroupProgress `protobuf:"bytes,10,opt,name=group_progress,json=groupProgress,proto3,oneof"`
+}
+
 func (*WorkRequest_Hello) isWorkRequest_Message() {}
 
 func (*WorkRequest_Started) isWorkRequest_Message() {}
@@ -229,6 +244,8 @@ func (*WorkRequest_Call) isWorkRequest_Message() {}
 func (*WorkRequest_Drain) isWorkRequest_Message() {}
 
 func (*WorkRequest_Discarded) isWorkRequest_Message() {}
+
+func (*WorkRequest_GroupProgress) isWorkRequest_Message() {}
 
 // WorkResponse is one message from the executor to a worker.
 type WorkResponse struct {
@@ -880,6 +897,71 @@ func (x *RunProgress) GetProgress() *v1.Progress {
 	return nil
 }
 
+// RunGroupProgress says what a run has added, since it began, to one part of the progress of its task group. It may be sent as often
+// as one likes: what is stored is the latest of each half second. What an earlier attempt of the task had added no longer counts.
+type RunGroupProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task, which must be in a group.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Number of the claim.
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// The part, with all that this run has added to it so far. At most 100 parts of one task are kept.
+	Progress      *v1.GroupProgress `protobuf:"bytes,3,opt,name=progress,proto3" json:"progress,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunGroupProgress) Reset() {
+	*x = RunGroupProgress{}
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunGroupProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunGroupProgress) ProtoMessage() {}
+
+func (x *RunGroupProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunGroupProgress.ProtoReflect.Descriptor instead.
+func (*RunGroupProgress) Descriptor() ([]byte, []int) {
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RunGroupProgress) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *RunGroupProgress) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *RunGroupProgress) GetProgress() *v1.GroupProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
 // RunLog is text for a task's log, of which the last 256 KiB are kept. What a child writes to standard output and standard
 // error gets there by itself.
 type RunLog struct {
@@ -896,7 +978,7 @@ type RunLog struct {
 
 func (x *RunLog) Reset() {
 	*x = RunLog{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[9]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -908,7 +990,7 @@ func (x *RunLog) String() string {
 func (*RunLog) ProtoMessage() {}
 
 func (x *RunLog) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[9]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -921,7 +1003,7 @@ func (x *RunLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunLog.ProtoReflect.Descriptor instead.
 func (*RunLog) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{9}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RunLog) GetTaskId() string {
@@ -960,7 +1042,7 @@ type RunCreated struct {
 
 func (x *RunCreated) Reset() {
 	*x = RunCreated{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[10]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1054,7 @@ func (x *RunCreated) String() string {
 func (*RunCreated) ProtoMessage() {}
 
 func (x *RunCreated) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[10]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1067,7 @@ func (x *RunCreated) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunCreated.ProtoReflect.Descriptor instead.
 func (*RunCreated) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{10}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RunCreated) GetTaskId() string {
@@ -1018,7 +1100,7 @@ type WorkerDrain struct {
 
 func (x *WorkerDrain) Reset() {
 	*x = WorkerDrain{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[11]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1112,7 @@ func (x *WorkerDrain) String() string {
 func (*WorkerDrain) ProtoMessage() {}
 
 func (x *WorkerDrain) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[11]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1125,7 @@ func (x *WorkerDrain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WorkerDrain.ProtoReflect.Descriptor instead.
 func (*WorkerDrain) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{11}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{12}
 }
 
 // StopRun asks a run to stop. It has the cancel grace to end; then a child is killed, and a worker's stream is ended.
@@ -1059,7 +1141,7 @@ type StopRun struct {
 
 func (x *StopRun) Reset() {
 	*x = StopRun{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[12]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1153,7 @@ func (x *StopRun) String() string {
 func (*StopRun) ProtoMessage() {}
 
 func (x *StopRun) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[12]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1166,7 @@ func (x *StopRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopRun.ProtoReflect.Descriptor instead.
 func (*StopRun) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{12}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StopRun) GetTaskId() string {
@@ -1116,7 +1198,7 @@ type Lease struct {
 
 func (x *Lease) Reset() {
 	*x = Lease{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[13]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1128,7 +1210,7 @@ func (x *Lease) String() string {
 func (*Lease) ProtoMessage() {}
 
 func (x *Lease) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[13]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1141,7 +1223,7 @@ func (x *Lease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lease.ProtoReflect.Descriptor instead.
 func (*Lease) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{13}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Lease) GetValidFor() *durationpb.Duration {
@@ -1173,7 +1255,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[14]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1267,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[14]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1280,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{14}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Refusal) GetTaskId() string {
@@ -1235,7 +1317,7 @@ type DiscardRun struct {
 
 func (x *DiscardRun) Reset() {
 	*x = DiscardRun{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[15]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1329,7 @@ func (x *DiscardRun) String() string {
 func (*DiscardRun) ProtoMessage() {}
 
 func (x *DiscardRun) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[15]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1342,7 @@ func (x *DiscardRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardRun.ProtoReflect.Descriptor instead.
 func (*DiscardRun) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{15}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DiscardRun) GetAssignment() *v1.Assignment {
@@ -1292,7 +1374,7 @@ type RunDiscarded struct {
 
 func (x *RunDiscarded) Reset() {
 	*x = RunDiscarded{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[16]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1304,7 +1386,7 @@ func (x *RunDiscarded) String() string {
 func (*RunDiscarded) ProtoMessage() {}
 
 func (x *RunDiscarded) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[16]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1317,7 +1399,7 @@ func (x *RunDiscarded) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunDiscarded.ProtoReflect.Descriptor instead.
 func (*RunDiscarded) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{16}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RunDiscarded) GetTaskId() string {
@@ -1363,7 +1445,7 @@ type Call struct {
 
 func (x *Call) Reset() {
 	*x = Call{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[17]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1375,7 +1457,7 @@ func (x *Call) String() string {
 func (*Call) ProtoMessage() {}
 
 func (x *Call) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[17]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1388,7 +1470,7 @@ func (x *Call) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Call.ProtoReflect.Descriptor instead.
 func (*Call) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{17}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Call) GetId() int64 {
@@ -1491,7 +1573,7 @@ type NewGroup struct {
 
 func (x *NewGroup) Reset() {
 	*x = NewGroup{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[18]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1585,7 @@ func (x *NewGroup) String() string {
 func (*NewGroup) ProtoMessage() {}
 
 func (x *NewGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[18]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1598,7 @@ func (x *NewGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NewGroup.ProtoReflect.Descriptor instead.
 func (*NewGroup) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{18}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *NewGroup) GetDescription() string {
@@ -1538,7 +1620,7 @@ type KeepFile struct {
 
 func (x *KeepFile) Reset() {
 	*x = KeepFile{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[19]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1632,7 @@ func (x *KeepFile) String() string {
 func (*KeepFile) ProtoMessage() {}
 
 func (x *KeepFile) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[19]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1645,7 @@ func (x *KeepFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeepFile.ProtoReflect.Descriptor instead.
 func (*KeepFile) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{19}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KeepFile) GetPath() string {
@@ -1584,7 +1666,7 @@ type FetchFile struct {
 
 func (x *FetchFile) Reset() {
 	*x = FetchFile{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[20]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1678,7 @@ func (x *FetchFile) String() string {
 func (*FetchFile) ProtoMessage() {}
 
 func (x *FetchFile) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[20]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1691,7 @@ func (x *FetchFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchFile.ProtoReflect.Descriptor instead.
 func (*FetchFile) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{20}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FetchFile) GetFileId() string {
@@ -1636,7 +1718,7 @@ type CallReply struct {
 
 func (x *CallReply) Reset() {
 	*x = CallReply{}
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[21]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1730,7 @@ func (x *CallReply) String() string {
 func (*CallReply) ProtoMessage() {}
 
 func (x *CallReply) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_executor_v1_worker_proto_msgTypes[21]
+	mi := &file_sluice_executor_v1_worker_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,7 +1743,7 @@ func (x *CallReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallReply.ProtoReflect.Descriptor instead.
 func (*CallReply) Descriptor() ([]byte, []int) {
-	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{21}
+	return file_sluice_executor_v1_worker_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CallReply) GetId() int64 {
@@ -1696,7 +1778,7 @@ var File_sluice_executor_v1_worker_proto protoreflect.FileDescriptor
 
 const file_sluice_executor_v1_worker_proto_rawDesc = "" +
 	"\n" +
-	"\x1fsluice/executor/v1/worker.proto\x12\x12sluice.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19sluice/task/v1/task.proto\"\x99\x04\n" +
+	"\x1fsluice/executor/v1/worker.proto\x12\x12sluice.executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19sluice/task/v1/task.proto\"\xe8\x04\n" +
 	"\vWorkRequest\x127\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1f.sluice.executor.v1.WorkerHelloH\x00R\x05hello\x12:\n" +
 	"\astarted\x18\x02 \x01(\v2\x1e.sluice.executor.v1.RunStartedH\x00R\astarted\x124\n" +
@@ -1706,7 +1788,9 @@ const file_sluice_executor_v1_worker_proto_rawDesc = "" +
 	"\acreated\x18\x06 \x01(\v2\x1e.sluice.executor.v1.RunCreatedH\x00R\acreated\x12.\n" +
 	"\x04call\x18\a \x01(\v2\x18.sluice.executor.v1.CallH\x00R\x04call\x127\n" +
 	"\x05drain\x18\b \x01(\v2\x1f.sluice.executor.v1.WorkerDrainH\x00R\x05drain\x12@\n" +
-	"\tdiscarded\x18\t \x01(\v2 .sluice.executor.v1.RunDiscardedH\x00R\tdiscardedB\t\n" +
+	"\tdiscarded\x18\t \x01(\v2 .sluice.executor.v1.RunDiscardedH\x00R\tdiscarded\x12M\n" +
+	"\x0egroup_progress\x18\n" +
+	" \x01(\v2$.sluice.executor.v1.RunGroupProgressH\x00R\rgroupProgressB\t\n" +
 	"\amessage\"\x9b\x03\n" +
 	"\fWorkResponse\x12=\n" +
 	"\awelcome\x18\x01 \x01(\v2!.sluice.executor.v1.WorkerWelcomeH\x00R\awelcome\x12/\n" +
@@ -1754,7 +1838,11 @@ const file_sluice_executor_v1_worker_proto_rawDesc = "" +
 	"\vRunProgress\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x124\n" +
-	"\bprogress\x18\x03 \x01(\v2\x18.sluice.task.v1.ProgressR\bprogress\"K\n" +
+	"\bprogress\x18\x03 \x01(\v2\x18.sluice.task.v1.ProgressR\bprogress\"|\n" +
+	"\x10RunGroupProgress\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x129\n" +
+	"\bprogress\x18\x03 \x01(\v2\x1d.sluice.task.v1.GroupProgressR\bprogress\"K\n" +
 	"\x06RunLog\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x12\n" +
@@ -1821,7 +1909,7 @@ func file_sluice_executor_v1_worker_proto_rawDescGZIP() []byte {
 	return file_sluice_executor_v1_worker_proto_rawDescData
 }
 
-var file_sluice_executor_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_sluice_executor_v1_worker_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_sluice_executor_v1_worker_proto_goTypes = []any{
 	(*WorkRequest)(nil),         // 0: sluice.executor.v1.WorkRequest
 	(*WorkResponse)(nil),        // 1: sluice.executor.v1.WorkResponse
@@ -1832,67 +1920,71 @@ var file_sluice_executor_v1_worker_proto_goTypes = []any{
 	(*RunStarted)(nil),          // 6: sluice.executor.v1.RunStarted
 	(*RunEnded)(nil),            // 7: sluice.executor.v1.RunEnded
 	(*RunProgress)(nil),         // 8: sluice.executor.v1.RunProgress
-	(*RunLog)(nil),              // 9: sluice.executor.v1.RunLog
-	(*RunCreated)(nil),          // 10: sluice.executor.v1.RunCreated
-	(*WorkerDrain)(nil),         // 11: sluice.executor.v1.WorkerDrain
-	(*StopRun)(nil),             // 12: sluice.executor.v1.StopRun
-	(*Lease)(nil),               // 13: sluice.executor.v1.Lease
-	(*Refusal)(nil),             // 14: sluice.executor.v1.Refusal
-	(*DiscardRun)(nil),          // 15: sluice.executor.v1.DiscardRun
-	(*RunDiscarded)(nil),        // 16: sluice.executor.v1.RunDiscarded
-	(*Call)(nil),                // 17: sluice.executor.v1.Call
-	(*NewGroup)(nil),            // 18: sluice.executor.v1.NewGroup
-	(*KeepFile)(nil),            // 19: sluice.executor.v1.KeepFile
-	(*FetchFile)(nil),           // 20: sluice.executor.v1.FetchFile
-	(*CallReply)(nil),           // 21: sluice.executor.v1.CallReply
-	nil,                         // 22: sluice.executor.v1.WorkerHello.VersionsEntry
-	nil,                         // 23: sluice.executor.v1.RunDiscarded.FailedEntry
-	(*durationpb.Duration)(nil), // 24: google.protobuf.Duration
-	(*v1.Assignment)(nil),       // 25: sluice.task.v1.Assignment
-	(*v1.Outcome)(nil),          // 26: sluice.task.v1.Outcome
-	(*v1.Progress)(nil),         // 27: sluice.task.v1.Progress
-	(*v1.CreatedResource)(nil),  // 28: sluice.task.v1.CreatedResource
-	(*v1.TaskSpec)(nil),         // 29: sluice.task.v1.TaskSpec
+	(*RunGroupProgress)(nil),    // 9: sluice.executor.v1.RunGroupProgress
+	(*RunLog)(nil),              // 10: sluice.executor.v1.RunLog
+	(*RunCreated)(nil),          // 11: sluice.executor.v1.RunCreated
+	(*WorkerDrain)(nil),         // 12: sluice.executor.v1.WorkerDrain
+	(*StopRun)(nil),             // 13: sluice.executor.v1.StopRun
+	(*Lease)(nil),               // 14: sluice.executor.v1.Lease
+	(*Refusal)(nil),             // 15: sluice.executor.v1.Refusal
+	(*DiscardRun)(nil),          // 16: sluice.executor.v1.DiscardRun
+	(*RunDiscarded)(nil),        // 17: sluice.executor.v1.RunDiscarded
+	(*Call)(nil),                // 18: sluice.executor.v1.Call
+	(*NewGroup)(nil),            // 19: sluice.executor.v1.NewGroup
+	(*KeepFile)(nil),            // 20: sluice.executor.v1.KeepFile
+	(*FetchFile)(nil),           // 21: sluice.executor.v1.FetchFile
+	(*CallReply)(nil),           // 22: sluice.executor.v1.CallReply
+	nil,                         // 23: sluice.executor.v1.WorkerHello.VersionsEntry
+	nil,                         // 24: sluice.executor.v1.RunDiscarded.FailedEntry
+	(*durationpb.Duration)(nil), // 25: google.protobuf.Duration
+	(*v1.Assignment)(nil),       // 26: sluice.task.v1.Assignment
+	(*v1.Outcome)(nil),          // 27: sluice.task.v1.Outcome
+	(*v1.Progress)(nil),         // 28: sluice.task.v1.Progress
+	(*v1.GroupProgress)(nil),    // 29: sluice.task.v1.GroupProgress
+	(*v1.CreatedResource)(nil),  // 30: sluice.task.v1.CreatedResource
+	(*v1.TaskSpec)(nil),         // 31: sluice.task.v1.TaskSpec
 }
 var file_sluice_executor_v1_worker_proto_depIdxs = []int32{
 	2,  // 0: sluice.executor.v1.WorkRequest.hello:type_name -> sluice.executor.v1.WorkerHello
 	6,  // 1: sluice.executor.v1.WorkRequest.started:type_name -> sluice.executor.v1.RunStarted
 	7,  // 2: sluice.executor.v1.WorkRequest.ended:type_name -> sluice.executor.v1.RunEnded
 	8,  // 3: sluice.executor.v1.WorkRequest.progress:type_name -> sluice.executor.v1.RunProgress
-	9,  // 4: sluice.executor.v1.WorkRequest.log:type_name -> sluice.executor.v1.RunLog
-	10, // 5: sluice.executor.v1.WorkRequest.created:type_name -> sluice.executor.v1.RunCreated
-	17, // 6: sluice.executor.v1.WorkRequest.call:type_name -> sluice.executor.v1.Call
-	11, // 7: sluice.executor.v1.WorkRequest.drain:type_name -> sluice.executor.v1.WorkerDrain
-	16, // 8: sluice.executor.v1.WorkRequest.discarded:type_name -> sluice.executor.v1.RunDiscarded
-	4,  // 9: sluice.executor.v1.WorkResponse.welcome:type_name -> sluice.executor.v1.WorkerWelcome
-	5,  // 10: sluice.executor.v1.WorkResponse.run:type_name -> sluice.executor.v1.RunTask
-	12, // 11: sluice.executor.v1.WorkResponse.stop:type_name -> sluice.executor.v1.StopRun
-	21, // 12: sluice.executor.v1.WorkResponse.reply:type_name -> sluice.executor.v1.CallReply
-	13, // 13: sluice.executor.v1.WorkResponse.lease:type_name -> sluice.executor.v1.Lease
-	14, // 14: sluice.executor.v1.WorkResponse.refusal:type_name -> sluice.executor.v1.Refusal
-	15, // 15: sluice.executor.v1.WorkResponse.discard:type_name -> sluice.executor.v1.DiscardRun
-	3,  // 16: sluice.executor.v1.WorkerHello.handlers:type_name -> sluice.executor.v1.TaskHandler
-	22, // 17: sluice.executor.v1.WorkerHello.versions:type_name -> sluice.executor.v1.WorkerHello.VersionsEntry
-	24, // 18: sluice.executor.v1.TaskHandler.timeout:type_name -> google.protobuf.Duration
-	24, // 19: sluice.executor.v1.WorkerWelcome.lease:type_name -> google.protobuf.Duration
-	24, // 20: sluice.executor.v1.WorkerWelcome.cancel_grace:type_name -> google.protobuf.Duration
-	25, // 21: sluice.executor.v1.RunTask.assignment:type_name -> sluice.task.v1.Assignment
-	24, // 22: sluice.executor.v1.RunTask.timeout:type_name -> google.protobuf.Duration
-	26, // 23: sluice.executor.v1.RunEnded.outcome:type_name -> sluice.task.v1.Outcome
-	27, // 24: sluice.executor.v1.RunProgress.progress:type_name -> sluice.task.v1.Progress
-	28, // 25: sluice.executor.v1.RunCreated.created:type_name -> sluice.task.v1.CreatedResource
-	24, // 26: sluice.executor.v1.Lease.valid_for:type_name -> google.protobuf.Duration
-	25, // 27: sluice.executor.v1.DiscardRun.assignment:type_name -> sluice.task.v1.Assignment
-	23, // 28: sluice.executor.v1.RunDiscarded.failed:type_name -> sluice.executor.v1.RunDiscarded.FailedEntry
-	29, // 29: sluice.executor.v1.Call.dispatch:type_name -> sluice.task.v1.TaskSpec
-	18, // 30: sluice.executor.v1.Call.new_group:type_name -> sluice.executor.v1.NewGroup
-	19, // 31: sluice.executor.v1.Call.keep_file:type_name -> sluice.executor.v1.KeepFile
-	20, // 32: sluice.executor.v1.Call.fetch_file:type_name -> sluice.executor.v1.FetchFile
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	10, // 4: sluice.executor.v1.WorkRequest.log:type_name -> sluice.executor.v1.RunLog
+	11, // 5: sluice.executor.v1.WorkRequest.created:type_name -> sluice.executor.v1.RunCreated
+	18, // 6: sluice.executor.v1.WorkRequest.call:type_name -> sluice.executor.v1.Call
+	12, // 7: sluice.executor.v1.WorkRequest.drain:type_name -> sluice.executor.v1.WorkerDrain
+	17, // 8: sluice.executor.v1.WorkRequest.discarded:type_name -> sluice.executor.v1.RunDiscarded
+	9,  // 9: sluice.executor.v1.WorkRequest.group_progress:type_name -> sluice.executor.v1.RunGroupProgress
+	4,  // 10: sluice.executor.v1.WorkResponse.welcome:type_name -> sluice.executor.v1.WorkerWelcome
+	5,  // 11: sluice.executor.v1.WorkResponse.run:type_name -> sluice.executor.v1.RunTask
+	13, // 12: sluice.executor.v1.WorkResponse.stop:type_name -> sluice.executor.v1.StopRun
+	22, // 13: sluice.executor.v1.WorkResponse.reply:type_name -> sluice.executor.v1.CallReply
+	14, // 14: sluice.executor.v1.WorkResponse.lease:type_name -> sluice.executor.v1.Lease
+	15, // 15: sluice.executor.v1.WorkResponse.refusal:type_name -> sluice.executor.v1.Refusal
+	16, // 16: sluice.executor.v1.WorkResponse.discard:type_name -> sluice.executor.v1.DiscardRun
+	3,  // 17: sluice.executor.v1.WorkerHello.handlers:type_name -> sluice.executor.v1.TaskHandler
+	23, // 18: sluice.executor.v1.WorkerHello.versions:type_name -> sluice.executor.v1.WorkerHello.VersionsEntry
+	25, // 19: sluice.executor.v1.TaskHandler.timeout:type_name -> google.protobuf.Duration
+	25, // 20: sluice.executor.v1.WorkerWelcome.lease:type_name -> google.protobuf.Duration
+	25, // 21: sluice.executor.v1.WorkerWelcome.cancel_grace:type_name -> google.protobuf.Duration
+	26, // 22: sluice.executor.v1.RunTask.assignment:type_name -> sluice.task.v1.Assignment
+	25, // 23: sluice.executor.v1.RunTask.timeout:type_name -> google.protobuf.Duration
+	27, // 24: sluice.executor.v1.RunEnded.outcome:type_name -> sluice.task.v1.Outcome
+	28, // 25: sluice.executor.v1.RunProgress.progress:type_name -> sluice.task.v1.Progress
+	29, // 26: sluice.executor.v1.RunGroupProgress.progress:type_name -> sluice.task.v1.GroupProgress
+	30, // 27: sluice.executor.v1.RunCreated.created:type_name -> sluice.task.v1.CreatedResource
+	25, // 28: sluice.executor.v1.Lease.valid_for:type_name -> google.protobuf.Duration
+	26, // 29: sluice.executor.v1.DiscardRun.assignment:type_name -> sluice.task.v1.Assignment
+	24, // 30: sluice.executor.v1.RunDiscarded.failed:type_name -> sluice.executor.v1.RunDiscarded.FailedEntry
+	31, // 31: sluice.executor.v1.Call.dispatch:type_name -> sluice.task.v1.TaskSpec
+	19, // 32: sluice.executor.v1.Call.new_group:type_name -> sluice.executor.v1.NewGroup
+	20, // 33: sluice.executor.v1.Call.keep_file:type_name -> sluice.executor.v1.KeepFile
+	21, // 34: sluice.executor.v1.Call.fetch_file:type_name -> sluice.executor.v1.FetchFile
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_sluice_executor_v1_worker_proto_init() }
@@ -1910,6 +2002,7 @@ func file_sluice_executor_v1_worker_proto_init() {
 		(*WorkRequest_Call)(nil),
 		(*WorkRequest_Drain)(nil),
 		(*WorkRequest_Discarded)(nil),
+		(*WorkRequest_GroupProgress)(nil),
 	}
 	file_sluice_executor_v1_worker_proto_msgTypes[1].OneofWrappers = []any{
 		(*WorkResponse_Welcome)(nil),
@@ -1920,7 +2013,7 @@ func file_sluice_executor_v1_worker_proto_init() {
 		(*WorkResponse_Refusal)(nil),
 		(*WorkResponse_Discard)(nil),
 	}
-	file_sluice_executor_v1_worker_proto_msgTypes[17].OneofWrappers = []any{
+	file_sluice_executor_v1_worker_proto_msgTypes[18].OneofWrappers = []any{
 		(*Call_Dispatch)(nil),
 		(*Call_NewGroup)(nil),
 		(*Call_KeepFile)(nil),
@@ -1932,7 +2025,7 @@ func file_sluice_executor_v1_worker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_executor_v1_worker_proto_rawDesc), len(file_sluice_executor_v1_worker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -26,6 +26,229 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// TaskField is something that tasks can be selected or ordered by.
+type TaskField int32
+
+const (
+	// Not a field.
+	TaskField_TASK_FIELD_UNSPECIFIED TaskField = 0
+	// The id (UUID): EQUAL, IN.
+	TaskField_TASK_FIELD_ID TaskField = 1
+	// The name: EQUAL, NOT_EQUAL, IN, CONTAINS.
+	TaskField_TASK_FIELD_NAME TaskField = 2
+	// The state, as Pulp spells it ("waiting"): EQUAL, NOT_EQUAL, IN.
+	TaskField_TASK_FIELD_STATE TaskField = 3
+	// The correlation id: EQUAL, CONTAINS. CONTAINS with a whole UUID, with or without dashes, is looked up as if it were EQUAL to
+	// either spelling: the history need not be searched.
+	TaskField_TASK_FIELD_CORRELATION_ID TaskField = 4
+	// Times, in RFC 3339: EQUAL, LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, RANGE, IS_NULL.
+	TaskField_TASK_FIELD_CREATED_AT TaskField = 5
+	// As CREATED_AT.
+	TaskField_TASK_FIELD_UPDATED_AT TaskField = 6
+	// As CREATED_AT.
+	TaskField_TASK_FIELD_UNBLOCKED_AT TaskField = 7
+	// As CREATED_AT.
+	TaskField_TASK_FIELD_STARTED_AT TaskField = 8
+	// As CREATED_AT.
+	TaskField_TASK_FIELD_FINISHED_AT TaskField = 9
+	// The task that dispatched it (UUID): EQUAL, IN, IS_NULL.
+	TaskField_TASK_FIELD_PARENT_ID TaskField = 10
+	// A task that it dispatched (UUID): EQUAL. Not to order by.
+	TaskField_TASK_FIELD_CHILD_ID TaskField = 11
+	// Its group (UUID): EQUAL, IN, IS_NULL.
+	TaskField_TASK_FIELD_GROUP_ID TaskField = 12
+	// The incarnation (UUID) of the executor that runs or ran it: EQUAL, IN, IS_NULL.
+	TaskField_TASK_FIELD_INCARNATION TaskField = 13
+	// What it reserves, exclusively or shared: ALL.
+	TaskField_TASK_FIELD_RESOURCES TaskField = 14
+	// What it reserves exclusively: ALL. Not to order by.
+	TaskField_TASK_FIELD_EXCLUSIVE_RESOURCES TaskField = 15
+	// What it shares: ALL. Not to order by.
+	TaskField_TASK_FIELD_SHARED_RESOURCES TaskField = 16
+	// What it has created and completed, by name: EQUAL. Not to order by.
+	TaskField_TASK_FIELD_CREATED_RESOURCES TaskField = 17
+	// Only to order by, as are those below.
+	TaskField_TASK_FIELD_ERROR TaskField = 18
+	// The result.
+	TaskField_TASK_FIELD_RESULT TaskField = 19
+	// Whether it asked to be run at once.
+	TaskField_TASK_FIELD_IMMEDIATE TaskField = 20
+	// Whether it may wait.
+	TaskField_TASK_FIELD_DEFERRED TaskField = 21
+	// What versions it needs.
+	TaskField_TASK_FIELD_VERSIONS TaskField = 22
+)
+
+// Enum value maps for TaskField.
+var (
+	TaskField_name = map[int32]string{
+		0:  "TASK_FIELD_UNSPECIFIED",
+		1:  "TASK_FIELD_ID",
+		2:  "TASK_FIELD_NAME",
+		3:  "TASK_FIELD_STATE",
+		4:  "TASK_FIELD_CORRELATION_ID",
+		5:  "TASK_FIELD_CREATED_AT",
+		6:  "TASK_FIELD_UPDATED_AT",
+		7:  "TASK_FIELD_UNBLOCKED_AT",
+		8:  "TASK_FIELD_STARTED_AT",
+		9:  "TASK_FIELD_FINISHED_AT",
+		10: "TASK_FIELD_PARENT_ID",
+		11: "TASK_FIELD_CHILD_ID",
+		12: "TASK_FIELD_GROUP_ID",
+		13: "TASK_FIELD_INCARNATION",
+		14: "TASK_FIELD_RESOURCES",
+		15: "TASK_FIELD_EXCLUSIVE_RESOURCES",
+		16: "TASK_FIELD_SHARED_RESOURCES",
+		17: "TASK_FIELD_CREATED_RESOURCES",
+		18: "TASK_FIELD_ERROR",
+		19: "TASK_FIELD_RESULT",
+		20: "TASK_FIELD_IMMEDIATE",
+		21: "TASK_FIELD_DEFERRED",
+		22: "TASK_FIELD_VERSIONS",
+	}
+	TaskField_value = map[string]int32{
+		"TASK_FIELD_UNSPECIFIED":         0,
+		"TASK_FIELD_ID":                  1,
+		"TASK_FIELD_NAME":                2,
+		"TASK_FIELD_STATE":               3,
+		"TASK_FIELD_CORRELATION_ID":      4,
+		"TASK_FIELD_CREATED_AT":          5,
+		"TASK_FIELD_UPDATED_AT":          6,
+		"TASK_FIELD_UNBLOCKED_AT":        7,
+		"TASK_FIELD_STARTED_AT":          8,
+		"TASK_FIELD_FINISHED_AT":         9,
+		"TASK_FIELD_PARENT_ID":           10,
+		"TASK_FIELD_CHILD_ID":            11,
+		"TASK_FIELD_GROUP_ID":            12,
+		"TASK_FIELD_INCARNATION":         13,
+		"TASK_FIELD_RESOURCES":           14,
+		"TASK_FIELD_EXCLUSIVE_RESOURCES": 15,
+		"TASK_FIELD_SHARED_RESOURCES":    16,
+		"TASK_FIELD_CREATED_RESOURCES":   17,
+		"TASK_FIELD_ERROR":               18,
+		"TASK_FIELD_RESULT":              19,
+		"TASK_FIELD_IMMEDIATE":           20,
+		"TASK_FIELD_DEFERRED":            21,
+		"TASK_FIELD_VERSIONS":            22,
+	}
+)
+
+func (x TaskField) Enum() *TaskField {
+	p := new(TaskField)
+	*p = x
+	return p
+}
+
+func (x TaskField) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TaskField) Descriptor() protoreflect.EnumDescriptor {
+	return file_sluice_status_v1_status_service_proto_enumTypes[0].Descriptor()
+}
+
+func (TaskField) Type() protoreflect.EnumType {
+	return &file_sluice_status_v1_status_service_proto_enumTypes[0]
+}
+
+func (x TaskField) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TaskField.Descriptor instead.
+func (TaskField) EnumDescriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{0}
+}
+
+// Comparison of a field with values.
+type Comparison int32
+
+const (
+	// Not a comparison.
+	Comparison_COMPARISON_UNSPECIFIED Comparison = 0
+	// The same.
+	Comparison_COMPARISON_EQUAL Comparison = 1
+	// Not the same, or unset.
+	Comparison_COMPARISON_NOT_EQUAL Comparison = 2
+	// The same as one of the values.
+	Comparison_COMPARISON_IN Comparison = 3
+	// The value is a part of it, in the same case.
+	Comparison_COMPARISON_CONTAINS Comparison = 4
+	// Before the value.
+	Comparison_COMPARISON_LESS Comparison = 5
+	// Before the value, or the same.
+	Comparison_COMPARISON_LESS_EQUAL Comparison = 6
+	// After the value.
+	Comparison_COMPARISON_GREATER Comparison = 7
+	// After the value, or the same.
+	Comparison_COMPARISON_GREATER_EQUAL Comparison = 8
+	// Between the first value and the second, both included.
+	Comparison_COMPARISON_RANGE Comparison = 9
+	// Unset if the value is "true", set if it is "false".
+	Comparison_COMPARISON_IS_NULL Comparison = 10
+	// A list that holds all of the values.
+	Comparison_COMPARISON_ALL Comparison = 11
+)
+
+// Enum value maps for Comparison.
+var (
+	Comparison_name = map[int32]string{
+		0:  "COMPARISON_UNSPECIFIED",
+		1:  "COMPARISON_EQUAL",
+		2:  "COMPARISON_NOT_EQUAL",
+		3:  "COMPARISON_IN",
+		4:  "COMPARISON_CONTAINS",
+		5:  "COMPARISON_LESS",
+		6:  "COMPARISON_LESS_EQUAL",
+		7:  "COMPARISON_GREATER",
+		8:  "COMPARISON_GREATER_EQUAL",
+		9:  "COMPARISON_RANGE",
+		10: "COMPARISON_IS_NULL",
+		11: "COMPARISON_ALL",
+	}
+	Comparison_value = map[string]int32{
+		"COMPARISON_UNSPECIFIED":   0,
+		"COMPARISON_EQUAL":         1,
+		"COMPARISON_NOT_EQUAL":     2,
+		"COMPARISON_IN":            3,
+		"COMPARISON_CONTAINS":      4,
+		"COMPARISON_LESS":          5,
+		"COMPARISON_LESS_EQUAL":    6,
+		"COMPARISON_GREATER":       7,
+		"COMPARISON_GREATER_EQUAL": 8,
+		"COMPARISON_RANGE":         9,
+		"COMPARISON_IS_NULL":       10,
+		"COMPARISON_ALL":           11,
+	}
+)
+
+func (x Comparison) Enum() *Comparison {
+	p := new(Comparison)
+	*p = x
+	return p
+}
+
+func (x Comparison) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Comparison) Descriptor() protoreflect.EnumDescriptor {
+	return file_sluice_status_v1_status_service_proto_enumTypes[1].Descriptor()
+}
+
+func (Comparison) Type() protoreflect.EnumType {
+	return &file_sluice_status_v1_status_service_proto_enumTypes[1]
+}
+
+func (x Comparison) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Comparison.Descriptor instead.
+func (Comparison) EnumDescriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{1}
+}
+
 // GetTaskRequest names a task.
 type GetTaskRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -313,12 +536,18 @@ type ListTasksRequest struct {
 	PageToken string `protobuf:"bytes,8,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	// Skip this many; for callers that page by number. At most 1,000,000; not together with page_token.
 	Offset int32 `protobuf:"varint,9,opt,name=offset,proto3" json:"offset,omitempty"`
-	// Also count all that match. Costs a scan of what matches.
+	// Also count all that match: exactly if that is quickly done, see total.
 	Count bool `protobuf:"varint,10,opt,name=count,proto3" json:"count,omitempty"`
 	// Also return what the tasks have told of their work.
 	IncludeReports bool `protobuf:"varint,11,opt,name=include_reports,json=includeReports,proto3" json:"include_reports,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// One more condition, which must match as well; unset: none.
+	Filter *Filter `protobuf:"bytes,12,opt,name=filter,proto3" json:"filter,omitempty"`
+	// The order, at most 8 keys; what they leave open, the newest first. Empty: the newest first. Not together with page_token.
+	Order []*Order `protobuf:"bytes,13,rep,name=order,proto3" json:"order,omitempty"`
+	// Also return which tasks the tasks dispatched.
+	IncludeChildren bool `protobuf:"varint,14,opt,name=include_children,json=includeChildren,proto3" json:"include_children,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *ListTasksRequest) Reset() {
@@ -428,6 +657,314 @@ func (x *ListTasksRequest) GetIncludeReports() bool {
 	return false
 }
 
+func (x *ListTasksRequest) GetFilter() *Filter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *ListTasksRequest) GetOrder() []*Order {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+func (x *ListTasksRequest) GetIncludeChildren() bool {
+	if x != nil {
+		return x.IncludeChildren
+	}
+	return false
+}
+
+// Filter is a condition on tasks, or several of them combined. At most 200 conditions, nested at most 20 deep.
+type Filter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is.
+	//
+	// Types that are valid to be assigned to Node:
+	//
+	//	*Filter_Condition
+	//	*Filter_All
+	//	*Filter_Any
+	//	*Filter_Not
+	Node          isFilter_Node `protobuf_oneof:"node"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Filter) Reset() {
+	*x = Filter{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Filter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Filter) ProtoMessage() {}
+
+func (x *Filter) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Filter.ProtoReflect.Descriptor instead.
+func (*Filter) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Filter) GetNode() isFilter_Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
+func (x *Filter) GetCondition() *Condition {
+	if x != nil {
+		if x, ok := x.Node.(*Filter_Condition); ok {
+			return x.Condition
+		}
+	}
+	return nil
+}
+
+func (x *Filter) GetAll() *FilterList {
+	if x != nil {
+		if x, ok := x.Node.(*Filter_All); ok {
+			return x.All
+		}
+	}
+	return nil
+}
+
+func (x *Filter) GetAny() *FilterList {
+	if x != nil {
+		if x, ok := x.Node.(*Filter_Any); ok {
+			return x.Any
+		}
+	}
+	return nil
+}
+
+func (x *Filter) GetNot() *Filter {
+	if x != nil {
+		if x, ok := x.Node.(*Filter_Not); ok {
+			return x.Not
+		}
+	}
+	return nil
+}
+
+type isFilter_Node interface {
+	isFilter_Node()
+}
+
+type Filter_Condition struct {
+	// One condition.
+	Condition *Condition `protobuf:"bytes,1,opt,name=condition,proto3,oneof"`
+}
+
+type Filter_All struct {
+	// All of these must match. None: everything does.
+	All *FilterList `protobuf:"bytes,2,opt,name=all,proto3,oneof"`
+}
+
+type Filter_Any struct {
+	// One of these must match at least. None: nothing does.
+	Any *FilterList `protobuf:"bytes,3,opt,name=any,proto3,oneof"`
+}
+
+type Filter_Not struct {
+	// This must not match.
+	Not *Filter `protobuf:"bytes,4,opt,name=not,proto3,oneof"`
+}
+
+func (*Filter_Condition) isFilter_Node() {}
+
+func (*Filter_All) isFilter_Node() {}
+
+func (*Filter_Any) isFilter_Node() {}
+
+func (*Filter_Not) isFilter_Node() {}
+
+// FilterList is a list of filters.
+type FilterList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The filters.
+	Filters       []*Filter `protobuf:"bytes,1,rep,name=filters,proto3" json:"filters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FilterList) Reset() {
+	*x = FilterList{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FilterList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FilterList) ProtoMessage() {}
+
+func (x *FilterList) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FilterList.ProtoReflect.Descriptor instead.
+func (*FilterList) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FilterList) GetFilters() []*Filter {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+// Condition compares one field of a task with values. A field that is unset matches only COMPARISON_IS_NULL with "true" and
+// COMPARISON_NOT_EQUAL.
+type Condition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which field. Required.
+	Field TaskField `protobuf:"varint,1,opt,name=field,proto3,enum=sluice.status.v1.TaskField" json:"field,omitempty"`
+	// How it is compared. Required. Which comparisons a field has stands with TaskField.
+	Comparison Comparison `protobuf:"varint,2,opt,name=comparison,proto3,enum=sluice.status.v1.Comparison" json:"comparison,omitempty"`
+	// What it is compared with: at most 1,000 values of at most 1,024 bytes. One, unless the comparison says otherwise.
+	Values        []string `protobuf:"bytes,3,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Condition) Reset() {
+	*x = Condition{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condition) ProtoMessage() {}
+
+func (x *Condition) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condition.ProtoReflect.Descriptor instead.
+func (*Condition) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Condition) GetField() TaskField {
+	if x != nil {
+		return x.Field
+	}
+	return TaskField_TASK_FIELD_UNSPECIFIED
+}
+
+func (x *Condition) GetComparison() Comparison {
+	if x != nil {
+		return x.Comparison
+	}
+	return Comparison_COMPARISON_UNSPECIFIED
+}
+
+func (x *Condition) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
+// Order is one key that tasks are ordered by.
+type Order struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which field. Required.
+	Field TaskField `protobuf:"varint,1,opt,name=field,proto3,enum=sluice.status.v1.TaskField" json:"field,omitempty"`
+	// The greatest first.
+	Descending    bool `protobuf:"varint,2,opt,name=descending,proto3" json:"descending,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Order) Reset() {
+	*x = Order{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Order) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Order) ProtoMessage() {}
+
+func (x *Order) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Order.ProtoReflect.Descriptor instead.
+func (*Order) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Order) GetField() TaskField {
+	if x != nil {
+		return x.Field
+	}
+	return TaskField_TASK_FIELD_UNSPECIFIED
+}
+
+func (x *Order) GetDescending() bool {
+	if x != nil {
+		return x.Descending
+	}
+	return false
+}
+
 // ListTasksResponse is one page.
 type ListTasksResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -435,17 +972,24 @@ type ListTasksResponse struct {
 	Tasks []*v1.Task `protobuf:"bytes,1,rep,name=tasks,proto3" json:"tasks,omitempty"`
 	// Where to go on; empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
-	// How many match in all, if count was set.
+	// How many match in all, if count was set. Exact up to 10,000 if they are found within a quarter of a second; otherwise what the
+	// database's statistics say, but never less than was found.
 	Total int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
 	// What the tasks have told of their work, by task id, if include_reports was set: of those that have told anything.
-	Reports       map[string]*TaskReport `protobuf:"bytes,4,rep,name=reports,proto3" json:"reports,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Reports map[string]*TaskReport `protobuf:"bytes,4,rep,name=reports,proto3" json:"reports,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The total is an estimate.
+	TotalEstimated bool `protobuf:"varint,5,opt,name=total_estimated,json=totalEstimated,proto3" json:"total_estimated,omitempty"`
+	// UUIDs of the tasks that the tasks dispatched, by task id, if include_children was set: the oldest first, of each task at most 100.
+	Children map[string]*TaskIds `protobuf:"bytes,6,rep,name=children,proto3" json:"children,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// There are more after this page.
+	More          bool `protobuf:"varint,7,opt,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListTasksResponse) Reset() {
 	*x = ListTasksResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[5]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +1001,7 @@ func (x *ListTasksResponse) String() string {
 func (*ListTasksResponse) ProtoMessage() {}
 
 func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[5]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +1014,7 @@ func (x *ListTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTasksResponse.ProtoReflect.Descriptor instead.
 func (*ListTasksResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{5}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListTasksResponse) GetTasks() []*v1.Task {
@@ -501,6 +1045,852 @@ func (x *ListTasksResponse) GetReports() map[string]*TaskReport {
 	return nil
 }
 
+func (x *ListTasksResponse) GetTotalEstimated() bool {
+	if x != nil {
+		return x.TotalEstimated
+	}
+	return false
+}
+
+func (x *ListTasksResponse) GetChildren() map[string]*TaskIds {
+	if x != nil {
+		return x.Children
+	}
+	return nil
+}
+
+func (x *ListTasksResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+// TaskIds is a list of tasks.
+type TaskIds struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUIDs.
+	Ids           []string `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskIds) Reset() {
+	*x = TaskIds{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskIds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskIds) ProtoMessage() {}
+
+func (x *TaskIds) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskIds.ProtoReflect.Descriptor instead.
+func (*TaskIds) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TaskIds) GetIds() []string {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+// AwaitTasksRequest selects tasks.
+type AwaitTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which tasks; unset means all.
+	Filter *Filter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// How long to wait at most. 0 to 5 minutes; unset means 1 minute. The call's own deadline also ends it.
+	Timeout       *durationpb.Duration `protobuf:"bytes,2,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitTasksRequest) Reset() {
+	*x = AwaitTasksRequest{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitTasksRequest) ProtoMessage() {}
+
+func (x *AwaitTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitTasksRequest.ProtoReflect.Descriptor instead.
+func (*AwaitTasksRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *AwaitTasksRequest) GetFilter() *Filter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *AwaitTasksRequest) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+// AwaitTasksResponse tells what became of them.
+type AwaitTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All tasks that matched when the call was made are final.
+	Done bool `protobuf:"varint,1,opt,name=done,proto3" json:"done,omitempty"`
+	// How many were not final when the call was made. At most 100,000 are waited for.
+	Matched int64 `protobuf:"varint,2,opt,name=matched,proto3" json:"matched,omitempty"`
+	// How many of them are still not final.
+	Remaining int64 `protobuf:"varint,3,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	// Those that are still not final, the oldest first, at most 100. Without results.
+	Tasks         []*v1.Task `protobuf:"bytes,4,rep,name=tasks,proto3" json:"tasks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AwaitTasksResponse) Reset() {
+	*x = AwaitTasksResponse{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AwaitTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AwaitTasksResponse) ProtoMessage() {}
+
+func (x *AwaitTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AwaitTasksResponse.ProtoReflect.Descriptor instead.
+func (*AwaitTasksResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AwaitTasksResponse) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
+}
+
+func (x *AwaitTasksResponse) GetMatched() int64 {
+	if x != nil {
+		return x.Matched
+	}
+	return 0
+}
+
+func (x *AwaitTasksResponse) GetRemaining() int64 {
+	if x != nil {
+		return x.Remaining
+	}
+	return 0
+}
+
+func (x *AwaitTasksResponse) GetTasks() []*v1.Task {
+	if x != nil {
+		return x.Tasks
+	}
+	return nil
+}
+
+// WatchTasksRequest selects tasks.
+type WatchTasksRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which tasks; unset means all.
+	Filter *Filter `protobuf:"bytes,1,opt,name=filter,proto3" json:"filter,omitempty"`
+	// Where to go on: the resume of the last change that was received. Opaque, at most 255 bytes. Empty: from now on.
+	Resume string `protobuf:"bytes,2,opt,name=resume,proto3" json:"resume,omitempty"`
+	// Tell first of all tasks that match and are not final, as they are now. At most 10,000.
+	IncludeCurrent bool `protobuf:"varint,3,opt,name=include_current,json=includeCurrent,proto3" json:"include_current,omitempty"`
+	// Also tell what the tasks have told of their work, whenever that changes; for at most 100 tasks, so the filter must name them by
+	// id.
+	IncludeReports bool `protobuf:"varint,4,opt,name=include_reports,json=includeReports,proto3" json:"include_reports,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *WatchTasksRequest) Reset() {
+	*x = WatchTasksRequest{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTasksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTasksRequest) ProtoMessage() {}
+
+func (x *WatchTasksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTasksRequest.ProtoReflect.Descriptor instead.
+func (*WatchTasksRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *WatchTasksRequest) GetFilter() *Filter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+func (x *WatchTasksRequest) GetResume() string {
+	if x != nil {
+		return x.Resume
+	}
+	return ""
+}
+
+func (x *WatchTasksRequest) GetIncludeCurrent() bool {
+	if x != nil {
+		return x.IncludeCurrent
+	}
+	return false
+}
+
+func (x *WatchTasksRequest) GetIncludeReports() bool {
+	if x != nil {
+		return x.IncludeReports
+	}
+	return false
+}
+
+// WatchTasksResponse is one change, or a sign of life.
+type WatchTasksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The task as it is now; unset in a sign of life, which is sent each 15 seconds, and at once when the watch has begun.
+	Task *v1.Task `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	// What it has told of its work, if include_reports was set.
+	Report *TaskReport `protobuf:"bytes,2,opt,name=report,proto3" json:"report,omitempty"`
+	// Where to go on after this.
+	Resume string `protobuf:"bytes,3,opt,name=resume,proto3" json:"resume,omitempty"`
+	// Changes between the resume of the request and this may be missing: read the list again.
+	Reset_        bool `protobuf:"varint,4,opt,name=reset,proto3" json:"reset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchTasksResponse) Reset() {
+	*x = WatchTasksResponse{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchTasksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchTasksResponse) ProtoMessage() {}
+
+func (x *WatchTasksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchTasksResponse.ProtoReflect.Descriptor instead.
+func (*WatchTasksResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *WatchTasksResponse) GetTask() *v1.Task {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+func (x *WatchTasksResponse) GetReport() *TaskReport {
+	if x != nil {
+		return x.Report
+	}
+	return nil
+}
+
+func (x *WatchTasksResponse) GetResume() string {
+	if x != nil {
+		return x.Resume
+	}
+	return ""
+}
+
+func (x *WatchTasksResponse) GetReset_() bool {
+	if x != nil {
+		return x.Reset_
+	}
+	return false
+}
+
+// ListTaskGroupsRequest asks for a page of groups.
+type ListTaskGroupsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many. 0 means 100, at most 1,000.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Skip this many. At most 1,000,000.
+	Offset        int32 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTaskGroupsRequest) Reset() {
+	*x = ListTaskGroupsRequest{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTaskGroupsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTaskGroupsRequest) ProtoMessage() {}
+
+func (x *ListTaskGroupsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTaskGroupsRequest.ProtoReflect.Descriptor instead.
+func (*ListTaskGroupsRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListTaskGroupsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListTaskGroupsRequest) GetOffset() int32 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// ListTaskGroupsResponse is one page.
+type ListTaskGroupsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The groups, the newest first.
+	Groups []*GetTaskGroupResponse `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	// How many there are in all.
+	Total         int64 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTaskGroupsResponse) Reset() {
+	*x = ListTaskGroupsResponse{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTaskGroupsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTaskGroupsResponse) ProtoMessage() {}
+
+func (x *ListTaskGroupsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTaskGroupsResponse.ProtoReflect.Descriptor instead.
+func (*ListTaskGroupsResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListTaskGroupsResponse) GetGroups() []*GetTaskGroupResponse {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *ListTaskGroupsResponse) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+// PutTaskArtifactRequest is a diagnostic of a run.
+type PutTaskArtifactRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task. Required.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// Number of the claim; an older one than stored is ignored.
+	Claim int64 `protobuf:"varint,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// What it is, for example "memory_profile": 1 to 64 letters, digits, "-", "_" and ".". At most 16 names of one task are kept.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Its media type, at most 255 bytes; empty means text/plain; charset=utf-8.
+	ContentType string `protobuf:"bytes,4,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// The content, at most 4 MiB.
+	Data          []byte `protobuf:"bytes,5,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTaskArtifactRequest) Reset() {
+	*x = PutTaskArtifactRequest{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTaskArtifactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTaskArtifactRequest) ProtoMessage() {}
+
+func (x *PutTaskArtifactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTaskArtifactRequest.ProtoReflect.Descriptor instead.
+func (*PutTaskArtifactRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PutTaskArtifactRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *PutTaskArtifactRequest) GetClaim() int64 {
+	if x != nil {
+		return x.Claim
+	}
+	return 0
+}
+
+func (x *PutTaskArtifactRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PutTaskArtifactRequest) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *PutTaskArtifactRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+// PutTaskArtifactResponse says that it is stored.
+type PutTaskArtifactResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTaskArtifactResponse) Reset() {
+	*x = PutTaskArtifactResponse{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTaskArtifactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTaskArtifactResponse) ProtoMessage() {}
+
+func (x *PutTaskArtifactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTaskArtifactResponse.ProtoReflect.Descriptor instead.
+func (*PutTaskArtifactResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{18}
+}
+
+// ListTaskArtifactsRequest names a task.
+type ListTaskArtifactsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task. Required.
+	TaskId        string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTaskArtifactsRequest) Reset() {
+	*x = ListTaskArtifactsRequest{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTaskArtifactsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTaskArtifactsRequest) ProtoMessage() {}
+
+func (x *ListTaskArtifactsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTaskArtifactsRequest.ProtoReflect.Descriptor instead.
+func (*ListTaskArtifactsRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListTaskArtifactsRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+// ListTaskArtifactsResponse names its diagnostics.
+type ListTaskArtifactsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The diagnostics, by name.
+	Artifacts     []*TaskArtifact `protobuf:"bytes,1,rep,name=artifacts,proto3" json:"artifacts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTaskArtifactsResponse) Reset() {
+	*x = ListTaskArtifactsResponse{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTaskArtifactsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTaskArtifactsResponse) ProtoMessage() {}
+
+func (x *ListTaskArtifactsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTaskArtifactsResponse.ProtoReflect.Descriptor instead.
+func (*ListTaskArtifactsResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListTaskArtifactsResponse) GetArtifacts() []*TaskArtifact {
+	if x != nil {
+		return x.Artifacts
+	}
+	return nil
+}
+
+// TaskArtifact is a diagnostic of a task.
+type TaskArtifact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Whoever has it may read the diagnostic: it goes into links that are opened without credentials.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// Its length in bytes.
+	Size          int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskArtifact) Reset() {
+	*x = TaskArtifact{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskArtifact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskArtifact) ProtoMessage() {}
+
+func (x *TaskArtifact) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskArtifact.ProtoReflect.Descriptor instead.
+func (*TaskArtifact) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *TaskArtifact) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TaskArtifact) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *TaskArtifact) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+// GetTaskArtifactRequest names a diagnostic.
+type GetTaskArtifactRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task. Required.
+	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// What it is. Required.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Its key. Required.
+	Key           string `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTaskArtifactRequest) Reset() {
+	*x = GetTaskArtifactRequest{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTaskArtifactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTaskArtifactRequest) ProtoMessage() {}
+
+func (x *GetTaskArtifactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTaskArtifactRequest.ProtoReflect.Descriptor instead.
+func (*GetTaskArtifactRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *GetTaskArtifactRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+func (x *GetTaskArtifactRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetTaskArtifactRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+// GetTaskArtifactResponse holds a diagnostic.
+type GetTaskArtifactResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its media type.
+	ContentType string `protobuf:"bytes,1,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	// The content.
+	Data          []byte `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTaskArtifactResponse) Reset() {
+	*x = GetTaskArtifactResponse{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTaskArtifactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTaskArtifactResponse) ProtoMessage() {}
+
+func (x *GetTaskArtifactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTaskArtifactResponse.ProtoReflect.Descriptor instead.
+func (*GetTaskArtifactResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *GetTaskArtifactResponse) GetContentType() string {
+	if x != nil {
+		return x.ContentType
+	}
+	return ""
+}
+
+func (x *GetTaskArtifactResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 // WaitTasksRequest names tasks.
 type WaitTasksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -514,7 +1904,7 @@ type WaitTasksRequest struct {
 
 func (x *WaitTasksRequest) Reset() {
 	*x = WaitTasksRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[6]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +1916,7 @@ func (x *WaitTasksRequest) String() string {
 func (*WaitTasksRequest) ProtoMessage() {}
 
 func (x *WaitTasksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[6]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +1929,7 @@ func (x *WaitTasksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitTasksRequest.ProtoReflect.Descriptor instead.
 func (*WaitTasksRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{6}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WaitTasksRequest) GetTaskIds() []string {
@@ -570,7 +1960,7 @@ type WaitTasksResponse struct {
 
 func (x *WaitTasksResponse) Reset() {
 	*x = WaitTasksResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[7]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +1972,7 @@ func (x *WaitTasksResponse) String() string {
 func (*WaitTasksResponse) ProtoMessage() {}
 
 func (x *WaitTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[7]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +1985,7 @@ func (x *WaitTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitTasksResponse.ProtoReflect.Descriptor instead.
 func (*WaitTasksResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{7}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WaitTasksResponse) GetTasks() []*v1.Task {
@@ -623,7 +2013,7 @@ type WatchTaskRequest struct {
 
 func (x *WatchTaskRequest) Reset() {
 	*x = WatchTaskRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[8]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +2025,7 @@ func (x *WatchTaskRequest) String() string {
 func (*WatchTaskRequest) ProtoMessage() {}
 
 func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[8]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +2038,7 @@ func (x *WatchTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTaskRequest.ProtoReflect.Descriptor instead.
 func (*WatchTaskRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{8}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WatchTaskRequest) GetTaskId() string {
@@ -669,7 +2059,7 @@ type WatchTaskResponse struct {
 
 func (x *WatchTaskResponse) Reset() {
 	*x = WatchTaskResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[9]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +2071,7 @@ func (x *WatchTaskResponse) String() string {
 func (*WatchTaskResponse) ProtoMessage() {}
 
 func (x *WatchTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[9]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +2084,7 @@ func (x *WatchTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTaskResponse.ProtoReflect.Descriptor instead.
 func (*WatchTaskResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{9}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WatchTaskResponse) GetTask() *v1.Task {
@@ -715,7 +2105,7 @@ type GetTaskGroupRequest struct {
 
 func (x *GetTaskGroupRequest) Reset() {
 	*x = GetTaskGroupRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[10]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +2117,7 @@ func (x *GetTaskGroupRequest) String() string {
 func (*GetTaskGroupRequest) ProtoMessage() {}
 
 func (x *GetTaskGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[10]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +2130,7 @@ func (x *GetTaskGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskGroupRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskGroupRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{10}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetTaskGroupRequest) GetGroupId() string {
@@ -760,14 +2150,16 @@ type GetTaskGroupResponse struct {
 	// When it was made.
 	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Members by state.
-	Counts        []*StateCount `protobuf:"bytes,4,rep,name=counts,proto3" json:"counts,omitempty"`
+	Counts []*StateCount `protobuf:"bytes,4,rep,name=counts,proto3" json:"counts,omitempty"`
+	// How far the parts of its work are, in the order in which they were first reported.
+	Progress      []*v1.GroupProgress `protobuf:"bytes,5,rep,name=progress,proto3" json:"progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetTaskGroupResponse) Reset() {
 	*x = GetTaskGroupResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[11]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +2171,7 @@ func (x *GetTaskGroupResponse) String() string {
 func (*GetTaskGroupResponse) ProtoMessage() {}
 
 func (x *GetTaskGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[11]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +2184,7 @@ func (x *GetTaskGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskGroupResponse.ProtoReflect.Descriptor instead.
 func (*GetTaskGroupResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{11}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetTaskGroupResponse) GetId() string {
@@ -823,6 +2215,13 @@ func (x *GetTaskGroupResponse) GetCounts() []*StateCount {
 	return nil
 }
 
+func (x *GetTaskGroupResponse) GetProgress() []*v1.GroupProgress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
 // StateCount is a number of tasks in one state.
 type StateCount struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -836,7 +2235,7 @@ type StateCount struct {
 
 func (x *StateCount) Reset() {
 	*x = StateCount{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[12]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +2247,7 @@ func (x *StateCount) String() string {
 func (*StateCount) ProtoMessage() {}
 
 func (x *StateCount) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[12]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +2260,7 @@ func (x *StateCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateCount.ProtoReflect.Descriptor instead.
 func (*StateCount) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{12}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StateCount) GetState() v1.State {
@@ -889,7 +2288,7 @@ type GetTaskLogRequest struct {
 
 func (x *GetTaskLogRequest) Reset() {
 	*x = GetTaskLogRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[13]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +2300,7 @@ func (x *GetTaskLogRequest) String() string {
 func (*GetTaskLogRequest) ProtoMessage() {}
 
 func (x *GetTaskLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[13]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +2313,7 @@ func (x *GetTaskLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskLogRequest.ProtoReflect.Descriptor instead.
 func (*GetTaskLogRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{13}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *GetTaskLogRequest) GetTaskId() string {
@@ -937,7 +2336,7 @@ type GetTaskLogResponse struct {
 
 func (x *GetTaskLogResponse) Reset() {
 	*x = GetTaskLogResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[14]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -949,7 +2348,7 @@ func (x *GetTaskLogResponse) String() string {
 func (*GetTaskLogResponse) ProtoMessage() {}
 
 func (x *GetTaskLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[14]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -962,7 +2361,7 @@ func (x *GetTaskLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskLogResponse.ProtoReflect.Descriptor instead.
 func (*GetTaskLogResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{14}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GetTaskLogResponse) GetText() string {
@@ -996,7 +2395,7 @@ type PutTaskLogRequest struct {
 
 func (x *PutTaskLogRequest) Reset() {
 	*x = PutTaskLogRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[15]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +2407,7 @@ func (x *PutTaskLogRequest) String() string {
 func (*PutTaskLogRequest) ProtoMessage() {}
 
 func (x *PutTaskLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[15]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +2420,7 @@ func (x *PutTaskLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskLogRequest.ProtoReflect.Descriptor instead.
 func (*PutTaskLogRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{15}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PutTaskLogRequest) GetTaskId() string {
@@ -1061,7 +2460,7 @@ type PutTaskLogResponse struct {
 
 func (x *PutTaskLogResponse) Reset() {
 	*x = PutTaskLogResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[16]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +2472,7 @@ func (x *PutTaskLogResponse) String() string {
 func (*PutTaskLogResponse) ProtoMessage() {}
 
 func (x *PutTaskLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[16]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +2485,7 @@ func (x *PutTaskLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskLogResponse.ProtoReflect.Descriptor instead.
 func (*PutTaskLogResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{16}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{34}
 }
 
 // PutTaskReportRequest is the whole report of one run.
@@ -1101,14 +2500,17 @@ type PutTaskReportRequest struct {
 	// All that the run made, at most 1,000. It is added to what earlier attempts made.
 	Created []*v1.CreatedResource `protobuf:"bytes,4,rep,name=created,proto3" json:"created,omitempty"`
 	// Names of what was made and has been deleted again, at most 1,000.
-	Discarded     []string `protobuf:"bytes,5,rep,name=discarded,proto3" json:"discarded,omitempty"`
+	Discarded []string `protobuf:"bytes,5,rep,name=discarded,proto3" json:"discarded,omitempty"`
+	// What the run has added to the progress of its group, since it began: at most 100 parts. What it had added before by what is stored,
+	// and what an earlier attempt had, is taken off the group's progress, and this is put on.
+	GroupProgress []*v1.GroupProgress `protobuf:"bytes,6,rep,name=group_progress,json=groupProgress,proto3" json:"group_progress,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutTaskReportRequest) Reset() {
 	*x = PutTaskReportRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[17]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +2522,7 @@ func (x *PutTaskReportRequest) String() string {
 func (*PutTaskReportRequest) ProtoMessage() {}
 
 func (x *PutTaskReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[17]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +2535,7 @@ func (x *PutTaskReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskReportRequest.ProtoReflect.Descriptor instead.
 func (*PutTaskReportRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{17}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PutTaskReportRequest) GetTaskId() string {
@@ -1171,6 +2573,13 @@ func (x *PutTaskReportRequest) GetDiscarded() []string {
 	return nil
 }
 
+func (x *PutTaskReportRequest) GetGroupProgress() []*v1.GroupProgress {
+	if x != nil {
+		return x.GroupProgress
+	}
+	return nil
+}
+
 // PutTaskReportResponse says that the report is stored.
 type PutTaskReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1180,7 +2589,7 @@ type PutTaskReportResponse struct {
 
 func (x *PutTaskReportResponse) Reset() {
 	*x = PutTaskReportResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[18]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +2601,7 @@ func (x *PutTaskReportResponse) String() string {
 func (*PutTaskReportResponse) ProtoMessage() {}
 
 func (x *PutTaskReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[18]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +2614,7 @@ func (x *PutTaskReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskReportResponse.ProtoReflect.Descriptor instead.
 func (*PutTaskReportResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{18}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{36}
 }
 
 // GetStatsRequest selects finished tasks.
@@ -1221,7 +2630,7 @@ type GetStatsRequest struct {
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[19]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +2642,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[19]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +2655,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{19}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GetStatsRequest) GetName() string {
@@ -1274,7 +2683,7 @@ type GetStatsResponse struct {
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[20]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +2695,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[20]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +2708,7 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{20}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetStatsResponse) GetNames() []*NameStats {
@@ -1332,7 +2741,7 @@ type NameStats struct {
 
 func (x *NameStats) Reset() {
 	*x = NameStats{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[21]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +2753,7 @@ func (x *NameStats) String() string {
 func (*NameStats) ProtoMessage() {}
 
 func (x *NameStats) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[21]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +2766,7 @@ func (x *NameStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameStats.ProtoReflect.Descriptor instead.
 func (*NameStats) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{21}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NameStats) GetName() string {
@@ -1426,7 +2835,7 @@ type Percentiles struct {
 
 func (x *Percentiles) Reset() {
 	*x = Percentiles{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[22]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1438,7 +2847,7 @@ func (x *Percentiles) String() string {
 func (*Percentiles) ProtoMessage() {}
 
 func (x *Percentiles) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[22]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1451,7 +2860,7 @@ func (x *Percentiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Percentiles.ProtoReflect.Descriptor instead.
 func (*Percentiles) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{22}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Percentiles) GetP50() float64 {
@@ -1491,7 +2900,7 @@ type GetSystemStatusRequest struct {
 
 func (x *GetSystemStatusRequest) Reset() {
 	*x = GetSystemStatusRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[23]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +2912,7 @@ func (x *GetSystemStatusRequest) String() string {
 func (*GetSystemStatusRequest) ProtoMessage() {}
 
 func (x *GetSystemStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[23]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +2925,7 @@ func (x *GetSystemStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSystemStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetSystemStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{23}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{41}
 }
 
 // GetSystemStatusResponse says how the whole is doing.
@@ -1540,7 +2949,7 @@ type GetSystemStatusResponse struct {
 
 func (x *GetSystemStatusResponse) Reset() {
 	*x = GetSystemStatusResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[24]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +2961,7 @@ func (x *GetSystemStatusResponse) String() string {
 func (*GetSystemStatusResponse) ProtoMessage() {}
 
 func (x *GetSystemStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[24]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +2974,7 @@ func (x *GetSystemStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSystemStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetSystemStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{24}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetSystemStatusResponse) GetVersion() string {
@@ -1633,7 +3042,7 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
 	"\bended_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12/\n" +
-	"\x05error\x18\x06 \x01(\v2\x19.sluice.task.v1.TaskErrorR\x05error\"\xe5\x02\n" +
+	"\x05error\x18\x06 \x01(\v2\x19.sluice.task.v1.TaskErrorR\x05error\"\xf1\x03\n" +
 	"\x10ListTasksRequest\x12-\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x15.sluice.task.v1.StateR\x06states\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
@@ -1647,15 +3056,92 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x06offset\x18\t \x01(\x05R\x06offset\x12\x14\n" +
 	"\x05count\x18\n" +
 	" \x01(\bR\x05count\x12'\n" +
-	"\x0finclude_reports\x18\v \x01(\bR\x0eincludeReports\"\xa3\x02\n" +
+	"\x0finclude_reports\x18\v \x01(\bR\x0eincludeReports\x120\n" +
+	"\x06filter\x18\f \x01(\v2\x18.sluice.status.v1.FilterR\x06filter\x12-\n" +
+	"\x05order\x18\r \x03(\v2\x17.sluice.status.v1.OrderR\x05order\x12)\n" +
+	"\x10include_children\x18\x0e \x01(\bR\x0fincludeChildren\"\xdf\x01\n" +
+	"\x06Filter\x12;\n" +
+	"\tcondition\x18\x01 \x01(\v2\x1b.sluice.status.v1.ConditionH\x00R\tcondition\x120\n" +
+	"\x03all\x18\x02 \x01(\v2\x1c.sluice.status.v1.FilterListH\x00R\x03all\x120\n" +
+	"\x03any\x18\x03 \x01(\v2\x1c.sluice.status.v1.FilterListH\x00R\x03any\x12,\n" +
+	"\x03not\x18\x04 \x01(\v2\x18.sluice.status.v1.FilterH\x00R\x03notB\x06\n" +
+	"\x04node\"@\n" +
+	"\n" +
+	"FilterList\x122\n" +
+	"\afilters\x18\x01 \x03(\v2\x18.sluice.status.v1.FilterR\afilters\"\x94\x01\n" +
+	"\tCondition\x121\n" +
+	"\x05field\x18\x01 \x01(\x0e2\x1b.sluice.status.v1.TaskFieldR\x05field\x12<\n" +
+	"\n" +
+	"comparison\x18\x02 \x01(\x0e2\x1c.sluice.status.v1.ComparisonR\n" +
+	"comparison\x12\x16\n" +
+	"\x06values\x18\x03 \x03(\tR\x06values\"Z\n" +
+	"\x05Order\x121\n" +
+	"\x05field\x18\x01 \x01(\x0e2\x1b.sluice.status.v1.TaskFieldR\x05field\x12\x1e\n" +
+	"\n" +
+	"descending\x18\x02 \x01(\bR\n" +
+	"descending\"\x87\x04\n" +
 	"\x11ListTasksResponse\x12*\n" +
 	"\x05tasks\x18\x01 \x03(\v2\x14.sluice.task.v1.TaskR\x05tasks\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n" +
 	"\x05total\x18\x03 \x01(\x03R\x05total\x12J\n" +
-	"\areports\x18\x04 \x03(\v20.sluice.status.v1.ListTasksResponse.ReportsEntryR\areports\x1aX\n" +
+	"\areports\x18\x04 \x03(\v20.sluice.status.v1.ListTasksResponse.ReportsEntryR\areports\x12'\n" +
+	"\x0ftotal_estimated\x18\x05 \x01(\bR\x0etotalEstimated\x12M\n" +
+	"\bchildren\x18\x06 \x03(\v21.sluice.status.v1.ListTasksResponse.ChildrenEntryR\bchildren\x12\x12\n" +
+	"\x04more\x18\a \x01(\bR\x04more\x1aX\n" +
 	"\fReportsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x122\n" +
-	"\x05value\x18\x02 \x01(\v2\x1c.sluice.status.v1.TaskReportR\x05value:\x028\x01\"b\n" +
+	"\x05value\x18\x02 \x01(\v2\x1c.sluice.status.v1.TaskReportR\x05value:\x028\x01\x1aV\n" +
+	"\rChildrenEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12/\n" +
+	"\x05value\x18\x02 \x01(\v2\x19.sluice.status.v1.TaskIdsR\x05value:\x028\x01\"\x1b\n" +
+	"\aTaskIds\x12\x10\n" +
+	"\x03ids\x18\x01 \x03(\tR\x03ids\"z\n" +
+	"\x11AwaitTasksRequest\x120\n" +
+	"\x06filter\x18\x01 \x01(\v2\x18.sluice.status.v1.FilterR\x06filter\x123\n" +
+	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"\x8c\x01\n" +
+	"\x12AwaitTasksResponse\x12\x12\n" +
+	"\x04done\x18\x01 \x01(\bR\x04done\x12\x18\n" +
+	"\amatched\x18\x02 \x01(\x03R\amatched\x12\x1c\n" +
+	"\tremaining\x18\x03 \x01(\x03R\tremaining\x12*\n" +
+	"\x05tasks\x18\x04 \x03(\v2\x14.sluice.task.v1.TaskR\x05tasks\"\xaf\x01\n" +
+	"\x11WatchTasksRequest\x120\n" +
+	"\x06filter\x18\x01 \x01(\v2\x18.sluice.status.v1.FilterR\x06filter\x12\x16\n" +
+	"\x06resume\x18\x02 \x01(\tR\x06resume\x12'\n" +
+	"\x0finclude_current\x18\x03 \x01(\bR\x0eincludeCurrent\x12'\n" +
+	"\x0finclude_reports\x18\x04 \x01(\bR\x0eincludeReports\"\xa2\x01\n" +
+	"\x12WatchTasksResponse\x12(\n" +
+	"\x04task\x18\x01 \x01(\v2\x14.sluice.task.v1.TaskR\x04task\x124\n" +
+	"\x06report\x18\x02 \x01(\v2\x1c.sluice.status.v1.TaskReportR\x06report\x12\x16\n" +
+	"\x06resume\x18\x03 \x01(\tR\x06resume\x12\x14\n" +
+	"\x05reset\x18\x04 \x01(\bR\x05reset\"L\n" +
+	"\x15ListTaskGroupsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\x05R\x06offset\"n\n" +
+	"\x16ListTaskGroupsResponse\x12>\n" +
+	"\x06groups\x18\x01 \x03(\v2&.sluice.status.v1.GetTaskGroupResponseR\x06groups\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x03R\x05total\"\x92\x01\n" +
+	"\x16PutTaskArtifactRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12!\n" +
+	"\fcontent_type\x18\x04 \x01(\tR\vcontentType\x12\x12\n" +
+	"\x04data\x18\x05 \x01(\fR\x04data\"\x19\n" +
+	"\x17PutTaskArtifactResponse\"3\n" +
+	"\x18ListTaskArtifactsRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\"Y\n" +
+	"\x19ListTaskArtifactsResponse\x12<\n" +
+	"\tartifacts\x18\x01 \x03(\v2\x1e.sluice.status.v1.TaskArtifactR\tartifacts\"H\n" +
+	"\fTaskArtifact\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\"W\n" +
+	"\x16GetTaskArtifactRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"P\n" +
+	"\x17GetTaskArtifactResponse\x12!\n" +
+	"\fcontent_type\x18\x01 \x01(\tR\vcontentType\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"b\n" +
 	"\x10WaitTasksRequest\x12\x19\n" +
 	"\btask_ids\x18\x01 \x03(\tR\ataskIds\x123\n" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"S\n" +
@@ -1667,13 +3153,14 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x11WatchTaskResponse\x12(\n" +
 	"\x04task\x18\x01 \x01(\v2\x14.sluice.task.v1.TaskR\x04task\"0\n" +
 	"\x13GetTaskGroupRequest\x12\x19\n" +
-	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"\xb9\x01\n" +
+	"\bgroup_id\x18\x01 \x01(\tR\agroupId\"\xf4\x01\n" +
 	"\x14GetTaskGroupResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x129\n" +
 	"\n" +
 	"created_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x124\n" +
-	"\x06counts\x18\x04 \x03(\v2\x1c.sluice.status.v1.StateCountR\x06counts\"O\n" +
+	"\x06counts\x18\x04 \x03(\v2\x1c.sluice.status.v1.StateCountR\x06counts\x129\n" +
+	"\bprogress\x18\x05 \x03(\v2\x1d.sluice.task.v1.GroupProgressR\bprogress\"O\n" +
 	"\n" +
 	"StateCount\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\x12\x14\n" +
@@ -1688,13 +3175,14 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x1c\n" +
 	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x14\n" +
-	"\x12PutTaskLogResponse\"\xd4\x01\n" +
+	"\x12PutTaskLogResponse\"\x9a\x02\n" +
 	"\x14PutTaskReportRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x124\n" +
 	"\bprogress\x18\x03 \x03(\v2\x18.sluice.task.v1.ProgressR\bprogress\x129\n" +
 	"\acreated\x18\x04 \x03(\v2\x1f.sluice.task.v1.CreatedResourceR\acreated\x12\x1c\n" +
-	"\tdiscarded\x18\x05 \x03(\tR\tdiscarded\"\x17\n" +
+	"\tdiscarded\x18\x05 \x03(\tR\tdiscarded\x12D\n" +
+	"\x0egroup_progress\x18\x06 \x03(\v2\x1d.sluice.task.v1.GroupProgressR\rgroupProgress\"\x17\n" +
 	"\x15PutTaskReportResponse\"V\n" +
 	"\x0fGetStatsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
@@ -1721,18 +3209,66 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x0fscheduler_leads\x18\x03 \x01(\bR\x0eschedulerLeads\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x03R\x05epoch\x120\n" +
 	"\x04live\x18\x05 \x03(\v2\x1c.sluice.status.v1.StateCountR\x04live\x12\x1c\n" +
-	"\texecutors\x18\x06 \x01(\x05R\texecutors2\xbe\a\n" +
+	"\texecutors\x18\x06 \x01(\x05R\texecutors*\xf0\x04\n" +
+	"\tTaskField\x12\x1a\n" +
+	"\x16TASK_FIELD_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rTASK_FIELD_ID\x10\x01\x12\x13\n" +
+	"\x0fTASK_FIELD_NAME\x10\x02\x12\x14\n" +
+	"\x10TASK_FIELD_STATE\x10\x03\x12\x1d\n" +
+	"\x19TASK_FIELD_CORRELATION_ID\x10\x04\x12\x19\n" +
+	"\x15TASK_FIELD_CREATED_AT\x10\x05\x12\x19\n" +
+	"\x15TASK_FIELD_UPDATED_AT\x10\x06\x12\x1b\n" +
+	"\x17TASK_FIELD_UNBLOCKED_AT\x10\a\x12\x19\n" +
+	"\x15TASK_FIELD_STARTED_AT\x10\b\x12\x1a\n" +
+	"\x16TASK_FIELD_FINISHED_AT\x10\t\x12\x18\n" +
+	"\x14TASK_FIELD_PARENT_ID\x10\n" +
+	"\x12\x17\n" +
+	"\x13TASK_FIELD_CHILD_ID\x10\v\x12\x17\n" +
+	"\x13TASK_FIELD_GROUP_ID\x10\f\x12\x1a\n" +
+	"\x16TASK_FIELD_INCARNATION\x10\r\x12\x18\n" +
+	"\x14TASK_FIELD_RESOURCES\x10\x0e\x12\"\n" +
+	"\x1eTASK_FIELD_EXCLUSIVE_RESOURCES\x10\x0f\x12\x1f\n" +
+	"\x1bTASK_FIELD_SHARED_RESOURCES\x10\x10\x12 \n" +
+	"\x1cTASK_FIELD_CREATED_RESOURCES\x10\x11\x12\x14\n" +
+	"\x10TASK_FIELD_ERROR\x10\x12\x12\x15\n" +
+	"\x11TASK_FIELD_RESULT\x10\x13\x12\x18\n" +
+	"\x14TASK_FIELD_IMMEDIATE\x10\x14\x12\x17\n" +
+	"\x13TASK_FIELD_DEFERRED\x10\x15\x12\x17\n" +
+	"\x13TASK_FIELD_VERSIONS\x10\x16*\xac\x02\n" +
+	"\n" +
+	"Comparison\x12\x1a\n" +
+	"\x16COMPARISON_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10COMPARISON_EQUAL\x10\x01\x12\x18\n" +
+	"\x14COMPARISON_NOT_EQUAL\x10\x02\x12\x11\n" +
+	"\rCOMPARISON_IN\x10\x03\x12\x17\n" +
+	"\x13COMPARISON_CONTAINS\x10\x04\x12\x13\n" +
+	"\x0fCOMPARISON_LESS\x10\x05\x12\x19\n" +
+	"\x15COMPARISON_LESS_EQUAL\x10\x06\x12\x16\n" +
+	"\x12COMPARISON_GREATER\x10\a\x12\x1c\n" +
+	"\x18COMPARISON_GREATER_EQUAL\x10\b\x12\x14\n" +
+	"\x10COMPARISON_RANGE\x10\t\x12\x16\n" +
+	"\x12COMPARISON_IS_NULL\x10\n" +
+	"\x12\x12\n" +
+	"\x0eCOMPARISON_ALL\x10\v2\xae\f\n" +
 	"\rStatusService\x12S\n" +
 	"\aGetTask\x12 .sluice.status.v1.GetTaskRequest\x1a!.sluice.status.v1.GetTaskResponse\"\x03\x90\x02\x01\x12Y\n" +
 	"\tListTasks\x12\".sluice.status.v1.ListTasksRequest\x1a#.sluice.status.v1.ListTasksResponse\"\x03\x90\x02\x01\x12Y\n" +
 	"\tWaitTasks\x12\".sluice.status.v1.WaitTasksRequest\x1a#.sluice.status.v1.WaitTasksResponse\"\x03\x90\x02\x01\x12V\n" +
-	"\tWatchTask\x12\".sluice.status.v1.WatchTaskRequest\x1a#.sluice.status.v1.WatchTaskResponse0\x01\x12b\n" +
+	"\tWatchTask\x12\".sluice.status.v1.WatchTaskRequest\x1a#.sluice.status.v1.WatchTaskResponse0\x01\x12\\\n" +
+	"\n" +
+	"AwaitTasks\x12#.sluice.status.v1.AwaitTasksRequest\x1a$.sluice.status.v1.AwaitTasksResponse\"\x03\x90\x02\x01\x12Y\n" +
+	"\n" +
+	"WatchTasks\x12#.sluice.status.v1.WatchTasksRequest\x1a$.sluice.status.v1.WatchTasksResponse0\x01\x12h\n" +
+	"\x0eListTaskGroups\x12'.sluice.status.v1.ListTaskGroupsRequest\x1a(.sluice.status.v1.ListTaskGroupsResponse\"\x03\x90\x02\x01\x12b\n" +
 	"\fGetTaskGroup\x12%.sluice.status.v1.GetTaskGroupRequest\x1a&.sluice.status.v1.GetTaskGroupResponse\"\x03\x90\x02\x01\x12\\\n" +
 	"\n" +
 	"GetTaskLog\x12#.sluice.status.v1.GetTaskLogRequest\x1a$.sluice.status.v1.GetTaskLogResponse\"\x03\x90\x02\x01\x12\\\n" +
 	"\n" +
 	"PutTaskLog\x12#.sluice.status.v1.PutTaskLogRequest\x1a$.sluice.status.v1.PutTaskLogResponse\"\x03\x90\x02\x02\x12e\n" +
-	"\rPutTaskReport\x12&.sluice.status.v1.PutTaskReportRequest\x1a'.sluice.status.v1.PutTaskReportResponse\"\x03\x90\x02\x02\x12V\n" +
+	"\rPutTaskReport\x12&.sluice.status.v1.PutTaskReportRequest\x1a'.sluice.status.v1.PutTaskReportResponse\"\x03\x90\x02\x02\x12k\n" +
+	"\x0fPutTaskArtifact\x12(.sluice.status.v1.PutTaskArtifactRequest\x1a).sluice.status.v1.PutTaskArtifactResponse\"\x03\x90\x02\x02\x12q\n" +
+	"\x11ListTaskArtifacts\x12*.sluice.status.v1.ListTaskArtifactsRequest\x1a+.sluice.status.v1.ListTaskArtifactsResponse\"\x03\x90\x02\x01\x12k\n" +
+	"\x0fGetTaskArtifact\x12(.sluice.status.v1.GetTaskArtifactRequest\x1a).sluice.status.v1.GetTaskArtifactResponse\"\x03\x90\x02\x01\x12V\n" +
 	"\bGetStats\x12!.sluice.status.v1.GetStatsRequest\x1a\".sluice.status.v1.GetStatsResponse\"\x03\x90\x02\x01\x12k\n" +
 	"\x0fGetSystemStatus\x12(.sluice.status.v1.GetSystemStatusRequest\x1a).sluice.status.v1.GetSystemStatusResponse\"\x03\x90\x02\x01BAZ?github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1;statusv1b\x06proto3"
 
@@ -1748,94 +3284,151 @@ func file_sluice_status_v1_status_service_proto_rawDescGZIP() []byte {
 	return file_sluice_status_v1_status_service_proto_rawDescData
 }
 
-var file_sluice_status_v1_status_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_sluice_status_v1_status_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_sluice_status_v1_status_service_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_sluice_status_v1_status_service_proto_goTypes = []any{
-	(*GetTaskRequest)(nil),          // 0: sluice.status.v1.GetTaskRequest
-	(*GetTaskResponse)(nil),         // 1: sluice.status.v1.GetTaskResponse
-	(*TaskReport)(nil),              // 2: sluice.status.v1.TaskReport
-	(*Attempt)(nil),                 // 3: sluice.status.v1.Attempt
-	(*ListTasksRequest)(nil),        // 4: sluice.status.v1.ListTasksRequest
-	(*ListTasksResponse)(nil),       // 5: sluice.status.v1.ListTasksResponse
-	(*WaitTasksRequest)(nil),        // 6: sluice.status.v1.WaitTasksRequest
-	(*WaitTasksResponse)(nil),       // 7: sluice.status.v1.WaitTasksResponse
-	(*WatchTaskRequest)(nil),        // 8: sluice.status.v1.WatchTaskRequest
-	(*WatchTaskResponse)(nil),       // 9: sluice.status.v1.WatchTaskResponse
-	(*GetTaskGroupRequest)(nil),     // 10: sluice.status.v1.GetTaskGroupRequest
-	(*GetTaskGroupResponse)(nil),    // 11: sluice.status.v1.GetTaskGroupResponse
-	(*StateCount)(nil),              // 12: sluice.status.v1.StateCount
-	(*GetTaskLogRequest)(nil),       // 13: sluice.status.v1.GetTaskLogRequest
-	(*GetTaskLogResponse)(nil),      // 14: sluice.status.v1.GetTaskLogResponse
-	(*PutTaskLogRequest)(nil),       // 15: sluice.status.v1.PutTaskLogRequest
-	(*PutTaskLogResponse)(nil),      // 16: sluice.status.v1.PutTaskLogResponse
-	(*PutTaskReportRequest)(nil),    // 17: sluice.status.v1.PutTaskReportRequest
-	(*PutTaskReportResponse)(nil),   // 18: sluice.status.v1.PutTaskReportResponse
-	(*GetStatsRequest)(nil),         // 19: sluice.status.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),        // 20: sluice.status.v1.GetStatsResponse
-	(*NameStats)(nil),               // 21: sluice.status.v1.NameStats
-	(*Percentiles)(nil),             // 22: sluice.status.v1.Percentiles
-	(*GetSystemStatusRequest)(nil),  // 23: sluice.status.v1.GetSystemStatusRequest
-	(*GetSystemStatusResponse)(nil), // 24: sluice.status.v1.GetSystemStatusResponse
-	nil,                             // 25: sluice.status.v1.ListTasksResponse.ReportsEntry
-	(*v1.Task)(nil),                 // 26: sluice.task.v1.Task
-	(*v1.Progress)(nil),             // 27: sluice.task.v1.Progress
-	(*v1.CreatedResource)(nil),      // 28: sluice.task.v1.CreatedResource
-	(*timestamppb.Timestamp)(nil),   // 29: google.protobuf.Timestamp
-	(*v1.TaskError)(nil),            // 30: sluice.task.v1.TaskError
-	(v1.State)(0),                   // 31: sluice.task.v1.State
-	(*durationpb.Duration)(nil),     // 32: google.protobuf.Duration
+	(TaskField)(0),                    // 0: sluice.status.v1.TaskField
+	(Comparison)(0),                   // 1: sluice.status.v1.Comparison
+	(*GetTaskRequest)(nil),            // 2: sluice.status.v1.GetTaskRequest
+	(*GetTaskResponse)(nil),           // 3: sluice.status.v1.GetTaskResponse
+	(*TaskReport)(nil),                // 4: sluice.status.v1.TaskReport
+	(*Attempt)(nil),                   // 5: sluice.status.v1.Attempt
+	(*ListTasksRequest)(nil),          // 6: sluice.status.v1.ListTasksRequest
+	(*Filter)(nil),                    // 7: sluice.status.v1.Filter
+	(*FilterList)(nil),                // 8: sluice.status.v1.FilterList
+	(*Condition)(nil),                 // 9: sluice.status.v1.Condition
+	(*Order)(nil),                     // 10: sluice.status.v1.Order
+	(*ListTasksResponse)(nil),         // 11: sluice.status.v1.ListTasksResponse
+	(*TaskIds)(nil),                   // 12: sluice.status.v1.TaskIds
+	(*AwaitTasksRequest)(nil),         // 13: sluice.status.v1.AwaitTasksRequest
+	(*AwaitTasksResponse)(nil),        // 14: sluice.status.v1.AwaitTasksResponse
+	(*WatchTasksRequest)(nil),         // 15: sluice.status.v1.WatchTasksRequest
+	(*WatchTasksResponse)(nil),        // 16: sluice.status.v1.WatchTasksResponse
+	(*ListTaskGroupsRequest)(nil),     // 17: sluice.status.v1.ListTaskGroupsRequest
+	(*ListTaskGroupsResponse)(nil),    // 18: sluice.status.v1.ListTaskGroupsResponse
+	(*PutTaskArtifactRequest)(nil),    // 19: sluice.status.v1.PutTaskArtifactRequest
+	(*PutTaskArtifactResponse)(nil),   // 20: sluice.status.v1.PutTaskArtifactResponse
+	(*ListTaskArtifactsRequest)(nil),  // 21: sluice.status.v1.ListTaskArtifactsRequest
+	(*ListTaskArtifactsResponse)(nil), // 22: sluice.status.v1.ListTaskArtifactsResponse
+	(*TaskArtifact)(nil),              // 23: sluice.status.v1.TaskArtifact
+	(*GetTaskArtifactRequest)(nil),    // 24: sluice.status.v1.GetTaskArtifactRequest
+	(*GetTaskArtifactResponse)(nil),   // 25: sluice.status.v1.GetTaskArtifactResponse
+	(*WaitTasksRequest)(nil),          // 26: sluice.status.v1.WaitTasksRequest
+	(*WaitTasksResponse)(nil),         // 27: sluice.status.v1.WaitTasksResponse
+	(*WatchTaskRequest)(nil),          // 28: sluice.status.v1.WatchTaskRequest
+	(*WatchTaskResponse)(nil),         // 29: sluice.status.v1.WatchTaskResponse
+	(*GetTaskGroupRequest)(nil),       // 30: sluice.status.v1.GetTaskGroupRequest
+	(*GetTaskGroupResponse)(nil),      // 31: sluice.status.v1.GetTaskGroupResponse
+	(*StateCount)(nil),                // 32: sluice.status.v1.StateCount
+	(*GetTaskLogRequest)(nil),         // 33: sluice.status.v1.GetTaskLogRequest
+	(*GetTaskLogResponse)(nil),        // 34: sluice.status.v1.GetTaskLogResponse
+	(*PutTaskLogRequest)(nil),         // 35: sluice.status.v1.PutTaskLogRequest
+	(*PutTaskLogResponse)(nil),        // 36: sluice.status.v1.PutTaskLogResponse
+	(*PutTaskReportRequest)(nil),      // 37: sluice.status.v1.PutTaskReportRequest
+	(*PutTaskReportResponse)(nil),     // 38: sluice.status.v1.PutTaskReportResponse
+	(*GetStatsRequest)(nil),           // 39: sluice.status.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),          // 40: sluice.status.v1.GetStatsResponse
+	(*NameStats)(nil),                 // 41: sluice.status.v1.NameStats
+	(*Percentiles)(nil),               // 42: sluice.status.v1.Percentiles
+	(*GetSystemStatusRequest)(nil),    // 43: sluice.status.v1.GetSystemStatusRequest
+	(*GetSystemStatusResponse)(nil),   // 44: sluice.status.v1.GetSystemStatusResponse
+	nil,                               // 45: sluice.status.v1.ListTasksResponse.ReportsEntry
+	nil,                               // 46: sluice.status.v1.ListTasksResponse.ChildrenEntry
+	(*v1.Task)(nil),                   // 47: sluice.task.v1.Task
+	(*v1.Progress)(nil),               // 48: sluice.task.v1.Progress
+	(*v1.CreatedResource)(nil),        // 49: sluice.task.v1.CreatedResource
+	(*timestamppb.Timestamp)(nil),     // 50: google.protobuf.Timestamp
+	(*v1.TaskError)(nil),              // 51: sluice.task.v1.TaskError
+	(v1.State)(0),                     // 52: sluice.task.v1.State
+	(*durationpb.Duration)(nil),       // 53: google.protobuf.Duration
+	(*v1.GroupProgress)(nil),          // 54: sluice.task.v1.GroupProgress
 }
 var file_sluice_status_v1_status_service_proto_depIdxs = []int32{
-	26, // 0: sluice.status.v1.GetTaskResponse.task:type_name -> sluice.task.v1.Task
-	2,  // 1: sluice.status.v1.GetTaskResponse.report:type_name -> sluice.status.v1.TaskReport
-	3,  // 2: sluice.status.v1.GetTaskResponse.attempts:type_name -> sluice.status.v1.Attempt
-	27, // 3: sluice.status.v1.TaskReport.progress:type_name -> sluice.task.v1.Progress
-	28, // 4: sluice.status.v1.TaskReport.created:type_name -> sluice.task.v1.CreatedResource
-	29, // 5: sluice.status.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	29, // 6: sluice.status.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
-	30, // 7: sluice.status.v1.Attempt.error:type_name -> sluice.task.v1.TaskError
-	31, // 8: sluice.status.v1.ListTasksRequest.states:type_name -> sluice.task.v1.State
-	26, // 9: sluice.status.v1.ListTasksResponse.tasks:type_name -> sluice.task.v1.Task
-	25, // 10: sluice.status.v1.ListTasksResponse.reports:type_name -> sluice.status.v1.ListTasksResponse.ReportsEntry
-	32, // 11: sluice.status.v1.WaitTasksRequest.timeout:type_name -> google.protobuf.Duration
-	26, // 12: sluice.status.v1.WaitTasksResponse.tasks:type_name -> sluice.task.v1.Task
-	26, // 13: sluice.status.v1.WatchTaskResponse.task:type_name -> sluice.task.v1.Task
-	29, // 14: sluice.status.v1.GetTaskGroupResponse.created_at:type_name -> google.protobuf.Timestamp
-	12, // 15: sluice.status.v1.GetTaskGroupResponse.counts:type_name -> sluice.status.v1.StateCount
-	31, // 16: sluice.status.v1.StateCount.state:type_name -> sluice.task.v1.State
-	27, // 17: sluice.status.v1.PutTaskReportRequest.progress:type_name -> sluice.task.v1.Progress
-	28, // 18: sluice.status.v1.PutTaskReportRequest.created:type_name -> sluice.task.v1.CreatedResource
-	32, // 19: sluice.status.v1.GetStatsRequest.since:type_name -> google.protobuf.Duration
-	21, // 20: sluice.status.v1.GetStatsResponse.names:type_name -> sluice.status.v1.NameStats
-	22, // 21: sluice.status.v1.NameStats.unblock:type_name -> sluice.status.v1.Percentiles
-	22, // 22: sluice.status.v1.NameStats.start:type_name -> sluice.status.v1.Percentiles
-	22, // 23: sluice.status.v1.NameStats.run:type_name -> sluice.status.v1.Percentiles
-	12, // 24: sluice.status.v1.GetSystemStatusResponse.live:type_name -> sluice.status.v1.StateCount
-	2,  // 25: sluice.status.v1.ListTasksResponse.ReportsEntry.value:type_name -> sluice.status.v1.TaskReport
-	0,  // 26: sluice.status.v1.StatusService.GetTask:input_type -> sluice.status.v1.GetTaskRequest
-	4,  // 27: sluice.status.v1.StatusService.ListTasks:input_type -> sluice.status.v1.ListTasksRequest
-	6,  // 28: sluice.status.v1.StatusService.WaitTasks:input_type -> sluice.status.v1.WaitTasksRequest
-	8,  // 29: sluice.status.v1.StatusService.WatchTask:input_type -> sluice.status.v1.WatchTaskRequest
-	10, // 30: sluice.status.v1.StatusService.GetTaskGroup:input_type -> sluice.status.v1.GetTaskGroupRequest
-	13, // 31: sluice.status.v1.StatusService.GetTaskLog:input_type -> sluice.status.v1.GetTaskLogRequest
-	15, // 32: sluice.status.v1.StatusService.PutTaskLog:input_type -> sluice.status.v1.PutTaskLogRequest
-	17, // 33: sluice.status.v1.StatusService.PutTaskReport:input_type -> sluice.status.v1.PutTaskReportRequest
-	19, // 34: sluice.status.v1.StatusService.GetStats:input_type -> sluice.status.v1.GetStatsRequest
-	23, // 35: sluice.status.v1.StatusService.GetSystemStatus:input_type -> sluice.status.v1.GetSystemStatusRequest
-	1,  // 36: sluice.status.v1.StatusService.GetTask:output_type -> sluice.status.v1.GetTaskResponse
-	5,  // 37: sluice.status.v1.StatusService.ListTasks:output_type -> sluice.status.v1.ListTasksResponse
-	7,  // 38: sluice.status.v1.StatusService.WaitTasks:output_type -> sluice.status.v1.WaitTasksResponse
-	9,  // 39: sluice.status.v1.StatusService.WatchTask:output_type -> sluice.status.v1.WatchTaskResponse
-	11, // 40: sluice.status.v1.StatusService.GetTaskGroup:output_type -> sluice.status.v1.GetTaskGroupResponse
-	14, // 41: sluice.status.v1.StatusService.GetTaskLog:output_type -> sluice.status.v1.GetTaskLogResponse
-	16, // 42: sluice.status.v1.StatusService.PutTaskLog:output_type -> sluice.status.v1.PutTaskLogResponse
-	18, // 43: sluice.status.v1.StatusService.PutTaskReport:output_type -> sluice.status.v1.PutTaskReportResponse
-	20, // 44: sluice.status.v1.StatusService.GetStats:output_type -> sluice.status.v1.GetStatsResponse
-	24, // 45: sluice.status.v1.StatusService.GetSystemStatus:output_type -> sluice.status.v1.GetSystemStatusResponse
-	36, // [36:46] is the sub-list for method output_type
-	26, // [26:36] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	47, // 0: sluice.status.v1.GetTaskResponse.task:type_name -> sluice.task.v1.Task
+	4,  // 1: sluice.status.v1.GetTaskResponse.report:type_name -> sluice.status.v1.TaskReport
+	5,  // 2: sluice.status.v1.GetTaskResponse.attempts:type_name -> sluice.status.v1.Attempt
+	48, // 3: sluice.status.v1.TaskReport.progress:type_name -> sluice.task.v1.Progress
+	49, // 4: sluice.status.v1.TaskReport.created:type_name -> sluice.task.v1.CreatedResource
+	50, // 5: sluice.status.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	50, // 6: sluice.status.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	51, // 7: sluice.status.v1.Attempt.error:type_name -> sluice.task.v1.TaskError
+	52, // 8: sluice.status.v1.ListTasksRequest.states:type_name -> sluice.task.v1.State
+	7,  // 9: sluice.status.v1.ListTasksRequest.filter:type_name -> sluice.status.v1.Filter
+	10, // 10: sluice.status.v1.ListTasksRequest.order:type_name -> sluice.status.v1.Order
+	9,  // 11: sluice.status.v1.Filter.condition:type_name -> sluice.status.v1.Condition
+	8,  // 12: sluice.status.v1.Filter.all:type_name -> sluice.status.v1.FilterList
+	8,  // 13: sluice.status.v1.Filter.any:type_name -> sluice.status.v1.FilterList
+	7,  // 14: sluice.status.v1.Filter.not:type_name -> sluice.status.v1.Filter
+	7,  // 15: sluice.status.v1.FilterList.filters:type_name -> sluice.status.v1.Filter
+	0,  // 16: sluice.status.v1.Condition.field:type_name -> sluice.status.v1.TaskField
+	1,  // 17: sluice.status.v1.Condition.comparison:type_name -> sluice.status.v1.Comparison
+	0,  // 18: sluice.status.v1.Order.field:type_name -> sluice.status.v1.TaskField
+	47, // 19: sluice.status.v1.ListTasksResponse.tasks:type_name -> sluice.task.v1.Task
+	45, // 20: sluice.status.v1.ListTasksResponse.reports:type_name -> sluice.status.v1.ListTasksResponse.ReportsEntry
+	46, // 21: sluice.status.v1.ListTasksResponse.children:type_name -> sluice.status.v1.ListTasksResponse.ChildrenEntry
+	7,  // 22: sluice.status.v1.AwaitTasksRequest.filter:type_name -> sluice.status.v1.Filter
+	53, // 23: sluice.status.v1.AwaitTasksRequest.timeout:type_name -> google.protobuf.Duration
+	47, // 24: sluice.status.v1.AwaitTasksResponse.tasks:type_name -> sluice.task.v1.Task
+	7,  // 25: sluice.status.v1.WatchTasksRequest.filter:type_name -> sluice.status.v1.Filter
+	47, // 26: sluice.status.v1.WatchTasksResponse.task:type_name -> sluice.task.v1.Task
+	4,  // 27: sluice.status.v1.WatchTasksResponse.report:type_name -> sluice.status.v1.TaskReport
+	31, // 28: sluice.status.v1.ListTaskGroupsResponse.groups:type_name -> sluice.status.v1.GetTaskGroupResponse
+	23, // 29: sluice.status.v1.ListTaskArtifactsResponse.artifacts:type_name -> sluice.status.v1.TaskArtifact
+	53, // 30: sluice.status.v1.WaitTasksRequest.timeout:type_name -> google.protobuf.Duration
+	47, // 31: sluice.status.v1.WaitTasksResponse.tasks:type_name -> sluice.task.v1.Task
+	47, // 32: sluice.status.v1.WatchTaskResponse.task:type_name -> sluice.task.v1.Task
+	50, // 33: sluice.status.v1.GetTaskGroupResponse.created_at:type_name -> google.protobuf.Timestamp
+	32, // 34: sluice.status.v1.GetTaskGroupResponse.counts:type_name -> sluice.status.v1.StateCount
+	54, // 35: sluice.status.v1.GetTaskGroupResponse.progress:type_name -> sluice.task.v1.GroupProgress
+	52, // 36: sluice.status.v1.StateCount.state:type_name -> sluice.task.v1.State
+	48, // 37: sluice.status.v1.PutTaskReportRequest.progress:type_name -> sluice.task.v1.Progress
+	49, // 38: sluice.status.v1.PutTaskReportRequest.created:type_name -> sluice.task.v1.CreatedResource
+	54, // 39: sluice.status.v1.PutTaskReportRequest.group_progress:type_name -> sluice.task.v1.GroupProgress
+	53, // 40: sluice.status.v1.GetStatsRequest.since:type_name -> google.protobuf.Duration
+	41, // 41: sluice.status.v1.GetStatsResponse.names:type_name -> sluice.status.v1.NameStats
+	42, // 42: sluice.status.v1.NameStats.unblock:type_name -> sluice.status.v1.Percentiles
+	42, // 43: sluice.status.v1.NameStats.start:type_name -> sluice.status.v1.Percentiles
+	42, // 44: sluice.status.v1.NameStats.run:type_name -> sluice.status.v1.Percentiles
+	32, // 45: sluice.status.v1.GetSystemStatusResponse.live:type_name -> sluice.status.v1.StateCount
+	4,  // 46: sluice.status.v1.ListTasksResponse.ReportsEntry.value:type_name -> sluice.status.v1.TaskReport
+	12, // 47: sluice.status.v1.ListTasksResponse.ChildrenEntry.value:type_name -> sluice.status.v1.TaskIds
+	2,  // 48: sluice.status.v1.StatusService.GetTask:input_type -> sluice.status.v1.GetTaskRequest
+	6,  // 49: sluice.status.v1.StatusService.ListTasks:input_type -> sluice.status.v1.ListTasksRequest
+	26, // 50: sluice.status.v1.StatusService.WaitTasks:input_type -> sluice.status.v1.WaitTasksRequest
+	28, // 51: sluice.status.v1.StatusService.WatchTask:input_type -> sluice.status.v1.WatchTaskRequest
+	13, // 52: sluice.status.v1.StatusService.AwaitTasks:input_type -> sluice.status.v1.AwaitTasksRequest
+	15, // 53: sluice.status.v1.StatusService.WatchTasks:input_type -> sluice.status.v1.WatchTasksRequest
+	17, // 54: sluice.status.v1.StatusService.ListTaskGroups:input_type -> sluice.status.v1.ListTaskGroupsRequest
+	30, // 55: sluice.status.v1.StatusService.GetTaskGroup:input_type -> sluice.status.v1.GetTaskGroupRequest
+	33, // 56: sluice.status.v1.StatusService.GetTaskLog:input_type -> sluice.status.v1.GetTaskLogRequest
+	35, // 57: sluice.status.v1.StatusService.PutTaskLog:input_type -> sluice.status.v1.PutTaskLogRequest
+	37, // 58: sluice.status.v1.StatusService.PutTaskReport:input_type -> sluice.status.v1.PutTaskReportRequest
+	19, // 59: sluice.status.v1.StatusService.PutTaskArtifact:input_type -> sluice.status.v1.PutTaskArtifactRequest
+	21, // 60: sluice.status.v1.StatusService.ListTaskArtifacts:input_type -> sluice.status.v1.ListTaskArtifactsRequest
+	24, // 61: sluice.status.v1.StatusService.GetTaskArtifact:input_type -> sluice.status.v1.GetTaskArtifactRequest
+	39, // 62: sluice.status.v1.StatusService.GetStats:input_type -> sluice.status.v1.GetStatsRequest
+	43, // 63: sluice.status.v1.StatusService.GetSystemStatus:input_type -> sluice.status.v1.GetSystemStatusRequest
+	3,  // 64: sluice.status.v1.StatusService.GetTask:output_type -> sluice.status.v1.GetTaskResponse
+	11, // 65: sluice.status.v1.StatusService.ListTasks:output_type -> sluice.status.v1.ListTasksResponse
+	27, // 66: sluice.status.v1.StatusService.WaitTasks:output_type -> sluice.status.v1.WaitTasksResponse
+	29, // 67: sluice.status.v1.StatusService.WatchTask:output_type -> sluice.status.v1.WatchTaskResponse
+	14, // 68: sluice.status.v1.StatusService.AwaitTasks:output_type -> sluice.status.v1.AwaitTasksResponse
+	16, // 69: sluice.status.v1.StatusService.WatchTasks:output_type -> sluice.status.v1.WatchTasksResponse
+	18, // 70: sluice.status.v1.StatusService.ListTaskGroups:output_type -> sluice.status.v1.ListTaskGroupsResponse
+	31, // 71: sluice.status.v1.StatusService.GetTaskGroup:output_type -> sluice.status.v1.GetTaskGroupResponse
+	34, // 72: sluice.status.v1.StatusService.GetTaskLog:output_type -> sluice.status.v1.GetTaskLogResponse
+	36, // 73: sluice.status.v1.StatusService.PutTaskLog:output_type -> sluice.status.v1.PutTaskLogResponse
+	38, // 74: sluice.status.v1.StatusService.PutTaskReport:output_type -> sluice.status.v1.PutTaskReportResponse
+	20, // 75: sluice.status.v1.StatusService.PutTaskArtifact:output_type -> sluice.status.v1.PutTaskArtifactResponse
+	22, // 76: sluice.status.v1.StatusService.ListTaskArtifacts:output_type -> sluice.status.v1.ListTaskArtifactsResponse
+	25, // 77: sluice.status.v1.StatusService.GetTaskArtifact:output_type -> sluice.status.v1.GetTaskArtifactResponse
+	40, // 78: sluice.status.v1.StatusService.GetStats:output_type -> sluice.status.v1.GetStatsResponse
+	44, // 79: sluice.status.v1.StatusService.GetSystemStatus:output_type -> sluice.status.v1.GetSystemStatusResponse
+	64, // [64:80] is the sub-list for method output_type
+	48, // [48:64] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_sluice_status_v1_status_service_proto_init() }
@@ -1843,18 +3436,25 @@ func file_sluice_status_v1_status_service_proto_init() {
 	if File_sluice_status_v1_status_service_proto != nil {
 		return
 	}
+	file_sluice_status_v1_status_service_proto_msgTypes[5].OneofWrappers = []any{
+		(*Filter_Condition)(nil),
+		(*Filter_All)(nil),
+		(*Filter_Any)(nil),
+		(*Filter_Not)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_status_v1_status_service_proto_rawDesc), len(file_sluice_status_v1_status_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   26,
+			NumEnums:      2,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_sluice_status_v1_status_service_proto_goTypes,
 		DependencyIndexes: file_sluice_status_v1_status_service_proto_depIdxs,
+		EnumInfos:         file_sluice_status_v1_status_service_proto_enumTypes,
 		MessageInfos:      file_sluice_status_v1_status_service_proto_msgTypes,
 	}.Build()
 	File_sluice_status_v1_status_service_proto = out.File

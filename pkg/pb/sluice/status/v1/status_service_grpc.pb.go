@@ -21,16 +21,22 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	StatusService_GetTask_FullMethodName         = "/sluice.status.v1.StatusService/GetTask"
-	StatusService_ListTasks_FullMethodName       = "/sluice.status.v1.StatusService/ListTasks"
-	StatusService_WaitTasks_FullMethodName       = "/sluice.status.v1.StatusService/WaitTasks"
-	StatusService_WatchTask_FullMethodName       = "/sluice.status.v1.StatusService/WatchTask"
-	StatusService_GetTaskGroup_FullMethodName    = "/sluice.status.v1.StatusService/GetTaskGroup"
-	StatusService_GetTaskLog_FullMethodName      = "/sluice.status.v1.StatusService/GetTaskLog"
-	StatusService_PutTaskLog_FullMethodName      = "/sluice.status.v1.StatusService/PutTaskLog"
-	StatusService_PutTaskReport_FullMethodName   = "/sluice.status.v1.StatusService/PutTaskReport"
-	StatusService_GetStats_FullMethodName        = "/sluice.status.v1.StatusService/GetStats"
-	StatusService_GetSystemStatus_FullMethodName = "/sluice.status.v1.StatusService/GetSystemStatus"
+	StatusService_GetTask_FullMethodName           = "/sluice.status.v1.StatusService/GetTask"
+	StatusService_ListTasks_FullMethodName         = "/sluice.status.v1.StatusService/ListTasks"
+	StatusService_WaitTasks_FullMethodName         = "/sluice.status.v1.StatusService/WaitTasks"
+	StatusService_WatchTask_FullMethodName         = "/sluice.status.v1.StatusService/WatchTask"
+	StatusService_AwaitTasks_FullMethodName        = "/sluice.status.v1.StatusService/AwaitTasks"
+	StatusService_WatchTasks_FullMethodName        = "/sluice.status.v1.StatusService/WatchTasks"
+	StatusService_ListTaskGroups_FullMethodName    = "/sluice.status.v1.StatusService/ListTaskGroups"
+	StatusService_GetTaskGroup_FullMethodName      = "/sluice.status.v1.StatusService/GetTaskGroup"
+	StatusService_GetTaskLog_FullMethodName        = "/sluice.status.v1.StatusService/GetTaskLog"
+	StatusService_PutTaskLog_FullMethodName        = "/sluice.status.v1.StatusService/PutTaskLog"
+	StatusService_PutTaskReport_FullMethodName     = "/sluice.status.v1.StatusService/PutTaskReport"
+	StatusService_PutTaskArtifact_FullMethodName   = "/sluice.status.v1.StatusService/PutTaskArtifact"
+	StatusService_ListTaskArtifacts_FullMethodName = "/sluice.status.v1.StatusService/ListTaskArtifacts"
+	StatusService_GetTaskArtifact_FullMethodName   = "/sluice.status.v1.StatusService/GetTaskArtifact"
+	StatusService_GetStats_FullMethodName          = "/sluice.status.v1.StatusService/GetStats"
+	StatusService_GetSystemStatus_FullMethodName   = "/sluice.status.v1.StatusService/GetSystemStatus"
 )
 
 // StatusServiceClient is the client API for StatusService service.
@@ -41,12 +47,21 @@ const (
 type StatusServiceClient interface {
 	// GetTask returns one task. Unknown: NOT_FOUND.
 	GetTask(ctx context.Context, in *GetTaskRequest, opts ...grpc.CallOption) (*GetTaskResponse, error)
-	// ListTasks returns tasks, the newest first.
+	// ListTasks returns tasks, the newest first or in the order asked for. A question that would have to search the whole history for
+	// longer than a few seconds is given up: RESOURCE_EXHAUSTED with reason TOO_BROAD; more conditions make it answerable.
 	ListTasks(ctx context.Context, in *ListTasksRequest, opts ...grpc.CallOption) (*ListTasksResponse, error)
 	// WaitTasks returns when all the tasks are final, or when the timeout ends; then not all of them are.
 	WaitTasks(ctx context.Context, in *WaitTasksRequest, opts ...grpc.CallOption) (*WaitTasksResponse, error)
 	// WatchTask streams a task: as it is now, then after each change of state, until it is final.
 	WatchTask(ctx context.Context, in *WatchTaskRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTaskResponse], error)
+	// AwaitTasks returns when all tasks are final that matched when it was called, or when the timeout ends. Tasks that are
+	// dispatched later do not count, so it ends although there are always new ones.
+	AwaitTasks(ctx context.Context, in *AwaitTasksRequest, opts ...grpc.CallOption) (*AwaitTasksResponse, error)
+	// WatchTasks streams the tasks that match, each after a change. A change can be told twice, and of several in quick succession
+	// only the last is told.
+	WatchTasks(ctx context.Context, in *WatchTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTasksResponse], error)
+	// ListTaskGroups returns groups with their members counted by state, the newest first.
+	ListTaskGroups(ctx context.Context, in *ListTaskGroupsRequest, opts ...grpc.CallOption) (*ListTaskGroupsResponse, error)
 	// GetTaskGroup returns a group with its members counted by state.
 	GetTaskGroup(ctx context.Context, in *GetTaskGroupRequest, opts ...grpc.CallOption) (*GetTaskGroupResponse, error)
 	// GetTaskLog returns what a task's process wrote to standard output and standard error.
@@ -56,6 +71,12 @@ type StatusServiceClient interface {
 	// PutTaskReport stores how far a run is and what it made. For executors, who send it at most every half second for each task,
 	// and once more before they report its end.
 	PutTaskReport(ctx context.Context, in *PutTaskReportRequest, opts ...grpc.CallOption) (*PutTaskReportResponse, error)
+	// PutTaskArtifact stores a diagnostic of a run, in place of what was stored under that name before. For executors.
+	PutTaskArtifact(ctx context.Context, in *PutTaskArtifactRequest, opts ...grpc.CallOption) (*PutTaskArtifactResponse, error)
+	// ListTaskArtifacts names the diagnostics of a task.
+	ListTaskArtifacts(ctx context.Context, in *ListTaskArtifactsRequest, opts ...grpc.CallOption) (*ListTaskArtifactsResponse, error)
+	// GetTaskArtifact returns one diagnostic. Unknown, or with another key: NOT_FOUND.
+	GetTaskArtifact(ctx context.Context, in *GetTaskArtifactRequest, opts ...grpc.CallOption) (*GetTaskArtifactResponse, error)
 	// GetStats returns counts, and times of waiting and running of the tasks that finished within a window.
 	GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error)
 	// GetSystemStatus says how the whole is doing.
@@ -119,6 +140,45 @@ func (c *statusServiceClient) WatchTask(ctx context.Context, in *WatchTaskReques
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StatusService_WatchTaskClient = grpc.ServerStreamingClient[WatchTaskResponse]
 
+func (c *statusServiceClient) AwaitTasks(ctx context.Context, in *AwaitTasksRequest, opts ...grpc.CallOption) (*AwaitTasksResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AwaitTasksResponse)
+	err := c.cc.Invoke(ctx, StatusService_AwaitTasks_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *statusServiceClient) WatchTasks(ctx context.Context, in *WatchTasksRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchTasksResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StatusService_ServiceDesc.Streams[1], StatusService_WatchTasks_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchTasksRequest, WatchTasksResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StatusService_WatchTasksClient = grpc.ServerStreamingClient[WatchTasksResponse]
+
+func (c *statusServiceClient) ListTaskGroups(ctx context.Context, in *ListTaskGroupsRequest, opts ...grpc.CallOption) (*ListTaskGroupsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTaskGroupsResponse)
+	err := c.cc.Invoke(ctx, StatusService_ListTaskGroups_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *statusServiceClient) GetTaskGroup(ctx context.Context, in *GetTaskGroupRequest, opts ...grpc.CallOption) (*GetTaskGroupResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetTaskGroupResponse)
@@ -159,6 +219,36 @@ func (c *statusServiceClient) PutTaskReport(ctx context.Context, in *PutTaskRepo
 	return out, nil
 }
 
+func (c *statusServiceClient) PutTaskArtifact(ctx context.Context, in *PutTaskArtifactRequest, opts ...grpc.CallOption) (*PutTaskArtifactResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutTaskArtifactResponse)
+	err := c.cc.Invoke(ctx, StatusService_PutTaskArtifact_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *statusServiceClient) ListTaskArtifacts(ctx context.Context, in *ListTaskArtifactsRequest, opts ...grpc.CallOption) (*ListTaskArtifactsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTaskArtifactsResponse)
+	err := c.cc.Invoke(ctx, StatusService_ListTaskArtifacts_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *statusServiceClient) GetTaskArtifact(ctx context.Context, in *GetTaskArtifactRequest, opts ...grpc.CallOption) (*GetTaskArtifactResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTaskArtifactResponse)
+	err := c.cc.Invoke(ctx, StatusService_GetTaskArtifact_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *statusServiceClient) GetStats(ctx context.Context, in *GetStatsRequest, opts ...grpc.CallOption) (*GetStatsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetStatsResponse)
@@ -187,12 +277,21 @@ func (c *statusServiceClient) GetSystemStatus(ctx context.Context, in *GetSystem
 type StatusServiceServer interface {
 	// GetTask returns one task. Unknown: NOT_FOUND.
 	GetTask(context.Context, *GetTaskRequest) (*GetTaskResponse, error)
-	// ListTasks returns tasks, the newest first.
+	// ListTasks returns tasks, the newest first or in the order asked for. A question that would have to search the whole history for
+	// longer than a few seconds is given up: RESOURCE_EXHAUSTED with reason TOO_BROAD; more conditions make it answerable.
 	ListTasks(context.Context, *ListTasksRequest) (*ListTasksResponse, error)
 	// WaitTasks returns when all the tasks are final, or when the timeout ends; then not all of them are.
 	WaitTasks(context.Context, *WaitTasksRequest) (*WaitTasksResponse, error)
 	// WatchTask streams a task: as it is now, then after each change of state, until it is final.
 	WatchTask(*WatchTaskRequest, grpc.ServerStreamingServer[WatchTaskResponse]) error
+	// AwaitTasks returns when all tasks are final that matched when it was called, or when the timeout ends. Tasks that are
+	// dispatched later do not count, so it ends although there are always new ones.
+	AwaitTasks(context.Context, *AwaitTasksRequest) (*AwaitTasksResponse, error)
+	// WatchTasks streams the tasks that match, each after a change. A change can be told twice, and of several in quick succession
+	// only the last is told.
+	WatchTasks(*WatchTasksRequest, grpc.ServerStreamingServer[WatchTasksResponse]) error
+	// ListTaskGroups returns groups with their members counted by state, the newest first.
+	ListTaskGroups(context.Context, *ListTaskGroupsRequest) (*ListTaskGroupsResponse, error)
 	// GetTaskGroup returns a group with its members counted by state.
 	GetTaskGroup(context.Context, *GetTaskGroupRequest) (*GetTaskGroupResponse, error)
 	// GetTaskLog returns what a task's process wrote to standard output and standard error.
@@ -202,6 +301,12 @@ type StatusServiceServer interface {
 	// PutTaskReport stores how far a run is and what it made. For executors, who send it at most every half second for each task,
 	// and once more before they report its end.
 	PutTaskReport(context.Context, *PutTaskReportRequest) (*PutTaskReportResponse, error)
+	// PutTaskArtifact stores a diagnostic of a run, in place of what was stored under that name before. For executors.
+	PutTaskArtifact(context.Context, *PutTaskArtifactRequest) (*PutTaskArtifactResponse, error)
+	// ListTaskArtifacts names the diagnostics of a task.
+	ListTaskArtifacts(context.Context, *ListTaskArtifactsRequest) (*ListTaskArtifactsResponse, error)
+	// GetTaskArtifact returns one diagnostic. Unknown, or with another key: NOT_FOUND.
+	GetTaskArtifact(context.Context, *GetTaskArtifactRequest) (*GetTaskArtifactResponse, error)
 	// GetStats returns counts, and times of waiting and running of the tasks that finished within a window.
 	GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error)
 	// GetSystemStatus says how the whole is doing.
@@ -228,6 +333,15 @@ func (UnimplementedStatusServiceServer) WaitTasks(context.Context, *WaitTasksReq
 func (UnimplementedStatusServiceServer) WatchTask(*WatchTaskRequest, grpc.ServerStreamingServer[WatchTaskResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchTask not implemented")
 }
+func (UnimplementedStatusServiceServer) AwaitTasks(context.Context, *AwaitTasksRequest) (*AwaitTasksResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AwaitTasks not implemented")
+}
+func (UnimplementedStatusServiceServer) WatchTasks(*WatchTasksRequest, grpc.ServerStreamingServer[WatchTasksResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchTasks not implemented")
+}
+func (UnimplementedStatusServiceServer) ListTaskGroups(context.Context, *ListTaskGroupsRequest) (*ListTaskGroupsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTaskGroups not implemented")
+}
 func (UnimplementedStatusServiceServer) GetTaskGroup(context.Context, *GetTaskGroupRequest) (*GetTaskGroupResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTaskGroup not implemented")
 }
@@ -239,6 +353,15 @@ func (UnimplementedStatusServiceServer) PutTaskLog(context.Context, *PutTaskLogR
 }
 func (UnimplementedStatusServiceServer) PutTaskReport(context.Context, *PutTaskReportRequest) (*PutTaskReportResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PutTaskReport not implemented")
+}
+func (UnimplementedStatusServiceServer) PutTaskArtifact(context.Context, *PutTaskArtifactRequest) (*PutTaskArtifactResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutTaskArtifact not implemented")
+}
+func (UnimplementedStatusServiceServer) ListTaskArtifacts(context.Context, *ListTaskArtifactsRequest) (*ListTaskArtifactsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTaskArtifacts not implemented")
+}
+func (UnimplementedStatusServiceServer) GetTaskArtifact(context.Context, *GetTaskArtifactRequest) (*GetTaskArtifactResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTaskArtifact not implemented")
 }
 func (UnimplementedStatusServiceServer) GetStats(context.Context, *GetStatsRequest) (*GetStatsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStats not implemented")
@@ -332,6 +455,53 @@ func _StatusService_WatchTask_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StatusService_WatchTaskServer = grpc.ServerStreamingServer[WatchTaskResponse]
 
+func _StatusService_AwaitTasks_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AwaitTasksRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StatusServiceServer).AwaitTasks(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StatusService_AwaitTasks_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StatusServiceServer).AwaitTasks(ctx, req.(*AwaitTasksRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StatusService_WatchTasks_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchTasksRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StatusServiceServer).WatchTasks(m, &grpc.GenericServerStream[WatchTasksRequest, WatchTasksResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StatusService_WatchTasksServer = grpc.ServerStreamingServer[WatchTasksResponse]
+
+func _StatusService_ListTaskGroups_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTaskGroupsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StatusServiceServer).ListTaskGroups(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StatusService_ListTaskGroups_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StatusServiceServer).ListTaskGroups(ctx, req.(*ListTaskGroupsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StatusService_GetTaskGroup_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetTaskGroupRequest)
 	if err := dec(in); err != nil {
@@ -404,6 +574,60 @@ func _StatusService_PutTaskReport_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _StatusService_PutTaskArtifact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutTaskArtifactRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StatusServiceServer).PutTaskArtifact(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StatusService_PutTaskArtifact_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StatusServiceServer).PutTaskArtifact(ctx, req.(*PutTaskArtifactRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StatusService_ListTaskArtifacts_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTaskArtifactsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StatusServiceServer).ListTaskArtifacts(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StatusService_ListTaskArtifacts_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StatusServiceServer).ListTaskArtifacts(ctx, req.(*ListTaskArtifactsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _StatusService_GetTaskArtifact_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTaskArtifactRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(StatusServiceServer).GetTaskArtifact(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: StatusService_GetTaskArtifact_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(StatusServiceServer).GetTaskArtifact(ctx, req.(*GetTaskArtifactRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _StatusService_GetStats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetStatsRequest)
 	if err := dec(in); err != nil {
@@ -460,6 +684,14 @@ var StatusService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _StatusService_WaitTasks_Handler,
 		},
 		{
+			MethodName: "AwaitTasks",
+			Handler:    _StatusService_AwaitTasks_Handler,
+		},
+		{
+			MethodName: "ListTaskGroups",
+			Handler:    _StatusService_ListTaskGroups_Handler,
+		},
+		{
 			MethodName: "GetTaskGroup",
 			Handler:    _StatusService_GetTaskGroup_Handler,
 		},
@@ -476,6 +708,18 @@ var StatusService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _StatusService_PutTaskReport_Handler,
 		},
 		{
+			MethodName: "PutTaskArtifact",
+			Handler:    _StatusService_PutTaskArtifact_Handler,
+		},
+		{
+			MethodName: "ListTaskArtifacts",
+			Handler:    _StatusService_ListTaskArtifacts_Handler,
+		},
+		{
+			MethodName: "GetTaskArtifact",
+			Handler:    _StatusService_GetTaskArtifact_Handler,
+		},
+		{
 			MethodName: "GetStats",
 			Handler:    _StatusService_GetStats_Handler,
 		},
@@ -488,6 +732,11 @@ var StatusService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchTask",
 			Handler:       _StatusService_WatchTask_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchTasks",
+			Handler:       _StatusService_WatchTasks_Handler,
 			ServerStreams: true,
 		},
 	},

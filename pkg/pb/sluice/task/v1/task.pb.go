@@ -341,6 +341,88 @@ func (x *Progress) GetSuffix() string {
 	return ""
 }
 
+// GroupProgress is how far one part of the work of a task group is, or what one of its tasks has added to that.
+type GroupProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the part, for programs: 1 to 255 bytes, no control characters.
+	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
+	// Names the part, for people. At most 1,024 bytes, no control characters. What was said first stays.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// How much there is to do. At least 0.
+	Total int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	// How much is done. At least 0.
+	Done int64 `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
+	// What is counted, for people: at most 255 bytes, no control characters. What was said first stays.
+	Suffix        string `protobuf:"bytes,5,opt,name=suffix,proto3" json:"suffix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupProgress) Reset() {
+	*x = GroupProgress{}
+	mi := &file_sluice_task_v1_task_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupProgress) ProtoMessage() {}
+
+func (x *GroupProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_task_v1_task_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupProgress.ProtoReflect.Descriptor instead.
+func (*GroupProgress) Descriptor() ([]byte, []int) {
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *GroupProgress) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+func (x *GroupProgress) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *GroupProgress) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *GroupProgress) GetDone() int64 {
+	if x != nil {
+		return x.Done
+	}
+	return 0
+}
+
+func (x *GroupProgress) GetSuffix() string {
+	if x != nil {
+		return x.Suffix
+	}
+	return ""
+}
+
 // CreatedResource is something that a task made.
 type CreatedResource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -355,7 +437,7 @@ type CreatedResource struct {
 
 func (x *CreatedResource) Reset() {
 	*x = CreatedResource{}
-	mi := &file_sluice_task_v1_task_proto_msgTypes[3]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -367,7 +449,7 @@ func (x *CreatedResource) String() string {
 func (*CreatedResource) ProtoMessage() {}
 
 func (x *CreatedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_task_v1_task_proto_msgTypes[3]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -380,7 +462,7 @@ func (x *CreatedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreatedResource.ProtoReflect.Descriptor instead.
 func (*CreatedResource) Descriptor() ([]byte, []int) {
-	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{3}
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreatedResource) GetResource() string {
@@ -455,14 +537,16 @@ type Task struct {
 	// Diagnostics that were asked for.
 	ProfileOptions []string `protobuf:"bytes,27,rep,name=profile_options,json=profileOptions,proto3" json:"profile_options,omitempty"`
 	// UUIDs of the temporary files that it was given.
-	FileIds       []string `protobuf:"bytes,28,rep,name=file_ids,json=fileIds,proto3" json:"file_ids,omitempty"`
+	FileIds []string `protobuf:"bytes,28,rep,name=file_ids,json=fileIds,proto3" json:"file_ids,omitempty"`
+	// Number of the user on whose behalf it was dispatched, 0 if nobody said.
+	CreatedBy     int64 `protobuf:"varint,29,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Task) Reset() {
 	*x = Task{}
-	mi := &file_sluice_task_v1_task_proto_msgTypes[4]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -474,7 +558,7 @@ func (x *Task) String() string {
 func (*Task) ProtoMessage() {}
 
 func (x *Task) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_task_v1_task_proto_msgTypes[4]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -487,7 +571,7 @@ func (x *Task) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Task.ProtoReflect.Descriptor instead.
 func (*Task) Descriptor() ([]byte, []int) {
-	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{4}
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Task) GetId() string {
@@ -686,6 +770,13 @@ func (x *Task) GetFileIds() []string {
 	return nil
 }
 
+func (x *Task) GetCreatedBy() int64 {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return 0
+}
+
 // TaskSpec is what a client says about a task that it dispatches.
 type TaskSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -725,14 +816,16 @@ type TaskSpec struct {
 	// Makes the dispatch safe to repeat: another one with the same request id stores nothing and returns the first task, for as
 	// long as that is kept. 1 to 128 bytes, no control characters. Empty: every dispatch makes a task. The same id for another
 	// task (name, arguments or resources): ALREADY_EXISTS with reason REQUEST_ID_REUSED.
-	RequestId     string `protobuf:"bytes,16,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,16,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Number of the user on whose behalf it is dispatched. 0: nobody, or who dispatched the parent.
+	CreatedBy     int64 `protobuf:"varint,17,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TaskSpec) Reset() {
 	*x = TaskSpec{}
-	mi := &file_sluice_task_v1_task_proto_msgTypes[5]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -744,7 +837,7 @@ func (x *TaskSpec) String() string {
 func (*TaskSpec) ProtoMessage() {}
 
 func (x *TaskSpec) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_task_v1_task_proto_msgTypes[5]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -757,7 +850,7 @@ func (x *TaskSpec) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskSpec.ProtoReflect.Descriptor instead.
 func (*TaskSpec) Descriptor() ([]byte, []int) {
-	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{5}
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TaskSpec) GetName() string {
@@ -872,6 +965,13 @@ func (x *TaskSpec) GetRequestId() string {
 	return ""
 }
 
+func (x *TaskSpec) GetCreatedBy() int64 {
+	if x != nil {
+		return x.CreatedBy
+	}
+	return 0
+}
+
 // Assignment hands one claimed task to an executor, and by it to a worker.
 type Assignment struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -913,7 +1013,7 @@ type Assignment struct {
 
 func (x *Assignment) Reset() {
 	*x = Assignment{}
-	mi := &file_sluice_task_v1_task_proto_msgTypes[6]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -925,7 +1025,7 @@ func (x *Assignment) String() string {
 func (*Assignment) ProtoMessage() {}
 
 func (x *Assignment) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_task_v1_task_proto_msgTypes[6]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -938,7 +1038,7 @@ func (x *Assignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Assignment.ProtoReflect.Descriptor instead.
 func (*Assignment) Descriptor() ([]byte, []int) {
-	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{6}
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Assignment) GetTaskId() string {
@@ -1070,7 +1170,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_sluice_task_v1_task_proto_msgTypes[7]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1182,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_task_v1_task_proto_msgTypes[7]
+	mi := &file_sluice_task_v1_task_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1195,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{7}
+	return file_sluice_task_v1_task_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Outcome) GetState() State {
@@ -1149,12 +1249,18 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\x05total\x18\x04 \x01(\x03H\x00R\x05total\x88\x01\x01\x12\x12\n" +
 	"\x04done\x18\x05 \x01(\x03R\x04done\x12\x16\n" +
 	"\x06suffix\x18\x06 \x01(\tR\x06suffixB\b\n" +
-	"\x06_total\"M\n" +
+	"\x06_total\"\x7f\n" +
+	"\rGroupProgress\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x12\n" +
+	"\x04done\x18\x04 \x01(\x03R\x04done\x12\x16\n" +
+	"\x06suffix\x18\x05 \x01(\tR\x06suffix\"M\n" +
 	"\x0fCreatedResource\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x02 \x01(\bR\n" +
-	"incomplete\"\xa1\t\n" +
+	"incomplete\"\xc0\t\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x12\n" +
@@ -1189,10 +1295,12 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\x05retry\x18\x19 \x01(\v2\x1b.sluice.task.v1.RetryPolicyR\x05retry\x125\n" +
 	"\bretry_at\x18\x1a \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12'\n" +
 	"\x0fprofile_options\x18\x1b \x03(\tR\x0eprofileOptions\x12\x19\n" +
-	"\bfile_ids\x18\x1c \x03(\tR\afileIds\x1a;\n" +
+	"\bfile_ids\x18\x1c \x03(\tR\afileIds\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x1d \x01(\x03R\tcreatedBy\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xaf\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xce\x05\n" +
 	"\bTaskSpec\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\targs_json\x18\x02 \x01(\tR\bargsJson\x12\x1f\n" +
@@ -1212,7 +1320,9 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\x0fprofile_options\x18\x0e \x03(\tR\x0eprofileOptions\x12\x19\n" +
 	"\bfile_ids\x18\x0f \x03(\tR\afileIds\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x10 \x01(\tR\trequestId\x1a;\n" +
+	"request_id\x18\x10 \x01(\tR\trequestId\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x11 \x01(\x03R\tcreatedBy\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
@@ -1268,41 +1378,42 @@ func file_sluice_task_v1_task_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_task_v1_task_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_sluice_task_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_sluice_task_v1_task_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_sluice_task_v1_task_proto_goTypes = []any{
 	(State)(0),                    // 0: sluice.task.v1.State
 	(*TaskError)(nil),             // 1: sluice.task.v1.TaskError
 	(*RetryPolicy)(nil),           // 2: sluice.task.v1.RetryPolicy
 	(*Progress)(nil),              // 3: sluice.task.v1.Progress
-	(*CreatedResource)(nil),       // 4: sluice.task.v1.CreatedResource
-	(*Task)(nil),                  // 5: sluice.task.v1.Task
-	(*TaskSpec)(nil),              // 6: sluice.task.v1.TaskSpec
-	(*Assignment)(nil),            // 7: sluice.task.v1.Assignment
-	(*Outcome)(nil),               // 8: sluice.task.v1.Outcome
-	nil,                           // 9: sluice.task.v1.Task.VersionsEntry
-	nil,                           // 10: sluice.task.v1.TaskSpec.VersionsEntry
-	(*durationpb.Duration)(nil),   // 11: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*GroupProgress)(nil),         // 4: sluice.task.v1.GroupProgress
+	(*CreatedResource)(nil),       // 5: sluice.task.v1.CreatedResource
+	(*Task)(nil),                  // 6: sluice.task.v1.Task
+	(*TaskSpec)(nil),              // 7: sluice.task.v1.TaskSpec
+	(*Assignment)(nil),            // 8: sluice.task.v1.Assignment
+	(*Outcome)(nil),               // 9: sluice.task.v1.Outcome
+	nil,                           // 10: sluice.task.v1.Task.VersionsEntry
+	nil,                           // 11: sluice.task.v1.TaskSpec.VersionsEntry
+	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_sluice_task_v1_task_proto_depIdxs = []int32{
-	11, // 0: sluice.task.v1.RetryPolicy.backoff:type_name -> google.protobuf.Duration
-	11, // 1: sluice.task.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
+	12, // 0: sluice.task.v1.RetryPolicy.backoff:type_name -> google.protobuf.Duration
+	12, // 1: sluice.task.v1.RetryPolicy.max_backoff:type_name -> google.protobuf.Duration
 	0,  // 2: sluice.task.v1.Progress.state:type_name -> sluice.task.v1.State
 	0,  // 3: sluice.task.v1.Task.state:type_name -> sluice.task.v1.State
-	9,  // 4: sluice.task.v1.Task.versions:type_name -> sluice.task.v1.Task.VersionsEntry
-	12, // 5: sluice.task.v1.Task.created_at:type_name -> google.protobuf.Timestamp
-	12, // 6: sluice.task.v1.Task.updated_at:type_name -> google.protobuf.Timestamp
-	12, // 7: sluice.task.v1.Task.unblocked_at:type_name -> google.protobuf.Timestamp
-	12, // 8: sluice.task.v1.Task.started_at:type_name -> google.protobuf.Timestamp
-	12, // 9: sluice.task.v1.Task.finished_at:type_name -> google.protobuf.Timestamp
+	10, // 4: sluice.task.v1.Task.versions:type_name -> sluice.task.v1.Task.VersionsEntry
+	13, // 5: sluice.task.v1.Task.created_at:type_name -> google.protobuf.Timestamp
+	13, // 6: sluice.task.v1.Task.updated_at:type_name -> google.protobuf.Timestamp
+	13, // 7: sluice.task.v1.Task.unblocked_at:type_name -> google.protobuf.Timestamp
+	13, // 8: sluice.task.v1.Task.started_at:type_name -> google.protobuf.Timestamp
+	13, // 9: sluice.task.v1.Task.finished_at:type_name -> google.protobuf.Timestamp
 	1,  // 10: sluice.task.v1.Task.error:type_name -> sluice.task.v1.TaskError
-	11, // 11: sluice.task.v1.Task.timeout:type_name -> google.protobuf.Duration
+	12, // 11: sluice.task.v1.Task.timeout:type_name -> google.protobuf.Duration
 	2,  // 12: sluice.task.v1.Task.retry:type_name -> sluice.task.v1.RetryPolicy
-	12, // 13: sluice.task.v1.Task.retry_at:type_name -> google.protobuf.Timestamp
-	10, // 14: sluice.task.v1.TaskSpec.versions:type_name -> sluice.task.v1.TaskSpec.VersionsEntry
-	11, // 15: sluice.task.v1.TaskSpec.timeout:type_name -> google.protobuf.Duration
+	13, // 13: sluice.task.v1.Task.retry_at:type_name -> google.protobuf.Timestamp
+	11, // 14: sluice.task.v1.TaskSpec.versions:type_name -> sluice.task.v1.TaskSpec.VersionsEntry
+	12, // 15: sluice.task.v1.TaskSpec.timeout:type_name -> google.protobuf.Duration
 	2,  // 16: sluice.task.v1.TaskSpec.retry:type_name -> sluice.task.v1.RetryPolicy
-	11, // 17: sluice.task.v1.Assignment.timeout:type_name -> google.protobuf.Duration
+	12, // 17: sluice.task.v1.Assignment.timeout:type_name -> google.protobuf.Duration
 	0,  // 18: sluice.task.v1.Outcome.state:type_name -> sluice.task.v1.State
 	1,  // 19: sluice.task.v1.Outcome.error:type_name -> sluice.task.v1.TaskError
 	20, // [20:20] is the sub-list for method output_type
@@ -1318,14 +1429,14 @@ func file_sluice_task_v1_task_proto_init() {
 		return
 	}
 	file_sluice_task_v1_task_proto_msgTypes[2].OneofWrappers = []any{}
-	file_sluice_task_v1_task_proto_msgTypes[5].OneofWrappers = []any{}
+	file_sluice_task_v1_task_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_task_v1_task_proto_rawDesc), len(file_sluice_task_v1_task_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

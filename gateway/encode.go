@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -36,7 +37,7 @@ func (codec) Marshal(v any) ([]byte, error) {
 	switch v := v.(type) {
 	case view:
 		return marshalView(v)
-	case *pulpv3.DeleteTaskResponse:
+	case *pulpv3.DeleteTaskResponse, *pulpv3.DeleteTaskScheduleResponse:
 		return nil, nil // goes with 204
 	case proto.Message:
 		return marshalView(view{message: v})
@@ -62,6 +63,8 @@ type view struct {
 	message proto.Message
 	// shows says whether a field is shown. Nil shows all.
 	shows func(field string) bool
+	// more are members that the message has no fields for.
+	more map[string]any
 }
 
 func marshalView(v view) ([]byte, error) {
@@ -75,6 +78,7 @@ func marshalView(v view) ([]byte, error) {
 		w.page, w.shows = results, v.shows
 		w.message(message, nil)
 	}
+	w.more(v.more)
 	return w.buffer.Bytes(), w.err
 }
 
@@ -125,6 +129,25 @@ func (w *writer) message(m protoreflect.Message, shows func(string) bool) {
 		w.field(m, field)
 	}
 	w.buffer.WriteByte('}')
+}
+
+// more adds members to the object that ends here.
+func (w *writer) more(members map[string]any) {
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		text, err := marshalJSON(members[name])
+		if err != nil {
+			w.fault(err)
+			return
+		}
+		w.buffer.Truncate(w.buffer.Len() - 1)
+		if w.buffer.Len() > 1 {
+			w.buffer.WriteByte(',')
+		}
+		w.string(name)
+		w.buffer.WriteByte(':')
+		w.buffer.Write(text)
+		w.buffer.WriteByte('}')
+	}
 }
 
 func (w *writer) field(m protoreflect.Message, field protoreflect.FieldDescriptor) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -24,6 +25,7 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/rpc"
@@ -46,8 +48,14 @@ type native struct {
 	dispatcherv1.UnimplementedDispatcherServiceServer
 	statusv1.UnimplementedStatusServiceServer
 	heartbeatv1.UnimplementedHeartbeatServiceServer
+	schedulerv1.UnimplementedSchedulerServiceServer
+	hooks
 
 	dispatch func(context.Context, *dispatcherv1.DispatchRequest) (*dispatcherv1.DispatchResponse, error)
+	batch    func(context.Context, *dispatcherv1.DispatchBatchRequest) (*dispatcherv1.DispatchBatchResponse, error)
+	explain  func(context.Context, *schedulerv1.ExplainRequest) (*schedulerv1.ExplainResponse, error)
+	artifact func(context.Context, *statusv1.GetTaskArtifactRequest) (*statusv1.GetTaskArtifactResponse, error)
+	named    func(context.Context, *statusv1.ListTaskArtifactsRequest) (*statusv1.ListTaskArtifactsResponse, error)
 	cancel   func(context.Context, *dispatcherv1.CancelRequest) (*dispatcherv1.CancelResponse, error)
 	remove   func(context.Context, *dispatcherv1.DeleteRequest) (*dispatcherv1.DeleteResponse, error)
 	getTask  func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error)
@@ -81,6 +89,46 @@ func (n *native) Dispatch(ctx context.Context, r *dispatcherv1.DispatchRequest) 
 		return n.dispatch(ctx, r)
 	}
 	return &dispatcherv1.DispatchResponse{Task: &taskv1.Task{Id: taskID}}, nil
+}
+
+func (n *native) DispatchBatch(ctx context.Context, r *dispatcherv1.DispatchBatchRequest) (*dispatcherv1.DispatchBatchResponse, error) {
+	n.count()
+	n.mu.Lock()
+	n.dispatched = append(n.dispatched, r.GetTasks()...)
+	n.metadata, _ = metadata.FromIncomingContext(ctx)
+	n.mu.Unlock()
+	if n.batch != nil {
+		return n.batch(ctx, r)
+	}
+	response := &dispatcherv1.DispatchBatchResponse{}
+	for i := range r.GetTasks() {
+		response.Tasks = append(response.Tasks, &taskv1.Task{Id: fmt.Sprintf("019412ab-0000-7000-8000-%012d", i)})
+	}
+	return response, nil
+}
+
+func (n *native) Explain(ctx context.Context, r *schedulerv1.ExplainRequest) (*schedulerv1.ExplainResponse, error) {
+	n.count()
+	if n.explain != nil {
+		return n.explain(ctx, r)
+	}
+	return &schedulerv1.ExplainResponse{Live: true, Summary: "It runs on executor-1.", Unblocked: true}, nil
+}
+
+func (n *native) ListTaskArtifacts(ctx context.Context, r *statusv1.ListTaskArtifactsRequest) (*statusv1.ListTaskArtifactsResponse, error) {
+	n.count()
+	if n.named != nil {
+		return n.named(ctx, r)
+	}
+	return &statusv1.ListTaskArtifactsResponse{}, nil
+}
+
+func (n *native) GetTaskArtifact(ctx context.Context, r *statusv1.GetTaskArtifactRequest) (*statusv1.GetTaskArtifactResponse, error) {
+	n.count()
+	if n.artifact != nil {
+		return n.artifact(ctx, r)
+	}
+	return nil, errs.NotFound(errs.ArtifactNotFound, "no such diagnostic")
 }
 
 func (n *native) Cancel(ctx context.Context, r *dispatcherv1.CancelRequest) (*dispatcherv1.CancelResponse, error) {
@@ -121,8 +169,11 @@ func (n *native) ListTasks(ctx context.Context, r *statusv1.ListTasksRequest) (*
 	return &statusv1.ListTasksResponse{Tasks: []*taskv1.Task{runningTask()}, Total: 1}, nil
 }
 
-func (n *native) GetTaskGroup(_ context.Context, r *statusv1.GetTaskGroupRequest) (*statusv1.GetTaskGroupResponse, error) {
+func (n *native) GetTaskGroup(ctx context.Context, r *statusv1.GetTaskGroupRequest) (*statusv1.GetTaskGroupResponse, error) {
 	n.count()
+	if n.getGroup != nil {
+		return n.getGroup(ctx, r)
+	}
 	if r.GetGroupId() != groupID {
 		return nil, errs.NotFound(errs.GroupNotFound, "no group %s", r.GetGroupId())
 	}
@@ -222,6 +273,7 @@ func newFace(t testing.TB, n *native, config gateway.Config) *face {
 	dispatcherv1.RegisterDispatcherServiceServer(server, n)
 	statusv1.RegisterStatusServiceServer(server, n)
 	heartbeatv1.RegisterHeartbeatServiceServer(server, n)
+	schedulerv1.RegisterSchedulerServiceServer(server, n)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(pipe) }()
 	conn, err := rpc.Dial("passthrough:///native", grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
@@ -235,7 +287,7 @@ func newFace(t testing.TB, n *native, config gateway.Config) *face {
 	if config.Version == "" {
 		config.Version = "0.1.0"
 	}
-	g, err := gateway.New(config, gateway.Services{Dispatcher: conn, Status: conn, Heartbeat: conn}, log)
+	g, err := gateway.New(config, gateway.Services{Dispatcher: conn, Status: conn, Heartbeat: conn, Scheduler: conn}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +299,7 @@ func newFace(t testing.TB, n *native, config gateway.Config) *face {
 			t.Errorf("serve the fakes: %v", err)
 		}
 	})
-	return &face{native: n, gateway: g, handler: g.Handler(), server: server, logs: lines}
+	return &face{native: n, gateway: g, handler: judged(t, g), server: server, logs: lines}
 }
 
 // do sends a request. pairs are headers; a body without a content type is JSON.
@@ -257,7 +309,7 @@ func (f *face) do(t testing.TB, method, target, body string, pairs ...string) *h
 	if body != "" {
 		reader = strings.NewReader(body)
 	}
-	r := httptest.NewRequest(method, target, reader)
+	r := judgedFor(t, httptest.NewRequest(method, target, reader))
 	r.Host = "localhost:24817"
 	if body != "" {
 		r.Header.Set("Content-Type", "application/json")

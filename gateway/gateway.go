@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,7 @@ const CoreVersion = "3.117.0"
 
 const (
 	defaultRoot  = "/pulp/"
+	aliasedRoot  = "pulp/" // below an alias
 	defaultTTL   = 30 * time.Second
 	defaultGrace = 8 * time.Second
 	// defaultBodies is 32 of the largest bodies.
@@ -42,6 +44,9 @@ const (
 type Config struct {
 	// APIRoot is the path below which api/v3/ is served. Empty means /pulp/.
 	APIRoot string
+	// Aliases are paths of Ansible Galaxy's servers: what its clients ask for is answered below them, and the whole API below
+	// <alias>pulp/. Nil means /api/galaxy/ and /api/automation-hub/; empty means none.
+	Aliases []string
 	// Version is the binary's own version.
 	Version string
 	// Name is how the gateway is shown among the online API apps. Empty means <pid>@<host>, as in Pulp.
@@ -50,6 +55,11 @@ type Config struct {
 	TTL time.Duration
 	// Grace bounds how long requests in flight may go on after the gateway was told to stop. Zero means 8 seconds.
 	Grace time.Duration
+	// AnyHost answers requests whatever name of this server they give. Only for an address that others than this machine can reach:
+	// without it, names other than the machine's own are refused, which keeps web pages out that point theirs at it.
+	AnyHost bool
+	// RefuseWellKnown lets nobody in who has the password that `sluice dev` gives.
+	RefuseWellKnown bool
 	// Metrics answers /metrics. Nil: there is nothing there.
 	Metrics http.Handler
 	// MaxBodies is how many bytes the bodies of the requests in flight may have together; what comes above it gets 429. A body of
@@ -62,6 +72,13 @@ func (c Config) withDefaults() Config {
 		c.APIRoot = defaultRoot
 	}
 	c.APIRoot = fold("/" + c.APIRoot + "/")
+	if c.Aliases == nil {
+		c.Aliases = []string{"/api/galaxy/", "/api/automation-hub/"}
+	}
+	c.Aliases = slices.Clone(c.Aliases)
+	for i, alias := range c.Aliases {
+		c.Aliases[i] = fold("/" + alias + "/")
+	}
 	if c.Version == "" {
 		c.Version = "unknown"
 	}
@@ -82,6 +99,15 @@ func (c Config) withDefaults() Config {
 		c.MaxBodies = defaultBodies
 	}
 	return c
+}
+
+// hrefs are those below the API root, which may be read below the aliases too.
+func (c Config) hrefs() hrefs {
+	h := hrefs{root: c.APIRoot}
+	for _, alias := range c.Aliases {
+		h.roots = append(h.roots, alias+aliasedRoot)
+	}
+	return h
 }
 
 // Services are the connections to what does the work. They may all be the same.
@@ -107,6 +133,10 @@ type Gateway struct {
 	heartbeat heartbeatv1.HeartbeatServiceClient
 	status    statusv1.StatusServiceClient
 
+	// leaving ends when the gateway is told to stop: what would wait or stream on must end then.
+	leaving context.Context
+	leave   context.CancelFunc
+
 	// bodies counts the bytes of the bodies in flight.
 	bodies atomic.Int64
 
@@ -125,27 +155,31 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	document, err := newDocument()
+	document, err := newDocument(config.Version)
 	if err != nil {
 		return nil, err
 	}
 	g := &Gateway{
 		config:    config,
 		log:       log,
-		hrefs:     hrefs{root: config.APIRoot},
+		hrefs:     config.hrefs(),
 		routes:    routes,
 		document:  document,
-		callers:   newCallers(services.Access, log),
+		callers:   newCallers(services.Access, config.RefuseWellKnown, log),
 		heartbeat: heartbeatv1.NewHeartbeatServiceClient(services.Heartbeat),
 		status:    statusv1.NewStatusServiceClient(services.Status),
 		inner:     rpc.NewServer(log),
 		done:      make(chan struct{}),
 	}
+	g.leaving, g.leave = context.WithCancel(context.Background()) //nolint:forbidigo // it is the gateway's own life
 	g.byHand()
+	g.downloads()
 	roster := newRoster(g.heartbeat)
 	pulpv3.RegisterTasksServiceServer(g.inner, &tasks{
 		dispatcher: dispatcherv1.NewDispatcherServiceClient(services.Dispatcher),
 		status:     g.status,
+		scheduler:  schedulerOf(services.Scheduler),
+		access:     g.callers.access,
 		roster:     roster,
 		hrefs:      g.hrefs,
 	})
@@ -157,6 +191,7 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 	})
 	pulpv3.RegisterTaskSchedulesServiceServer(g.inner, &schedules{
 		dispatcher: dispatcherv1.NewDispatcherServiceClient(services.Dispatcher),
+		access:     g.callers.access,
 		hrefs:      g.hrefs,
 	})
 	pulpv3.RegisterSystemServiceServer(g.inner, &system{
@@ -253,6 +288,7 @@ func (g *Gateway) Run(ctx context.Context, listener net.Listener) error {
 	case err := <-served:
 		result = fmt.Errorf("serve REST on %s: %w", listener.Addr(), err)
 	case <-ctx.Done():
+		g.leave()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), g.config.Grace)
 		if err := server.Shutdown(grace); err != nil {
 			g.log.WarnContext(ctx, "requests were cut off: they took longer than the grace", slog.Duration("grace", g.config.Grace))
@@ -268,6 +304,7 @@ func (g *Gateway) Run(ctx context.Context, listener net.Listener) error {
 
 // Close ends what New began. It is safe to call more than once.
 func (g *Gateway) Close() {
+	g.leave()
 	_ = g.conn.Close() // fails only when it is closed already
 	g.inner.Server.Stop()
 	<-g.done

@@ -14,8 +14,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/sluice-tasks/sluice/pkg/limits"
 	pulpv3 "github.com/sluice-tasks/sluice/pkg/pb/pulp/v3"
 )
 
@@ -23,6 +26,12 @@ const (
 	pathLivez   = "/api/v3/livez"
 	pathIndex   = "/api/v3"
 	pathMetrics = "/metrics"
+
+	// nextVersion of the API has a status and a document so far.
+	nextVersion = "v4"
+	// requestWait bounds what is answered by the services, in all. Immediate tasks and large lists take some seconds. It is shorter than
+	// the time for reading a request: when that passes, net/http takes the client for gone.
+	requestWait = 50 * time.Second
 )
 
 // Handler answers every path of the REST address. It never redirects: Pulp's clients follow no redirect at all.
@@ -106,7 +115,7 @@ func (w *recorder) code() int {
 
 // route finds who answers. A slash at the end makes no difference, nor do doubled or escaped ones.
 func (g *Gateway) route(w http.ResponseWriter, r *http.Request, cid string) {
-	if !hostAllowed(r.Host) {
+	if !g.config.AnyHost && !hostAllowed(r.Host) {
 		g.refuse(r.Context(), w, detail(http.StatusBadRequest, "Invalid host header: this address answers for the machine itself only."))
 		return
 	}
@@ -120,17 +129,56 @@ func (g *Gateway) route(w http.ResponseWriter, r *http.Request, cid string) {
 		g.config.Metrics.ServeHTTP(w, r)
 		return
 	}
-	path, below := strings.CutPrefix(path, g.config.APIRoot)
-	path = "/" + strings.TrimSuffix(path, "/")
-	switch {
-	case !below:
-		g.refuse(r.Context(), w, notFound())
-	case path == pathLivez:
+	for _, alias := range g.config.Aliases {
+		below, found := strings.CutPrefix(path, alias)
+		if !found {
+			continue
+		}
+		if below, found := strings.CutPrefix(below, aliasedRoot); found {
+			g.api(w, r, alias+aliasedRoot, below, cid)
+			return
+		}
+		if g.galaxy(w, r, "/"+strings.TrimSuffix(below, "/"), cid) {
+			return
+		}
+	}
+	if below, found := strings.CutPrefix(path, g.config.APIRoot); found {
+		g.api(w, r, g.config.APIRoot, below, cid)
+		return
+	}
+	g.refuse(r.Context(), w, notFound())
+}
+
+// api answers for a path below a root.
+func (g *Gateway) api(w http.ResponseWriter, r *http.Request, root, below, cid string) {
+	path := "/" + strings.TrimSuffix(below, "/")
+	at := &request{cid: cid, root: root, version: apiVersion, url: absolute(r, root+path[1:]+"/")}
+	if rest, found := strings.CutPrefix(path, "/api/v"); found {
+		number, rest, _ := strings.Cut(rest, "/")
+		switch {
+		case number == apiVersion[1:]:
+		case number == "" || strings.Trim(number, "0123456789") != "":
+		case number != nextVersion[1:]:
+			g.refuse(r.Context(), w, detail(http.StatusNotFound, "Invalid version in URL path."))
+			return
+		case rest == "status" || rest == "docs" || strings.HasPrefix(rest, "docs/"):
+			// All there is of the next version; it differs by what is in it.
+			at.version, path = nextVersion, "/api/"+apiVersion+"/"+rest
+		}
+	}
+	switch path {
+	case pathLivez:
 		g.page(w, r, nil)
-	case path == pathIndex:
-		g.page(w, r, g.index())
+	case pathIndex:
+		if _, refused := g.callers.identify(r, path); refused != nil {
+			g.refuse(r.Context(), w, refused)
+			return
+		}
+		g.page(w, r, g.index(root))
 	default:
-		g.call(w, r, path, cid)
+		if !g.docs(w, r, at, path) {
+			g.call(w, r, path, at)
+		}
 	}
 }
 
@@ -178,23 +226,30 @@ func (g *Gateway) welcome() any {
 }
 
 // index lists what can be read without knowing an id.
-func (g *Gateway) index() any {
-	hrefs := map[string]string{}
+func (g *Gateway) index(root string) any {
+	at := hrefs{root: root}
+	shown := map[string]string{}
 	for _, route := range g.routes.table {
 		name := route.segments[len(route.segments)-1]
-		if _, readable := route.operations[http.MethodGet]; readable && !strings.HasPrefix(name, "{") {
-			hrefs[name] = g.hrefs.base() + name + "/"
+		if operation, readable := route.operations[http.MethodGet]; readable && (operation.page() || name == "status") {
+			shown[name] = at.base() + name + "/"
 		}
 	}
-	return hrefs
+	return shown
 }
 
 // call gives the request to grpc-gateway, stripped of everything that the services need not know.
-func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path, cid string) {
+func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path string, at *request) {
 	ctx := r.Context()
 	route := g.routes.find(path)
 	if route == nil {
 		g.refuse(ctx, w, notFound())
+		return
+	}
+	// Before anything else about the request is looked at, or told.
+	caller, refused := g.callers.identify(r, path)
+	if refused != nil {
+		g.refuse(ctx, w, refused)
 		return
 	}
 	method := r.Method
@@ -211,12 +266,10 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path, cid string)
 		g.refuse(ctx, w, notAllowed(w, r.Method, route.allow()))
 		return
 	}
-	caller, refused := g.callers.identify(r, path)
-	if refused != nil {
-		g.refuse(ctx, w, refused)
-		return
-	}
 	query, refused := operation.query(r.URL.Query())
+	if refused == nil && method == http.MethodPost {
+		refused = checkIdempotency(r)
+	}
 	if refused == nil && takesBody(method) {
 		if refused = checkContentType(r); refused == nil {
 			size := bodySize(r)
@@ -231,20 +284,19 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path, cid string)
 		return
 	}
 
-	inner := r.WithContext(withRequest(ctx, &request{
-		cid:         cid,
-		caller:      caller,
-		idempotency: r.Header.Get(headerIdempotency),
-		traceparent: r.Header.Get(headerTraceparent),
-		tracestate:  r.Header.Get(headerTracestate),
-		diagnostics: r.Header.Get(headerDiagnostics),
-		url:         absolute(r, g.config.APIRoot+path[1:]+"/"),
-		query:       query,
-	}))
+	at.caller, at.query, at.vars = caller, query, route.vars(path)
+	at.idempotency = r.Header.Get(headerIdempotency)
+	at.traceparent, at.tracestate = r.Header.Get(headerTraceparent), r.Header.Get(headerTracestate)
+	at.diagnostics = r.Header.Get(headerDiagnostics)
 	if operation.hand != nil {
-		operation.hand(w, inner)
+		// Reading ends the request's context when it takes too long, also when there is nothing left to read: streams last longer.
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // only a recorder in a test has none
+		operation.hand(w, r.WithContext(withRequest(ctx, at)))
 		return
 	}
+	ctx, cancel := context.WithTimeout(withRequest(ctx, at), requestWait)
+	defer cancel()
+	inner := r.WithContext(ctx)
 	inner.Method = method
 	inner.URL = &url.URL{Path: path, RawQuery: query.Encode()}
 	inner.Header = http.Header{"Content-Type": {contentType}}
@@ -267,6 +319,20 @@ func takesBody(method string) bool {
 	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
 }
 
+// checkIdempotency refuses a key that could not be kept.
+func checkIdempotency(r *http.Request) *refusal {
+	keys := r.Header.Values(headerIdempotency)
+	if len(keys) == 0 {
+		return nil
+	}
+	if key := keys[0]; len(keys) > 1 || key == "" || len(key) > limits.MaxRequestID || !printable(key) {
+		return &refusal{status: http.StatusBadRequest, body: fieldErrors{
+			headerIdempotency: []string{fmt.Sprintf("Must be 1 to %d printable ASCII characters.", limits.MaxRequestID)},
+		}}
+	}
+	return nil
+}
+
 func checkContentType(r *http.Request) *refusal {
 	if r.ContentLength == 0 {
 		return nil
@@ -283,8 +349,13 @@ func checkContentType(r *http.Request) *refusal {
 func (o operation) query(given url.Values) (url.Values, *refusal) {
 	known, unknown := url.Values{}, []string{}
 	for name, values := range given {
-		field := o.input.Fields().ByTextName(name)
+		var field protoreflect.FieldDescriptor
+		if o.input != nil {
+			field = o.input.Fields().ByTextName(name)
+		}
 		switch {
+		case field == nil && o.list && (name == "format" || name == "page_size"):
+			// Pulp takes these on every list, and there is but one format. What they would do is not worth an error.
 		case field == nil && slices.Contains(o.also, name):
 			known.Set(name, strings.ToValidUTF8(values[len(values)-1], "\uFFFD"))
 		case field == nil:
@@ -293,6 +364,9 @@ func (o operation) query(given url.Values) (url.Values, *refusal) {
 			for _, value := range values {
 				known.Add(name, strings.ToValidUTF8(value, "\uFFFD"))
 			}
+		case name == "ordering" || strings.HasSuffix(name, "__in"):
+			// Lists that are separated by commas; generated clients repeat the parameter instead.
+			known.Set(name, strings.ToValidUTF8(strings.Join(values, ","), "\uFFFD"))
 		default:
 			known.Set(name, strings.ToValidUTF8(values[len(values)-1], "\uFFFD"))
 		}
@@ -314,20 +388,52 @@ func absolute(r *http.Request, path string) *url.URL {
 }
 
 // respond gives an answer the status that Pulp's clients expect. It has the signature that grpc-gateway asks for.
-func respond(_ context.Context, w http.ResponseWriter, response proto.Message) error {
+func respond(ctx context.Context, w http.ResponseWriter, response proto.Message) error {
+	code := http.StatusOK
 	switch response := response.ProtoReflect().Interface().(type) {
+	case *pulpv3.ListTasksResponse:
+		w.Header().Set(headerCount, "exact")
+		if told(ctx, metaEstimated) {
+			w.Header().Set(headerCount, "estimated")
+		}
 	case *pulpv3.CreateTaskResponse:
 		w.Header().Set("Location", response.GetTask())
-		w.WriteHeader(http.StatusAccepted)
+		code = http.StatusAccepted
+	case *pulpv3.PurgeTasksResponse:
+		w.Header().Set("Location", response.GetTask())
+		code = http.StatusAccepted
+	case *pulpv3.CreateTasksResponse:
+		code = http.StatusAccepted
+	case *pulpv3.CreateTaskGroupResponse:
+		w.Header().Set("Location", response.GetTaskGroup().GetPulpHref())
+		code = http.StatusCreated
+	case *pulpv3.CreateTaskScheduleResponse:
+		w.Header().Set("Location", response.GetTaskSchedule().GetPulpHref())
+		code = http.StatusCreated
+	case *pulpv3.AddTaskRoleResponse, *pulpv3.RemoveTaskRoleResponse, *pulpv3.AddTaskScheduleRoleResponse, *pulpv3.RemoveTaskScheduleRoleResponse:
+		code = http.StatusCreated
 	case *pulpv3.CancelTaskResponse:
 		if response.GetConflict() {
-			w.WriteHeader(http.StatusConflict)
+			code = http.StatusConflict
 		}
-	case *pulpv3.DeleteTaskResponse:
+	case *pulpv3.CancelTaskGroupResponse:
+		if response.GetConflict() {
+			code = http.StatusConflict
+		}
+	case *pulpv3.DeleteTaskResponse, *pulpv3.DeleteTaskScheduleResponse:
 		w.Header().Del("Content-Type")
-		w.WriteHeader(http.StatusNoContent)
+		code = http.StatusNoContent
+	}
+	if code != http.StatusOK {
+		w.WriteHeader(code)
 	}
 	return nil
+}
+
+// told reports whether a method said something about its answer that is not in its message.
+func told(ctx context.Context, key string) bool {
+	md, _ := runtime.ServerMetadataFromContext(ctx)
+	return len(md.HeaderMD.Get(key)) > 0
 }
 
 // shape gives a page its links, and leaves out the fields that the client did not want. It has the signature that
@@ -341,13 +447,23 @@ func (g *Gateway) shape(ctx context.Context, response proto.Message) (any, error
 		response = inside
 	}
 	request := requestFrom(ctx)
+	shown := view{message: response, shows: request.shows()}
 	switch page := response.(type) {
-	case *pulpv3.DeleteTaskResponse:
+	case *pulpv3.DeleteTaskResponse, *pulpv3.DeleteTaskScheduleResponse:
 		return page, nil
 	case *pulpv3.ListTasksResponse:
-		page.Next, page.Previous = request.links(page.GetCount())
+		// Of tasks the count may be an estimate.
+		page.Next, page.Previous = request.links(told(ctx, metaMore))
+	case *pulpv3.ListTaskGroupsResponse:
+		page.Next, page.Previous = request.links(request.before(page.GetCount()))
+	case *pulpv3.ListTaskSchedulesResponse:
+		page.Next, page.Previous = request.links(request.before(page.GetCount()))
 	case *pulpv3.ListWorkersResponse:
-		page.Next, page.Previous = request.links(page.GetCount())
+		page.Next, page.Previous = request.links(request.before(page.GetCount()))
+	case *pulpv3.ReadStatusResponse:
+		if request.version != apiVersion {
+			shown.more = map[string]any{"pulp_api_version": request.version, "supported_pulp_api_versions": []string{apiVersion, nextVersion}}
+		}
 	}
-	return view{message: response, shows: request.shows()}, nil
+	return shown, nil
 }

@@ -411,7 +411,79 @@ func TestAccessLog(t *testing.T) {
 func TestWelcomeAndIndex(t *testing.T) {
 	f := newFace(t, &native{}, gateway.Config{})
 	want(t, f.do(t, "GET", "/", ""), 200, `{"name":"sluice","rest":"/pulp/api/v3/","status":"/pulp/api/v3/status/","version":"0.1.0"}`)
-	want(t, f.do(t, "GET", "/pulp/api/v3/", ""), 200, `{"status":"/pulp/api/v3/status/","tasks":"/pulp/api/v3/tasks/","workers":"/pulp/api/v3/workers/"}`)
+	want(t, f.do(t, "GET", "/pulp/api/v3/", ""), 200, `{"status":"/pulp/api/v3/status/","task-groups":"/pulp/api/v3/task-groups/",`+
+		`"task-schedules":"/pulp/api/v3/task-schedules/","tasks":"/pulp/api/v3/tasks/","workers":"/pulp/api/v3/workers/"}`)
+}
+
+func TestAliasesServeTheSameBelowTheirOwnRoot(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	for _, alias := range []string{"/api/galaxy", "/api/automation-hub"} {
+		want(t, f.do(t, "GET", alias+taskPath, ""), 200, strings.ReplaceAll(golden, "/pulp/api/", alias+"/pulp/api/"))
+		w := f.do(t, "POST", alias+tasksPath, `{"name":"n","task_group":"`+groupHref+`"}`)
+		want(t, w, 202, `{"task":"`+alias+taskPath+`"}`)
+		if w.Header().Get("Location") != alias+taskPath || f.dispatched[len(f.dispatched)-1].GetGroupId() != groupID {
+			t.Errorf("Location %s, dispatched %v", w.Header().Get("Location"), f.dispatched)
+		}
+		got := object(t, f.do(t, "GET", alias+tasksPath+"?limit=1&offset=1", ""))
+		if got["previous"] != "http://localhost:24817"+alias+tasksPath+"?limit=1" {
+			t.Errorf("previous: %v", got["previous"])
+		}
+		if w := f.do(t, "GET", alias+"/pulp/api/v3/", ""); !strings.Contains(w.Body.String(), `"tasks":"`+alias+`/pulp/api/v3/tasks/"`) {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		if w := f.do(t, "GET", "/"+alias+"//pulp/api/v3/workers/"+workerID, ""); !strings.Contains(w.Body.String(), `"pulp_href":"`+alias+`/pulp/api/v3/workers/`) {
+			t.Errorf("%d %s", w.Code, w.Body)
+		}
+		want(t, f.do(t, "GET", alias+"/pulp/api/v3/livez/", ""), 200, "")
+		for _, path := range []string{alias, alias + "/", alias + "/pulp/", alias + "/api/v3/tasks/", alias + "/pulp/api/v3/nothing/"} {
+			want(t, f.do(t, "GET", path, ""), 404, notFound)
+		}
+	}
+	f = newFace(t, &native{}, gateway.Config{Aliases: []string{"hub"}})
+	want(t, f.do(t, "POST", "/hub"+tasksPath, `{"name":"n"}`), 202, `{"task":"/hub`+taskPath+`"}`)
+	want(t, f.do(t, "GET", "/api/galaxy"+tasksPath, ""), 404, notFound)
+	f = newFace(t, &native{}, gateway.Config{APIRoot: "/käse/", Aliases: []string{}})
+	want(t, f.do(t, "POST", "/k%C3%A4se/api/v3/tasks/", `{"name":"n"}`), 202, `{"task":"/käse/api/v3/tasks/`+taskID+`/"}`)
+	want(t, f.do(t, "GET", "/api/galaxy"+tasksPath, ""), 404, notFound)
+}
+
+func TestVersionsOfTheAPI(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{})
+	third := f.do(t, "GET", "/pulp/api/v3/status/", "").Body.String()
+	fourth := f.unjudged().do(t, "GET", "/pulp/api/v4/status/", "")
+	want(t, fourth, 200, strings.TrimSuffix(third, "}")+`,"pulp_api_version":"v4","supported_pulp_api_versions":["v3","v4"]}`)
+	want(t, f.do(t, "POST", "/pulp/api/v4/status/", `{}`), 405, `{"detail":"Method \"POST\" not allowed."}`)
+	for _, path := range []string{"/pulp/api/v5/status/", "/pulp/api/v0/tasks/", "/api/galaxy/pulp/api/v33/", "/pulp/api/v2"} {
+		want(t, f.do(t, "GET", path, ""), 404, `{"detail":"Invalid version in URL path."}`)
+	}
+	for _, path := range []string{"/pulp/api/v4/", "/pulp/api/v4/tasks/", "/pulp/api/v4/livez/", "/pulp/api/v/", "/pulp/api/vx/", "/pulp/api/status/"} {
+		want(t, f.do(t, "GET", path, ""), 404, notFound)
+	}
+}
+
+// deadlined is a connection that remembers the deadline for reading.
+type deadlined struct {
+	*httptest.ResponseRecorder
+	until *time.Time
+}
+
+func (d *deadlined) SetReadDeadline(t time.Time) error {
+	d.until = &t
+	return nil
+}
+
+// Reading has a deadline, and when it passes, net/http ends the request, although there is nothing left to read.
+func TestWhatIsAnsweredByHandHasNoDeadlineForReading(t *testing.T) {
+	f := newFace(t, &native{}, gateway.Config{}).unjudged()
+	for target, lifted := range map[string]bool{taskPath + "profile_artifacts/x/?key=k": true, taskPath: false} {
+		w := &deadlined{ResponseRecorder: httptest.NewRecorder()}
+		r := httptest.NewRequest(http.MethodGet, target, nil)
+		r.Host = "localhost"
+		f.handler.ServeHTTP(w, r)
+		if (w.until != nil) != lifted || lifted && !w.until.IsZero() {
+			t.Errorf("%s: the deadline was set to %v", target, w.until)
+		}
+	}
 }
 
 // TestOverARealConnection checks what a recorder can't: the bytes that leave, and that stopping waits for requests.

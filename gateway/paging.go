@@ -33,16 +33,22 @@ func number(text string) (int32, bool) {
 	return int32(n), true // ParseInt returns the nearest 32-bit number with ErrRange
 }
 
-// links are the URLs of the next page and the one before. They keep the other query parameters.
-func (r *request) links(count int64) (next, previous *string) {
+// links are the URLs of the next page, if there are more, and of the one before. They keep the other query parameters.
+func (r *request) links(more bool) (next, previous *string) {
 	size, skip := window(r.query.Get("limit"), r.query.Get("offset"))
-	if int64(skip)+int64(size) < count {
+	if more {
 		next = r.link(size, skip+size)
 	}
 	if skip > 0 {
 		previous = r.link(size, max(0, skip-size))
 	}
 	return next, previous
+}
+
+// before reports whether the page that was asked for ends before the last of so many.
+func (r *request) before(count int64) bool {
+	size, skip := window(r.query.Get("limit"), r.query.Get("offset"))
+	return int64(skip)+int64(size) < count
 }
 
 func (r *request) link(size, skip int32) *string {
@@ -90,21 +96,4 @@ func (f *filters) err() error {
 		return nil
 	}
 	return errs.Invalid(f.violations...)
-}
-
-func (f *filters) choice(field, value string) {
-	f.fail(field, fmt.Sprintf("Select a valid choice. %s is not one of the available choices.", value))
-}
-
-// truth is nil when the parameter was not given.
-func (f *filters) truth(field, text string) *bool {
-	if text == "" {
-		return nil
-	}
-	value, err := truth(text)
-	if err != nil {
-		f.fail(field, "Must be a valid boolean.")
-		return nil
-	}
-	return &value
 }

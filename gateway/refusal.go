@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
+	"github.com/sluice-tasks/sluice/pkg/limits"
 )
 
 // refusal is an answer that is not what was asked for, in the shapes of Django REST framework.
@@ -27,6 +28,8 @@ type refusal struct {
 	body any
 	// retryAfter is sent as a header when it is set.
 	retryAfter time.Duration
+	// challenge says how to identify oneself; it is sent as a header when it is set.
+	challenge string
 }
 
 func (r *refusal) Error() string {
@@ -65,6 +68,37 @@ func (f fieldErrors) addItem(field, item, message string) {
 	items[item] = append(items[item], message)
 }
 
+// listErrors is the shape of what is wrong in a list of objects: a list in which those without mistakes are empty.
+type listErrors map[int]fieldErrors
+
+// MarshalJSON writes the list as far as its last mistake.
+func (l listErrors) MarshalJSON() ([]byte, error) {
+	last := -1
+	for i := range l {
+		last = max(last, i)
+	}
+	list := make([]fieldErrors, last+1)
+	for i := range list {
+		if list[i] = l[i]; list[i] == nil {
+			list[i] = fieldErrors{}
+		}
+	}
+	return marshalJSON(list)
+}
+
+// at puts what is wrong with an object in a list under its place. A field that already has messages of its own keeps those.
+func (f fieldErrors) at(field string, place int, inner fieldErrors) {
+	items, ok := f[field].(listErrors)
+	if !ok {
+		if f[field] != nil {
+			return
+		}
+		items = listErrors{}
+		f[field] = items
+	}
+	items[place] = inner
+}
+
 // byField arranges the violations of a request. Their fields have REST's names already.
 func byField(violations []errs.Violation) fieldErrors {
 	// Messages about a field as a whole win over those about what is in it, so they go first.
@@ -77,12 +111,26 @@ func byField(violations []errs.Violation) fieldErrors {
 	return fields
 }
 
-// put follows a path: retry.on[0] is the message about item 0 in the field on of the object retry.
+// put follows a path: retry.on[0] is the message about item 0 in the field on of the object retry, tasks[1].name that about the name of
+// the second object in the list tasks.
 func (f fieldErrors) put(path, message string) {
 	at := strings.IndexAny(path, ".[")
 	switch {
 	case at < 0:
 		f.add(path, message)
+	case path[at] == '[' && strings.Contains(path, "]."):
+		end := strings.Index(path, "].")
+		place, err := strconv.Atoi(path[at+1 : end])
+		if err != nil || place < 0 || place > limits.MaxBatch {
+			f.add(path[:at], message)
+			return
+		}
+		inner := fieldErrors{}
+		if items, ok := f[path[:at]].(listErrors); ok && items[place] != nil {
+			inner = items[place]
+		}
+		inner.put(path[end+2:], message)
+		f.at(path[:at], place, inner)
 	case path[at] == '[':
 		f.addItem(path[:at], strings.Trim(path[at+1:], `"]`), message)
 	default:
@@ -127,6 +175,9 @@ func sentence(rule string) string {
 func (r *refusal) write(w http.ResponseWriter) error {
 	if r.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(r.retryAfter.Seconds()))))
+	}
+	if r.challenge != "" {
+		w.Header().Set("WWW-Authenticate", r.challenge)
 	}
 	if r.body == nil {
 		w.Header().Del("Content-Type")
@@ -200,6 +251,9 @@ func (g *Gateway) refusalOf(ctx context.Context, method string, err error) *refu
 		}
 		return later(http.StatusServiceUnavailable, text, own.RetryAfter)
 	case codes.ResourceExhausted:
+		if own.Reason == errs.TooBroad {
+			return detail(http.StatusBadRequest, sentence(own.Message)) // coming again would not help
+		}
 		return later(http.StatusTooManyRequests, sentence(own.Message), own.RetryAfter)
 	case codes.DeadlineExceeded:
 		return detail(http.StatusGatewayTimeout, "The request took too long.")
@@ -242,7 +296,10 @@ func renamed(err error, names map[string]string) error {
 	}
 	violations := slices.Clone(own.Violations)
 	for i, v := range violations {
-		path := strings.TrimPrefix(v.Field, "task.")
+		path, list := strings.TrimPrefix(v.Field, "task."), ""
+		if end := strings.Index(path, "]."); end >= 0 && strings.HasPrefix(path, "tasks[") {
+			list, path = path[:end+2], path[end+2:]
+		}
 		field, rest := path, ""
 		if at := strings.Index(path, "["); at >= 0 {
 			field, rest = path[:at], path[at:]
@@ -250,7 +307,7 @@ func renamed(err error, names map[string]string) error {
 		if name, known := names[field]; known {
 			field = name
 		}
-		violations[i] = errs.Violation{Field: field + rest, Rule: sentence(v.Rule)}
+		violations[i] = errs.Violation{Field: list + field + rest, Rule: sentence(v.Rule)}
 	}
 	return errs.Invalid(violations...)
 }

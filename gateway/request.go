@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -20,12 +21,21 @@ const (
 	headerTracestate  = "Tracestate"
 	headerDiagnostics = "X-Task-Diagnostics"
 	headerIdempotency = "Idempotency-Key"
+	headerCount       = "Sluice-Count"
 
-	// metaCorrelation and metaDiagnostics carry their headers to tasks.go; the other two also go on to the dispatcher.
+	// What the methods of pulp.v3 are told of a request. The trace context also goes on to the dispatcher.
 	metaCorrelation = "correlation-id"
 	metaTraceparent = "traceparent"
 	metaTracestate  = "tracestate"
 	metaDiagnostics = "task-diagnostics"
+	metaIdempotency = "idempotency-key"
+	metaCaller      = "caller-id"
+	metaRoot        = "api-root-bin" // may have letters that are not ASCII, which only binary metadata can
+	metaOrigin      = "origin"       // scheme and host, as the client knows them
+
+	// What they tell of an answer, by being there: the count is an estimate, there are more.
+	metaEstimated = "sluice-estimated"
+	metaMore      = "sluice-more"
 
 	// maxTracestate is what W3C wants to be passed on at least, in bytes.
 	maxTracestate = 512
@@ -43,6 +53,9 @@ type request struct {
 	diagnostics string
 	url         *url.URL // without the query
 	query       url.Values
+	vars        map[string]string // what stands in the path for {...}
+	root        string            // the API root by which it came
+	version     string            // of the API, for example v3
 }
 
 type requestKey struct{}
@@ -64,7 +77,13 @@ var traceparentForm = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}
 // outgoing makes the gRPC metadata of a call.
 func outgoing(ctx context.Context, _ *http.Request) metadata.MD {
 	r := requestFrom(ctx)
-	md := metadata.Pairs(metaCorrelation, r.cid)
+	md := metadata.Pairs(metaCorrelation, r.cid, metaRoot, r.root, metaCaller, strconv.FormatInt(r.caller.id, 10))
+	if origin := r.url.Scheme + "://" + r.url.Host; printable(origin) {
+		md.Set(metaOrigin, origin)
+	}
+	if r.idempotency != "" {
+		md.Set(metaIdempotency, r.idempotency)
+	}
 	if traceparentForm.MatchString(r.traceparent) && len(r.traceparent) <= maxTracestate {
 		md.Set(metaTraceparent, r.traceparent)
 		if r.tracestate != "" && len(r.tracestate) <= maxTracestate && printable(r.tracestate) {
@@ -94,7 +113,8 @@ func correlationID(sent string) string {
 	if len(sent) <= maxCorrelation && len(bare) == 32 && strings.Trim(bare, "0123456789abcdef") == "" {
 		return sent
 	}
-	return strings.ReplaceAll(uuid.NewString(), "-", "")
+	// In the order of time, so that the index on it grows at its end.
+	return strings.ReplaceAll(uuid.Must(uuid.NewV7()).String(), "-", "")
 }
 
 // shows tells which fields the client wants; nil is all of them.

@@ -27,13 +27,19 @@ type route struct {
 
 // operation is what one method of a route does.
 type operation struct {
+	// input has the query parameters as its fields; nil for a route by hand that has none of these.
 	input protoreflect.MessageDescriptor
-	// list: it returns a page, and refuses query parameters that it does not know.
+	// list: it refuses query parameters that it does not know.
 	list bool
 	// also are query parameters that are not fields of input.
 	also []string
 	// hand answers what grpc-gateway can't; nil for all others. The request has been checked, as for them, and is in the context.
 	hand http.HandlerFunc
+}
+
+// page reports whether it is a collection that a page can be read of.
+func (o operation) page() bool {
+	return o.list && o.input != nil && o.input.Fields().ByName("limit") != nil && o.hand == nil
 }
 
 // routes finds routes by path.
@@ -105,6 +111,18 @@ func (r *routes) find(path string) (found *route) {
 		}
 	}
 	return found
+}
+
+// vars are the segments of a path that may be anything, by their names.
+func (r *route) vars(path string) map[string]string {
+	given := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	vars := map[string]string{}
+	for i, segment := range r.segments {
+		if strings.HasPrefix(segment, "{") {
+			vars[strings.Trim(segment, "{}")] = given[i]
+		}
+	}
+	return vars
 }
 
 // open is how many segments may be anything.

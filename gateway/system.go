@@ -1,8 +1,11 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -33,30 +36,88 @@ const workerNotFound errs.Reason = "WORKER_NOT_FOUND"
 
 func noWorker() error { return errs.NotFound(workerNotFound, "No AppStatus matches the given query.") }
 
-// ListWorkers returns a page of executors by name. Those that are gone are only listed when the filters ask for them: Pulp
-// deletes them, and a client that looks for a name expects one.
+// ListWorkers returns a page of executors, by name unless another order is asked for. Those that are gone are only listed when the
+// filters ask for them: Pulp deletes them, and a client that looks for a name expects one.
 func (s *system) ListWorkers(ctx context.Context, r *pulpv3.ListWorkersRequest) (*pulpv3.ListWorkersResponse, error) {
-	bad := &filters{}
-	online, missing := bad.truth("online", r.GetOnline()), bad.truth("missing", r.GetMissing())
+	h, bad := s.hrefs.at(ctx), &filters{}
+	conditions := workerFilters(h).of(r, bad)
+	keys := bad.sortKeys(r.GetOrdering(), func(name string) bool { return workerOrders[name] != nil })
 	size, skip := window(r.GetLimit(), r.GetOffset())
 	if err := bad.err(); err != nil {
 		return nil, err
 	}
-	gone := online != nil && !*online || missing != nil && *missing
-	response, err := s.heartbeat.ListApps(ctx, &heartbeatv1.ListAppsRequest{Kind: heartbeatv1.Kind_KIND_WORKER, IncludeGone: gone})
+	response, err := s.heartbeat.ListApps(ctx, &heartbeatv1.ListAppsRequest{Kind: heartbeatv1.Kind_KIND_WORKER, IncludeGone: wantsGone(r)})
 	if err != nil {
 		return nil, err
 	}
-	matching := slices.DeleteFunc(slices.Clone(response.GetApps()), func(app *heartbeatv1.App) bool {
-		return r.GetName() != "" && app.GetName() != r.GetName() ||
-			online != nil && app.GetOnline() != *online ||
-			missing != nil && app.GetMissing() != *missing
-	})
+	matching := slices.DeleteFunc(slices.Clone(response.GetApps()), func(app *heartbeatv1.App) bool { return !matches(app, conditions) })
+	sorted(matching, keys, workerOrders, defaultWorkerOrder(keys))
 	page := &pulpv3.ListWorkersResponse{Count: int64(len(matching))}
 	for _, app := range cut(matching, size, skip) {
-		page.Results = append(page.Results, s.hrefs.worker(app))
+		page.Results = append(page.Results, h.worker(app))
 	}
 	return page, nil
+}
+
+// wantsGone reports whether a filter can only match executors that are gone, or names them one by one.
+func wantsGone(r *pulpv3.ListWorkersRequest) bool {
+	online, err := truth(r.GetOnline())
+	if err == nil && r.GetOnline() != "" && !online {
+		return true
+	}
+	if missing, err := truth(r.GetMissing()); err == nil && missing {
+		return true
+	}
+	return r.GetPrn_In() != "" || r.GetPulpHref_In() != "" || r.GetPulpId_In() != "" || goneWords.MatchString(r.GetQ())
+}
+
+// goneWords finds the filters of wantsGone in an expression, whatever it does with them.
+var goneWords = regexp.MustCompile(`(^|[^A-Za-z0-9_])(online|missing|prn__in|pulp_href__in|pulp_id__in)=`)
+
+// workerFilters are all filters of workers.
+func workerFilters(h hrefs) filterset[func(*heartbeatv1.App) bool] {
+	s := predicates[*heartbeatv1.App]()
+	textLookups(s, "name", (*heartbeatv1.App).GetName,
+		"", "iexact", "in", "contains", "icontains", "startswith", "istartswith", "regex", "iregex")
+	timeLookups(s, "last_heartbeat", (*heartbeatv1.App).GetLastBeatAt)
+	truthLookup(s, "online", (*heartbeatv1.App).GetOnline)
+	truthLookup(s, "missing", (*heartbeatv1.App).GetMissing)
+	idLookups(s, h, collectionWorkers, modelWorker, "a worker", (*heartbeatv1.App).GetIncarnation)
+	return s
+}
+
+// workerOrders are what workers can be ordered by.
+var workerOrders = map[string]func(a, b *heartbeatv1.App) int{
+	"pk":                byIncarnation,
+	"pulp_id":           byIncarnation,
+	"pulp_created":      byRegistration,
+	"pulp_last_updated": byBeat,
+	"last_heartbeat":    byBeat,
+	"name":              byName,
+	"versions": func(a, b *heartbeatv1.App) int {
+		return cmp.Compare(fmt.Sprint(a.GetVersions()), fmt.Sprint(b.GetVersions())) // maps are printed by sorted keys
+	},
+}
+
+func byIncarnation(a, b *heartbeatv1.App) int {
+	return cmp.Compare(a.GetIncarnation(), b.GetIncarnation())
+}
+func byName(a, b *heartbeatv1.App) int { return cmp.Compare(a.GetName(), b.GetName()) }
+
+func byRegistration(a, b *heartbeatv1.App) int {
+	return a.GetRegisteredAt().AsTime().Compare(b.GetRegisteredAt().AsTime())
+}
+
+func byBeat(a, b *heartbeatv1.App) int {
+	return a.GetLastBeatAt().AsTime().Compare(b.GetLastBeatAt().AsTime())
+}
+
+// defaultWorkerOrder is by name; what an order of the client's leaves open is the newest first, as everywhere in Pulp.
+func defaultWorkerOrder(keys []sortKey) func(a, b *heartbeatv1.App) int {
+	if len(keys) == 0 {
+		return byName
+	}
+	return func(a, b *heartbeatv1.App) int { return byRegistration(b, a) }
 }
 
 // ReadWorker returns one executor, also one that is gone.
@@ -71,7 +132,7 @@ func (s *system) ReadWorker(ctx context.Context, r *pulpv3.ReadWorkerRequest) (*
 	}
 	for _, app := range response.GetApps() {
 		if app.GetIncarnation() == id {
-			return &pulpv3.ReadWorkerResponse{Worker: s.hrefs.worker(app)}, nil
+			return &pulpv3.ReadWorkerResponse{Worker: s.hrefs.at(ctx).worker(app)}, nil
 		}
 	}
 	return nil, noWorker()
@@ -82,10 +143,7 @@ func (s *system) ReadStatus(ctx context.Context, _ *pulpv3.ReadStatusRequest) (*
 	ctx, cancel := context.WithTimeout(ctx, statusWait)
 	defer cancel()
 	shown := &pulpv3.ReadStatusResponse{
-		Versions: []*pulpv3.Version{
-			{Component: "core", Version: CoreVersion, Package: "pulpcore", Module: "pulpcore.app", DomainCompatible: true},
-			{Component: "sluice", Version: s.version, Package: "sluice", Module: "sluice", DomainCompatible: true},
-		},
+		Versions:           components(s.version),
 		DatabaseConnection: &pulpv3.Connection{},
 		RedisConnection:    &pulpv3.Connection{},
 		ContentSettings:    &pulpv3.ContentSettings{},

@@ -49,7 +49,7 @@ func TestTaskHasAllFieldsOfPulp(t *testing.T) {
 
 func TestTaskWithoutAnythingOptional(t *testing.T) {
 	n := &native{getTask: func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
-		return &statusv1.GetTaskResponse{Task: &taskv1.Task{Id: taskID, State: taskv1.State_STATE_WAITING, CreatedAt: at(0)}}, nil
+		return &statusv1.GetTaskResponse{Task: &taskv1.Task{Id: taskID, State: taskv1.State_STATE_WAITING, CreatedAt: at(0), UpdatedAt: at(0)}}, nil
 	}}
 	got := object(t, newFace(t, n, gateway.Config{}).do(t, "GET", taskPath, ""))
 	for _, field := range []string{"unblocked_at", "started_at", "finished_at", "error", "worker", "parent_task", "task_group", "result", "created_by", "timeout", "retry", "retry_at"} {
@@ -209,7 +209,7 @@ func TestCreatePassesEverythingOn(t *testing.T) {
 	if diff := cmp.Diff(&taskv1.TaskSpec{
 		Name: "test.echo", ArgsJson: `[1.00, 12345678901234567890]`, KwargsJson: `{"a": {"b": null}}`,
 		ExclusiveResources: []string{"x", "y"}, SharedResources: []string{"z"}, Immediate: true, Deferred: &deferred,
-		Versions: map[string]string{"core": "3.1"}, GroupId: groupID, CorrelationId: cid,
+		Versions: map[string]string{"core": "3.1"}, GroupId: groupID, CorrelationId: cid, CreatedBy: 1,
 		Timeout: durationpb.New(2500 * time.Millisecond), ProfileOptions: []string{"memory"}, FileIds: []string{otherID},
 	}, f.dispatched[0], protocmp.Transform()); diff != "" {
 		t.Error(diff)
@@ -474,8 +474,16 @@ func TestListPassesFiltersOn(t *testing.T) {
 		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 	if diff := cmp.Diff(&statusv1.ListTasksRequest{
-		States: []taskv1.State{taskv1.State_STATE_WAITING, taskv1.State_STATE_RUNNING}, Name: "n", CorrelationId: "c",
-		GroupId: groupID, ParentId: parentID, Resources: []string{"b", "c", "a"}, PageSize: 5, Offset: 10, Count: true, IncludeReports: true,
+		Filter: all(
+			is(statusv1.TaskField_TASK_FIELD_STATE, statusv1.Comparison_COMPARISON_IN, "waiting", "running"),
+			is(statusv1.TaskField_TASK_FIELD_NAME, statusv1.Comparison_COMPARISON_EQUAL, "n"),
+			is(statusv1.TaskField_TASK_FIELD_CORRELATION_ID, statusv1.Comparison_COMPARISON_EQUAL, "c"),
+			is(statusv1.TaskField_TASK_FIELD_GROUP_ID, statusv1.Comparison_COMPARISON_EQUAL, groupID),
+			is(statusv1.TaskField_TASK_FIELD_PARENT_ID, statusv1.Comparison_COMPARISON_EQUAL, parentID),
+			is(statusv1.TaskField_TASK_FIELD_RESOURCES, statusv1.Comparison_COMPARISON_ALL, "a"),
+			is(statusv1.TaskField_TASK_FIELD_RESOURCES, statusv1.Comparison_COMPARISON_ALL, "b", "c"),
+		),
+		PageSize: 5, Offset: 10, Count: true, IncludeReports: true, IncludeChildren: true,
 	}, f.listed, protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}
@@ -491,7 +499,7 @@ func TestListDefaults(t *testing.T) {
 			t.Errorf("%s: %d %s", query, w.Code, w.Body)
 			continue
 		}
-		if got := f.listed; got.GetPageSize() != size || got.GetOffset() != 0 || len(got.GetStates()) != 0 {
+		if got := f.listed; got.GetPageSize() != size || got.GetOffset() != 0 || got.GetFilter() != nil {
 			t.Errorf("%s: asked for %v", query, got)
 		}
 	}
@@ -509,7 +517,7 @@ func TestListRefusesBadFilters(t *testing.T) {
 		"?state__in=waiting,nope":     `{"state__in":["Select a valid choice. nope is not one of the available choices."]}`,
 		"?task_group=mine&state=nope": `{"state":["Select a valid choice. nope is not one of the available choices."],"task_group":["Must be the href or the UUID of a task group."]}`,
 		"?parent_task=mine":           `{"parent_task":["Must be the href or the UUID of a task."]}`,
-		"?ordering=name":              `{"ordering":["Select a valid choice. name is not one of the available choices."]}`,
+		"?ordering=args,-name,-x":     `{"ordering":["Select a valid choice. args is not one of the available choices.","Select a valid choice. -x is not one of the available choices."]}`,
 		"?offset=1000001":             `{"offset":["Must be between 0 and 1000000, is 1000001."]}`,
 		"?offset=99999999999999":      `{"offset":["Must be between 0 and 1000000, is 1000001."]}`,
 		"?name=%01":                   `{"name":["Must not contain control characters, has U+0001 at byte 0."]}`,
@@ -533,8 +541,9 @@ func TestListOfStatesThatExcludeEachOtherIsEmpty(t *testing.T) {
 }
 
 func TestListLinksPagesAndKeepsTheQuery(t *testing.T) {
-	f := newFace(t, &native{list: func(context.Context, *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
-		return &statusv1.ListTasksResponse{Total: 25}, nil
+	f := newFace(t, &native{list: func(_ context.Context, r *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
+		// Whether there are more is not told by the count, which may be an estimate.
+		return &statusv1.ListTasksResponse{Total: 7, TotalEstimated: true, More: r.GetOffset()+r.GetPageSize() < 25}, nil
 	}}, gateway.Config{})
 	const base = "http://localhost:24817/pulp/api/v3/tasks/"
 	for _, c := range []struct{ target, next, previous string }{
@@ -559,6 +568,66 @@ func TestListLinksPagesAndKeepsTheQuery(t *testing.T) {
 	got := object(t, f.do(t, "GET", tasksPath+"?limit=20", "", "X-Forwarded-Proto", "https", "Host", "ignored"))
 	if got["next"] != "https://localhost:24817/pulp/api/v3/tasks/?limit=20&offset=20" {
 		t.Errorf("behind TLS: %v", got["next"])
+	}
+}
+
+func TestTheCountOfAListSaysWhetherItIsExact(t *testing.T) {
+	estimated := false
+	f := newFace(t, &native{list: func(context.Context, *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
+		return &statusv1.ListTasksResponse{Total: 12345, TotalEstimated: estimated}, nil
+	}}, gateway.Config{})
+	for _, word := range []string{"exact", "estimated"} {
+		w := f.do(t, "GET", tasksPath, "")
+		want(t, w, 200, `{"count":12345,"next":null,"previous":null,"results":[]}`)
+		if got := w.Header().Get("Sluice-Count"); got != word {
+			t.Errorf("Sluice-Count %q, want %q", got, word)
+		}
+		estimated = true
+	}
+	for _, target := range []string{workersPath, taskPath} {
+		if got := f.do(t, "GET", target, "").Header().Get("Sluice-Count"); got != "" {
+			t.Errorf("%s: Sluice-Count %q", target, got)
+		}
+	}
+}
+
+func TestAQuestionThatIsTooBroadIsTheClientsMistake(t *testing.T) {
+	f := newFace(t, &native{list: func(context.Context, *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
+		return nil, errs.Oversize(errs.TooBroad, "the search took too long: add a time")
+	}}, gateway.Config{})
+	w := f.do(t, "GET", tasksPath+"?name__contains=x", "")
+	want(t, w, 400, `{"detail":"The search took too long: add a time."}`)
+	if w.Header().Get("Retry-After") != "" {
+		t.Error("it says to come again")
+	}
+}
+
+func TestListShowsChildrenAndWhoDispatched(t *testing.T) {
+	f := newFace(t, &native{list: func(context.Context, *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
+		mine, nobodys := runningTask(), runningTask()
+		mine.CreatedBy, nobodys.Id = 7, otherID
+		return &statusv1.ListTasksResponse{
+			Tasks: []*taskv1.Task{mine, nobodys}, Total: 2, Children: map[string]*statusv1.TaskIds{taskID: {Ids: []string{childID, parentID}}},
+		}, nil
+	}}, gateway.Config{})
+	want(t, f.do(t, "GET", tasksPath+"?fields=child_tasks,created_by", ""), 200, `{"count":2,"next":null,"previous":null,"results":[`+
+		`{"created_by":"/pulp/api/v3/users/7/","child_tasks":["`+tasksPath+childID+`/","`+tasksPath+parentID+`/"]},{"created_by":null,"child_tasks":[]}]}`)
+}
+
+// Without a token in an order of the client's, the rest of a page is found by its number.
+func TestAnOrderedPageIsReadToItsEnd(t *testing.T) {
+	var asked []string
+	f := newFace(t, &native{list: func(_ context.Context, r *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
+		asked = append(asked, fmt.Sprintf("size %d, offset %d, token %q, count %v", r.GetPageSize(), r.GetOffset(), r.GetPageToken(), r.GetCount()))
+		return &statusv1.ListTasksResponse{Tasks: []*taskv1.Task{runningTask(), runningTask()}, Total: 40, More: true}, nil
+	}}, gateway.Config{})
+	got := object(t, f.do(t, "GET", tasksPath+"?limit=3&offset=5&ordering=name", ""))
+	if shown, _ := got["results"].([]any); len(shown) != 4 || got["next"] == nil {
+		t.Errorf("%d results, next %v", len(shown), got["next"])
+	}
+	want := []string{`size 3, offset 5, token "", count true`, `size 1, offset 7, token "", count false`}
+	if !slices.Equal(asked, want) {
+		t.Errorf("asked %q, want %q", asked, want)
 	}
 }
 

@@ -23,6 +23,7 @@ func (h hrefs) task(all *statusv1.GetTaskResponse, worker string) *pulpv3.Task {
 		State:                   string(wire.FromState(t.GetState())),
 		Name:                    t.GetName(),
 		LoggingCid:              t.GetCorrelationId(),
+		CreatedBy:               h.user(t.GetCreatedBy()),
 		UnblockedAt:             t.GetUnblockedAt(),
 		StartedAt:               t.GetStartedAt(),
 		FinishedAt:              t.GetFinishedAt(),

@@ -43,6 +43,7 @@ func main() {
 
 const usage = `usage: bench run [flags]       measure, print the table, write the results
        bench held [flags]      what a session costs that holds a snapshot for minutes
+       bench lists [flags]     how long lists of tasks take with ten million finished ones
        bench river [flags]     one run of River; what "run" starts for each
        bench table FILE.json   print the table of an earlier go again`
 
@@ -55,6 +56,8 @@ func start(ctx context.Context, args []string, out, progress io.Writer) error {
 		return commandRun(ctx, args[1:], out, progress)
 	case "held":
 		return commandHeld(ctx, args[1:], out, progress)
+	case "lists":
+		return commandLists(ctx, args[1:], out, progress)
 	case "river":
 		return commandRiver(ctx, args[1:], out, progress)
 	case "table":

@@ -47,8 +47,9 @@ func devLife(t *testing.T, user *account) {
 }
 
 func devPrintedCommand(d *dev, s *system) *system {
-	_, printed, found := strings.Cut(d.process.stdout(), "\n")
-	_, command, _ := strings.Cut(printed, ": ")
+	_, printed, found := strings.Cut(d.process.stdout(), "\nTry, ")
+	line, _, _ := strings.Cut(printed, "\n")
+	_, command, _ := strings.Cut(line, ": ")
 	command = strings.TrimSpace(command)
 	if !found || !strings.HasPrefix(command, "bin/sluice ") {
 		s.t.Fatalf("it printed %q, want the command to type", d.process.stdout())

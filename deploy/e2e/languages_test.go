@@ -61,6 +61,7 @@ var languageStories = []struct {
 	{"its client says why a task failed, as its handler put it", (*foreign).fails},
 	{"what a task says of its progress is seen while it runs, and a cancel stops it", (*foreign).progresses},
 	{"a task that was dispatched by a task is its child", (*foreign).dispatches},
+	{"what tasks add to the progress of their group is the sum of it", (*foreign).addsUp},
 	{"a worker comes back to an executor that was restarted", (*foreign).comesBack},
 	{"a worker that is killed fails its task at once, and frees what it had reserved", (*foreign).killed},
 }
@@ -214,6 +215,21 @@ func (f *foreign) progresses() {
 	}
 	if now := f.get(id); len(now.Progress) != 1 || now.Progress[0].State != task.Canceled {
 		f.t.Errorf("the progress of the canceled task is %+v", now.Progress)
+	}
+}
+
+func (f *foreign) addsUp() {
+	group, err := f.CreateGroup(f.soon(), "")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	for _, n := range []int{3, 4} {
+		f.run(client.Spec{Name: f.prefix + ".count", Kwargs: map[string]any{"n": n}, GroupID: group})
+	}
+	got, err := f.Group(f.soon(), group)
+	want := []client.GroupProgress{{Code: "count", Message: "Counting together", Total: 7, Done: 7}}
+	if err != nil || !slices.Equal(got.Progress, want) {
+		f.t.Errorf("the progress of the group is %+v, %v", got.Progress, err)
 	}
 }
 

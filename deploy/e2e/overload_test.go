@@ -223,6 +223,8 @@ func TestWhoHandsInTooMuchIsToldSo(t *testing.T) {
 	v.reaching = map[string]string{"dispatcher": proxy.URL()}
 	s := v.start(t).under(t)
 	v.narrow(t, "1")
+	// From here on the gateway knows who asks: the longer a commit is held, the longer those who are refused are told to wait.
+	s.call(http.MethodGet, "tasks/?limit=1", nil)
 	held := proxy.Arm(faults.Rule{Fault: faults.HoldCommit, Match: inserts})
 	var all sync.WaitGroup
 	all.Go(func() {
@@ -234,7 +236,13 @@ func TestWhoHandsInTooMuchIsToldSo(t *testing.T) {
 	if got, err := s.once(t).Dispatch(s.soon(), client.Spec{Name: "test.refused"}); !errs.Is(err, errs.Overloaded) {
 		t.Errorf("a dispatch returned %v, %v", got.ID, err)
 	}
-	response, err := http.Post(s.rest+"/pulp/api/v3/tasks/", "application/json", strings.NewReader(`{"name":"test.refused"}`))
+	request, err := http.NewRequestWithContext(s.soon(), http.MethodPost, s.rest+"/pulp/api/v3/tasks/", strings.NewReader(`{"name":"test.refused"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetBasicAuth(username, password)
+	request.Header.Set("Content-Type", "application/json")
+	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}

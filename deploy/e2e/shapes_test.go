@@ -155,6 +155,7 @@ func (v *services) flags(service string) map[string]string {
 		flags["worker-ttl"] = v.ttl.String()
 		flags["cancel-grace"] = "2s"
 		flags["task-grace-interval"] = "2s"
+		flags["diagnostics"] = "memory,logs"
 	}
 	switch service {
 	case "dispatcher", "scheduler", "status", "heartbeat":
@@ -220,6 +221,7 @@ func (v *services) start(t *testing.T, order ...string) *system {
 		v.system.processes[service].ready(t, "sluice "+service+" is ready")
 	}
 	v.system.connect(v.t, "http://"+v.addrs["rest"], v.addrs["gateway"])
+	v.system.addUser(t)
 	return v.system
 }
 

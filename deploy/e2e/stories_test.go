@@ -31,6 +31,13 @@ var stories = []struct {
 	{"a task that is not there can neither be canceled nor deleted", cancelNonexistent},
 	{"a task that ignores every request to stop is killed", cancelGooey},
 
+	{"a canceled group stops all its members, and nobody else", cancelGroup},
+	{"what members add to the progress of their group is its sum, and stays when they are gone", groupProgress},
+	{"diagnostics that were asked for are kept, and others are named in the log", diagnostics},
+
+	{"whoever hands a task in over REST is who made it, and what it hands in itself", createdBy},
+	{"REST asks for a login, and a changed password ends tokens", logins},
+
 	{"an immediate task has run when its dispatch returns", immediate},
 	{"an immediate task whose handler is not fit for it fails", immediateUnfit},
 	{"an immediate task that takes too long fails", immediateTimesOut},

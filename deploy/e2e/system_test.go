@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/sluice-tasks/sluice/pkg/client"
+	"github.com/sluice-tasks/sluice/pkg/errs"
 )
 
 // system is one running Sluice, as a story sees it: t is the story's.
@@ -174,7 +175,18 @@ func (a answer) decode(t testing.TB, v any) {
 	}
 }
 
-// call asks the REST face; path is below /pulp/api/v3/ or a whole href. A body that is not text is sent as JSON.
+// The login of all tests: that which dev makes by itself.
+const username, password = "admin", "password"
+
+// addUser gives a Sluice of several processes the login that dev makes by itself.
+func (s *system) addUser(t *testing.T) {
+	t.Helper()
+	if _, err := s.CreateUser(s.soon(), username, password); err != nil && !errs.Is(err, errs.UserExists) {
+		t.Fatalf("make a user: %v", err)
+	}
+}
+
+// call asks the REST face, as the administrator; path is below /pulp/api/v3/ or a whole href. A body that is not text is sent as JSON.
 func (s *system) call(method, path string, body any) answer {
 	s.t.Helper()
 	text, isText := body.(string)
@@ -192,6 +204,7 @@ func (s *system) call(method, path string, body any) answer {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	request.SetBasicAuth(username, password)
 	request.Header.Set("Content-Type", "application/json")
 	request.Close = true // no connection, and no goroutine of it, stays
 	response, err := http.DefaultClient.Do(request)

@@ -38,6 +38,8 @@ type grammar struct {
 
 	Dispatch DispatchCmd `cmd:"" group:"tasks" help:"Hand in a task."`
 	Task     TaskCmd     `cmd:"" group:"tasks" help:"Look after tasks: list, show, wait, watch, explain, logs, cancel, delete, purge."`
+	Group    GroupCmd    `cmd:"" group:"tasks" help:"Look after task groups: create, list, show, cancel."`
+	Schedule ScheduleCmd `cmd:"" group:"tasks" help:"Look after schedules, which dispatch tasks by themselves: create, list, show, delete."`
 	File     FileCmd     `cmd:"" group:"tasks" help:"Store, fetch and delete temporary files, which tasks can be given."`
 
 	Status   StatusCmd   `cmd:"" group:"system" help:"Say how the whole is doing. With --grpc-addr: run the status service."`
@@ -45,6 +47,7 @@ type grammar struct {
 	Resource ResourceCmd `cmd:"" group:"system" help:"Look at resources: who holds them, who waits."`
 	Stats    StatsCmd    `cmd:"" group:"system" help:"Say how long tasks waited and ran."`
 	Bench    BenchCmd    `cmd:"" group:"system" help:"Measure how fast tasks are run, and check that every promise is kept."`
+	User     UserCmd     `cmd:"" group:"system" help:"Look after who may use REST: add, list, password, delete."`
 	Version  VersionCmd  `cmd:"" group:"system" help:"Say which build this is."`
 
 	Dispatcher DispatcherCmd `cmd:"" group:"services" help:"Run the dispatcher: takes tasks in."`

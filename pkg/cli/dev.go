@@ -16,8 +16,10 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/client"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/postgres/embedded"
+	"github.com/sluice-tasks/sluice/pkg/rpc"
 	"github.com/sluice-tasks/sluice/pkg/run"
 	"github.com/sluice-tasks/sluice/pkg/worker/builtin"
+	"github.com/sluice-tasks/sluice/services/access"
 	"github.com/sluice-tasks/sluice/services/dispatcher"
 	"github.com/sluice-tasks/sluice/services/executor"
 	"github.com/sluice-tasks/sluice/services/scheduler"
@@ -30,12 +32,16 @@ const (
 	devShutdownGrace = 5 * time.Second
 )
 
+// devUser is made at the first start.
+const devUser = "admin"
+
 // DevCmd runs all services in one process.
 type DevCmd struct {
 	DataDir     string `name:"data-dir" placeholder:"DIR" group:"service" help:"Keep the database and working directories here. Default: /var/lib/sluice for root, else $XDG_DATA_HOME/sluice."`
 	RESTAddr    string `name:"rest-addr" default:"127.0.0.1:24817" placeholder:"HOST:PORT" group:"service" help:"Answer REST here (${default})."`
 	GRPCAddr    string `name:"grpc-addr" default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC here (${default})."`
 	DatabaseURL string `name:"database-url" placeholder:"URL" group:"service" help:"Use this PostgreSQL instead of an own one; also DATABASE_URL."`
+	Anonymous   bool   `group:"service" help:"Ask nobody for a login over REST: everybody is the administrator."`
 	KeepFlag
 	ExecutorFlags
 	LogLevel  slog.Level `name:"log-level" default:"warn" placeholder:"LEVEL" group:"log" help:"debug, info, warn or error (${default})."`
@@ -49,7 +55,7 @@ func (*DevCmd) Help() string {
     sluice dev
     sluice dev --data-dir /tmp/try --slots 8
 
-Everybody who can reach the addresses can run commands as you, so only loopback addresses are allowed.`
+REST asks for a login. The first start makes the user admin with the password "password"; 'sluice user' looks after users. gRPC asks for none. Everybody who can reach the addresses can run commands as you, so only loopback addresses are allowed.`
 }
 
 // Run runs everything until it is stopped.
@@ -86,7 +92,7 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 	if c.Slots != 0 {
 		cfg := executor.Config{
 			WorkDir: filepath.Join(dataDir, "work"), TTL: devTTL, CancelGrace: devCancelGrace, ShutdownGrace: devShutdownGrace,
-			Versions: withOwnVersion(nil), HeartbeatAddr: s.addr,
+			Versions: withOwnVersion(nil), HeartbeatAddr: s.addr, Diagnostics: []string{executor.DiagnoseMemory, executor.DiagnoseLogs},
 		}
 		if err := c.apply(&cfg); err != nil {
 			return err
@@ -98,12 +104,22 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 		}
 		s.addExecutor(cfg, service)
 	}
-	rest, err := s.addGateway(ctx, gateway.Config{Version: Version(), TTL: devTTL, Metrics: s.metricsHandler()},
-		gateway.Services{Dispatcher: self, Status: self, Heartbeat: self}, c.RESTAddr)
+	users, err := s.users.CreateFirst(ctx, devUser, access.WellKnownPassword)
 	if err != nil {
 		return err
 	}
-	return s.run(ctx, func() { c.greet(env, rest, s.addr) })
+	rest, err := rpc.Listen(ctx, c.RESTAddr)
+	if err != nil {
+		return err
+	}
+	services := gateway.Services{Dispatcher: self, Status: self, Heartbeat: self, Scheduler: self, Access: self}
+	if c.Anonymous {
+		services.Access = nil
+	}
+	if err := s.addGateway(gateway.Config{Version: Version(), TTL: devTTL, Metrics: s.metricsHandler()}, services, rest); err != nil {
+		return err
+	}
+	return s.run(ctx, func() { c.greet(env, rest.Addr(), s.addr, users) })
 }
 
 // addServices adds the services that have SQL, on one address over which they also talk to each other, as they would between
@@ -144,17 +160,32 @@ func (s *system) addServices(ctx context.Context, name, url, grpcAddr string, ow
 		return nil, err
 	}
 	s.addDispatcher(pool, self, dispatcherConfig)
+	s.addAccess(pool)
 	return self, nil
 }
 
 // greet prints the line that people and scripts wait for, and what to type next.
-func (c *DevCmd) greet(env *Environment, rest net.Addr, grpcAddr string) {
+func (c *DevCmd) greet(env *Environment, rest net.Addr, grpcAddr string, users []access.User) {
 	addr := ""
 	if grpcAddr != client.DefaultAddr {
 		addr = " --addr " + grpcAddr
 	}
 	fmt.Fprintf(env.Stdout, "sluice is ready: REST at http://%s/pulp/api/v3/, gRPC at %s\n", rest, grpcAddr)
+	fmt.Fprintln(env.Stdout, c.login(users, addr))
 	fmt.Fprintf(env.Stdout, "Try, in another terminal:  bin/sluice dispatch%s command.run --kwargs '{\"argv\": [\"date\"]}' --exclusive clock --wait\n", addr)
+}
+
+// login says how to get in over REST.
+func (c *DevCmd) login(users []access.User, addr string) string {
+	if c.Anonymous {
+		return "REST asks nobody for a login."
+	}
+	for _, user := range users {
+		if user.WellKnown {
+			return fmt.Sprintf("REST asks for a login: %s / %s, until you change it:  bin/sluice user password%s %[1]s", user.Username, access.WellKnownPassword, addr)
+		}
+	}
+	return fmt.Sprintf("REST asks for a login. Who has one:  bin/sluice user list%s", addr)
 }
 
 // dataDir is where dev keeps what must survive.

@@ -157,6 +157,12 @@ var flags = []struct{ field, flag string }{
 	{"task.retry.on", "retry-on"},
 	{"task.profile_options", "profile"},
 	{"task.file_ids", "file-id"},
+	{"username", "name"},
+	{"schedule.name", "name"},
+	{"schedule.task.name", "task"},
+	{"schedule.dispatch_interval", "every"},
+	{"schedule.next_dispatch", "at"},
+	{"schedule_id", "id"},
 	{"task_ids", "id"},
 	{"task_id", "id"},
 	{"file_id", "id"},
@@ -179,6 +185,9 @@ func flagOf(field string) string {
 		if f.field == path {
 			return f.flag + element
 		}
+	}
+	if task, scheduled := strings.CutPrefix(field, "schedule."); scheduled {
+		return flagOf(task) // a schedule's task has the flags of any other
 	}
 	return field
 }

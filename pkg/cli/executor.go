@@ -31,6 +31,7 @@ type ExecutorFlags struct {
 	ImmediateTimeout time.Duration `name:"immediate-timeout" default:"5s" placeholder:"DURATION" group:"executor" help:"How long an immediate task may run (${default})."`
 	TasksPerChild    int           `name:"tasks-per-child" default:"100" placeholder:"N" group:"executor" help:"After how many tasks a child process is replaced (${default}); 1 is a fresh one for each task."`
 	ChildMemory      byteSize      `name:"child-memory" placeholder:"SIZE" group:"executor" help:"How much memory each process of a task may have for its data, such as 512MiB, at least 256MiB. Default: no limit."`
+	Diagnostics      []string      `name:"diagnostics" sep:"," placeholder:"NAME,..." group:"executor" help:"What may be kept of a run whose dispatch asks for it: memory, logs, or none. Default: none; of 'sluice dev': both."`
 	ChildIdle        time.Duration `name:"child-idle" default:"5m" placeholder:"DURATION" group:"executor" help:"How long a child process is kept without a task (${default})."`
 }
 
@@ -39,6 +40,18 @@ func (f ExecutorFlags) apply(cfg *executor.Config) error {
 	cfg.MaxTasksPerChild, cfg.ChildMemory, cfg.ChildIdle = f.TasksPerChild, int64(f.ChildMemory), f.ChildIdle
 	if cfg.Slots < 0 {
 		cfg.Slots = defaultSlots()
+	}
+	if len(f.Diagnostics) > 0 {
+		cfg.Diagnostics = nil
+	}
+	for _, name := range f.Diagnostics {
+		switch name = strings.TrimSpace(name); name {
+		case executor.DiagnoseMemory, executor.DiagnoseLogs:
+			cfg.Diagnostics = append(cfg.Diagnostics, name)
+		case "none":
+		default:
+			return usage("--diagnostics: must be memory, logs or none, is %q", name)
+		}
 	}
 	switch {
 	case f.TasksPerChild < 1:
@@ -250,6 +263,7 @@ func executorMain(ctx context.Context, args []string, env *Environment, mux *wor
 		return badUsage(err, variables)
 	}
 	return commands.serve(ctx, env, func(s *system, cfg executor.Config, peers executorPeers) (*executor.Service, error) {
+		registerPurge(mux, peers)
 		return s.newExecutorOf(mux, cfg, peers)
 	})
 }

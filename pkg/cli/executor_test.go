@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ func TestFlagsOfAnExecutorThatCannotWorkAreRefused(t *testing.T) {
 		"--tasks-per-child": func(f *ExecutorFlags) { f.TasksPerChild = 0 },
 		"--child-memory":    func(f *ExecutorFlags) { f.ChildMemory = executor.MinChildMemory - 1 },
 		"--child-idle":      func(f *ExecutorFlags) { f.ChildIdle = 0 },
+		"--diagnostics":     func(f *ExecutorFlags) { f.Diagnostics = []string{"memory", "memray"} },
 	} {
 		flags := good
 		change(&flags)
@@ -41,5 +43,14 @@ func TestFlagsOfAnExecutorThatCannotWorkAreRefused(t *testing.T) {
 	var config executor.Config
 	if err := good.apply(&config); err != nil || config.Slots < 2 {
 		t.Errorf("good flags: %d slots, %v", config.Slots, err)
+	}
+	for text, want := range map[string][]string{"": {"before"}, "none": nil, "memory, logs": {"memory", "logs"}, "logs": {"logs"}} {
+		flags, config := good, executor.Config{Diagnostics: []string{"before"}}
+		if text != "" {
+			flags.Diagnostics = strings.Split(text, ",")
+		}
+		if err := flags.apply(&config); err != nil || !slices.Equal(config.Diagnostics, want) {
+			t.Errorf("%q: %q, %v", text, config.Diagnostics, err)
+		}
 	}
 }

@@ -111,6 +111,16 @@ func busy(t *testing.T) *clienttest.Server {
 		Version: "v0.1.0", DatabaseConnected: true, SchedulerLeads: true, Epoch: 3, Executors: 2,
 		Live: []*statusv1.StateCount{{State: taskv1.State_STATE_RUNNING, Count: 1}, {State: taskv1.State_STATE_WAITING, Count: 12}},
 	}
+	server.Groups = []*statusv1.GetTaskGroupResponse{
+		{
+			Id: clienttest.ID(801), Description: "nightly \x1b[1msync", CreatedAt: timestamppb.New(now().Add(-90 * time.Second)),
+			Counts: []*statusv1.StateCount{{State: taskv1.State_STATE_COMPLETED, Count: 3}, {State: taskv1.State_STATE_RUNNING, Count: 1}},
+			Progress: []*taskv1.GroupProgress{
+				{Code: "sync.files", Message: "Files \x1b[1m", Total: 50, Done: 12, Suffix: "files"}, {Code: "sync.index", Total: 1},
+			},
+		},
+		{Id: clienttest.ID(802), CreatedAt: timestamppb.New(now().Add(-50 * time.Hour))},
+	}
 	server.Log = &statusv1.GetTaskLogResponse{Text: "line 1\n\x1b[1mline 2\x1b[0m\n", Truncated: true}
 	return server
 }
@@ -185,6 +195,11 @@ func TestOutput(t *testing.T) {
 		"delete":             {"task", "delete", completedID, failedID},
 		"delete-some":        {"task", "delete", completedID, runningID},
 		"worker-list":        {"worker", "list", "--gone"},
+		"group-create":       {"group", "create", "what for"},
+		"group-list":         {"group", "list"},
+		"group-list-limited": {"group", "list", "--limit", "1"},
+		"group-show":         {"group", "show", clienttest.ID(801)},
+		"group-cancel":       {"group", "cancel", clienttest.ID(801), clienttest.ID(800)},
 		"resource-list":      {"resource", "list"},
 		"resource-show":      {"resource", "show", "reports/2026"},
 		"stats":              {"stats"},

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/sluice-tasks/sluice/gateway"
+	accessv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/access/v1"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
@@ -97,6 +98,7 @@ func (c *DispatcherCmd) Run(ctx context.Context, env *Environment) error {
 			return err
 		}
 		s.addDispatcher(pool, toScheduler, cfg)
+		s.addAccess(pool)
 		return nil
 	})
 }
@@ -177,13 +179,17 @@ func (c *StatusRole) Serve(ctx context.Context, env *Environment) error {
 
 // GatewayCmd runs the gateway.
 type GatewayCmd struct {
-	RESTAddr       string `name:"rest-addr" default:"127.0.0.1:24817" placeholder:"HOST:PORT" group:"service" help:"Answer REST here (${default})."`
-	GRPCAddr       string `name:"grpc-addr" default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC for all services here, by forwarding (${default})."`
-	DispatcherAddr string `name:"dispatcher-addr" default:"127.0.0.1:24821" placeholder:"HOST:PORT" group:"service" help:"Where the dispatcher is (${default})."`
-	SchedulerAddr  string `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are (${default}). The one that leads is found among them."`
-	StatusAddr     string `name:"status-addr" default:"127.0.0.1:24823" placeholder:"HOST:PORT" group:"service" help:"Where the status service is (${default})."`
-	HeartbeatAddr  string `name:"heartbeat-addr" default:"127.0.0.1:24824" placeholder:"HOST:PORT" group:"service" help:"Where the heartbeat service is (${default})."`
-	APIRoot        string `name:"api-root" default:"/pulp/" placeholder:"PATH" group:"service" help:"Path below which api/v3/ is served (${default})."`
+	RESTAddr       string   `name:"rest-addr" default:"127.0.0.1:24817" placeholder:"HOST:PORT" group:"service" help:"Answer REST here (${default}). Other machines may reach it unless somebody has the password that everybody knows."`
+	GRPCAddr       string   `name:"grpc-addr" default:"127.0.0.1:24820" placeholder:"HOST:PORT" group:"service" help:"Answer gRPC for all services here, by forwarding (${default})."`
+	DispatcherAddr string   `name:"dispatcher-addr" default:"127.0.0.1:24821" placeholder:"HOST:PORT" group:"service" help:"Where the dispatcher is (${default}). It also knows the users."`
+	SchedulerAddr  string   `name:"scheduler-addr" default:"127.0.0.1:24822" placeholder:"HOST:PORT,..." group:"service" help:"Where the schedulers are (${default}). The one that leads is found among them."`
+	StatusAddr     string   `name:"status-addr" default:"127.0.0.1:24823" placeholder:"HOST:PORT" group:"service" help:"Where the status service is (${default})."`
+	HeartbeatAddr  string   `name:"heartbeat-addr" default:"127.0.0.1:24824" placeholder:"HOST:PORT" group:"service" help:"Where the heartbeat service is (${default})."`
+	APIRoot        string   `name:"api-root" default:"/pulp/" placeholder:"PATH" group:"service" help:"Path below which api/v3/ is served (${default})."`
+	GalaxyRoots    []string `name:"galaxy-roots" default:"/api/galaxy/,/api/automation-hub/" sep:"," placeholder:"PATH,..." group:"service" help:"Paths below which Ansible Galaxy's clients find what they ask for, and the whole API below pulp/ (${default})."`
+	TLSCert        string   `name:"tls-cert" placeholder:"FILE" group:"service" help:"Answer REST over TLS, with this certificate and those that lead to its authority, as PEM. Read once, at the start."`
+	TLSKey         string   `name:"tls-key" placeholder:"FILE" group:"service" help:"Key of --tls-cert, as PEM."`
+	Anonymous      bool     `group:"service" help:"Ask nobody for a login over REST: everybody is the administrator. Only with a loopback --rest-addr."`
 	RoleFlags
 }
 
@@ -191,6 +197,10 @@ type GatewayCmd struct {
 func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 	ctx, stop := untilStopped(ctx)
 	defer stop()
+	door, err := c.door()
+	if err != nil {
+		return err
+	}
 	s := newSystem(c.logger(env.Stderr))
 	defer s.close()
 	if err := s.addMetrics(ctx, c.MetricsAddr); err != nil {
@@ -207,6 +217,7 @@ func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 		dispatcherv1.DispatcherService_ServiceDesc.ServiceName: c.DispatcherAddr,
 		statusv1.StatusService_ServiceDesc.ServiceName:         c.StatusAddr,
 		heartbeatv1.HeartbeatService_ServiceDesc.ServiceName:   c.HeartbeatAddr,
+		accessv1.AccessService_ServiceDesc.ServiceName:         c.DispatcherAddr,
 	} {
 		conn, err := rpc.DialRaw(addr)
 		if err != nil {
@@ -234,12 +245,28 @@ func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 		}
 		*conn = opened
 	}
-	rest, err := s.addGateway(ctx, gateway.Config{APIRoot: c.APIRoot, Version: Version(), Metrics: s.metricsHandler()}, services, c.RESTAddr)
+	if services.Scheduler, err = s.dialLeader(ctx, c.SchedulerAddr, rpc.Dial); err != nil {
+		return err
+	}
+	if !c.Anonymous {
+		services.Access = services.Dispatcher
+	}
+	rest, err := door.open(ctx, s, services.Access)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil // stopped while it waited
+		}
+		return err
+	}
+	cfg := gateway.Config{
+		APIRoot: c.APIRoot, Aliases: given(c.GalaxyRoots), Version: Version(), Metrics: s.metricsHandler(),
+		AnyHost: !door.local, RefuseWellKnown: !door.local,
+	}
+	if err := s.addGateway(cfg, services, rest); err != nil {
 		return err
 	}
 	return s.run(ctx, func() {
-		fmt.Fprintf(env.Stdout, "sluice gateway is ready: REST at http://%s%sapi/v3/, gRPC at %s\n", rest, c.APIRoot, listener.Addr())
+		fmt.Fprintf(env.Stdout, "sluice gateway is ready: REST at %s://%s%sapi/v3/, gRPC at %s\n", door.scheme(), rest.Addr(), c.APIRoot, listener.Addr())
 	})
 }
 

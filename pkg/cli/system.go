@@ -29,6 +29,7 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/telemetry"
 	"github.com/sluice-tasks/sluice/pkg/worker"
 	"github.com/sluice-tasks/sluice/pkg/worker/builtin"
+	"github.com/sluice-tasks/sluice/services/access"
 	"github.com/sluice-tasks/sluice/services/dispatcher"
 	"github.com/sluice-tasks/sluice/services/executor"
 	"github.com/sluice-tasks/sluice/services/heartbeat"
@@ -55,6 +56,8 @@ type system struct {
 	metrics *telemetry.Metrics
 	// keep is how long a dispatcher beside all other services keeps tasks.
 	keep KeepFlag
+	// users is the access service of this process; nil if it has none.
+	users *access.Service
 
 	ready  []namedReady
 	closes []func()
@@ -286,6 +289,12 @@ func (s *system) addDispatcher(pool *postgres.Pool, toScheduler grpc.ClientConnI
 	s.add("dispatcher", stopGrace, dispatcher.NewService(cfg, dispatcher.NewStore(pool), hinter, log))
 }
 
+// addAccess adds what knows the users.
+func (s *system) addAccess(pool *postgres.Pool) {
+	s.users = access.New(access.NewStore(pool), s.part("access"))
+	s.add("access", stopGrace, s.users)
+}
+
 // executorPeers are the connections of an executor; they may all be the same.
 type executorPeers struct{ scheduler, dispatcher, heartbeat, status grpc.ClientConnInterface }
 
@@ -298,7 +307,13 @@ func (s *system) newExecutor(cfg executor.Config, peers executorPeers, handlers 
 	cfg.ChildEnv = append(cfg.ChildEnv, environment)
 	mux := worker.NewMux()
 	builtin.Register(mux, handlers)
+	registerPurge(mux, peers)
 	return s.newExecutorOf(mux, cfg, peers)
+}
+
+// registerPurge adds the one task that every executor has, whatever else it runs: purges that clients ask for must find somebody.
+func registerPurge(mux *worker.Mux, peers executorPeers) {
+	builtin.RegisterPurge(mux, dispatcherv1.NewDispatcherServiceClient(peers.dispatcher))
 }
 
 // newExecutorOf makes an executor that runs what is in mux.
@@ -321,19 +336,16 @@ func (s *system) addExecutor(cfg executor.Config, service *executor.Service) {
 	s.add("executor", cfg.ShutdownGrace+cfg.CancelGrace+2*stopGrace, service)
 }
 
-func (s *system) addGateway(ctx context.Context, cfg gateway.Config, services gateway.Services, addr string) (net.Addr, error) {
-	listener, err := rpc.Listen(ctx, addr)
-	if err != nil {
-		return nil, err
-	}
+// addGateway adds a gateway that answers REST on the listener, which it closes.
+func (s *system) addGateway(cfg gateway.Config, services gateway.Services, listener net.Listener) error {
 	g, err := gateway.New(cfg, services, s.part("gateway"))
 	if err != nil {
-		return nil, errors.Join(err, listener.Close())
+		return errors.Join(err, listener.Close())
 	}
 	s.onClose(g.Close)
 	s.ladder.Add(run.Loop{Name: "gateway", Grace: stopGrace + cfg.Grace, Run: func(ctx context.Context) error { return g.Run(ctx, listener) }})
 	s.ready = append(s.ready, namedReady{name: "gateway", ready: g.Ready})
-	return listener.Addr(), nil
+	return nil
 }
 
 func (s *system) part(name string) *slog.Logger { return s.log.With(slog.String("service", name)) }

@@ -26,7 +26,7 @@ type TaskPurgeCmd struct {
 
 // Help is the longer explanation.
 func (*TaskPurgeCmd) Help() string {
-	return `Deletes tasks that have ended, with their logs and reports, the oldest first, and says how many. Tasks that have not ended stay, and so do those with child tasks that have not. It takes many small steps: when it is interrupted, what was deleted is gone, and the rest is not.
+	return `Deletes tasks that have ended, with their logs and reports, the oldest first, and says how many. Tasks that have not ended stay, and so do those with child tasks that have not. Task groups that were made before that and have no members left go with them. It takes many small steps: when it is interrupted, what was deleted is gone, and the rest is not.
 
     sluice task purge --finished-before 30d
     sluice task purge --finished-before 2026-03-01T00:00:00Z --state completed,skipped --yes`

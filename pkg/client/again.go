@@ -63,6 +63,15 @@ func ForwardTask(ctx context.Context, dispatcher dispatcherv1.DispatcherServiceC
 	return sendTask(ctx, dispatcher, spec, forwardAttempts, unavailable)
 }
 
+// ForwardTasks is ForwardTask for several tasks, all of them or none.
+func ForwardTasks(ctx context.Context, dispatcher dispatcherv1.DispatcherServiceClient, specs []*taskv1.TaskSpec) ([]*taskv1.Task, error) {
+	copies := make([]*taskv1.TaskSpec, len(specs))
+	for i, spec := range specs {
+		copies[i] = proto.CloneOf(spec)
+	}
+	return sendTasks(ctx, dispatcher, copies, forwardAttempts, unavailable)
+}
+
 func sendTask(ctx context.Context, dispatcher dispatcherv1.DispatcherServiceClient, spec *taskv1.TaskSpec, most int, worth func(error) bool) (*taskv1.Task, error) {
 	spec = proto.CloneOf(spec)
 	most = identify(most, spec)
@@ -74,10 +83,10 @@ func sendTask(ctx context.Context, dispatcher dispatcherv1.DispatcherServiceClie
 	return answer.GetTask(), err
 }
 
-func sendTasks(ctx context.Context, dispatcher dispatcherv1.DispatcherServiceClient, specs []*taskv1.TaskSpec, most int) ([]*taskv1.Task, error) {
+func sendTasks(ctx context.Context, dispatcher dispatcherv1.DispatcherServiceClient, specs []*taskv1.TaskSpec, most int, worth func(error) bool) ([]*taskv1.Task, error) {
 	most = identify(most, specs...)
 	var answer *dispatcherv1.DispatchBatchResponse
-	err := again(ctx, most, worthAnother, func() (err error) {
+	err := again(ctx, most, worth, func() (err error) {
 		answer, err = dispatcher.DispatchBatch(ctx, &dispatcherv1.DispatchBatchRequest{Tasks: specs})
 		return err
 	})

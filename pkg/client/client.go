@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	accessv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/access/v1"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
@@ -22,6 +23,7 @@ type Client struct {
 	scheduler  schedulerv1.SchedulerServiceClient
 	status     statusv1.StatusServiceClient
 	heartbeat  heartbeatv1.HeartbeatServiceClient
+	access     accessv1.AccessServiceClient
 	attempts   int
 }
 
@@ -38,6 +40,7 @@ func Dial(addr string, extra ...grpc.DialOption) (*Client, error) {
 		scheduler:  schedulerv1.NewSchedulerServiceClient(conn),
 		status:     statusv1.NewStatusServiceClient(conn),
 		heartbeat:  heartbeatv1.NewHeartbeatServiceClient(conn),
+		access:     accessv1.NewAccessServiceClient(conn),
 		attempts:   attemptsOf(extra),
 	}, nil
 }

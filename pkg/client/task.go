@@ -48,6 +48,8 @@ type Task struct {
 	Timeout               time.Duration
 	Retry                 *Retry
 	ProfileOptions, Files []string
+	// CreatedBy is the number of the user on whose behalf it was dispatched, 0 if nobody said.
+	CreatedBy int64
 	// RetryAt is when the next attempt begins at the earliest; nil unless it waits for that.
 	RetryAt *time.Time
 	// Report is what it has told of its work. Only Get, GetWithChildren, and List with Filter.Reports fill it.
@@ -107,6 +109,7 @@ func fromTask(t *taskv1.Task) Task {
 		Retry:          fromRetry(t.GetRetry()),
 		ProfileOptions: t.GetProfileOptions(),
 		Files:          t.GetFileIds(),
+		CreatedBy:      t.GetCreatedBy(),
 		RetryAt:        wire.FromTime(t.GetRetryAt()),
 	}
 	if text := t.GetResultJson(); text != "" {

@@ -45,7 +45,7 @@ func (c *Client) DispatchBatch(ctx context.Context, specs []Spec) ([]Task, error
 			return nil, fmt.Errorf("task %d of the batch: %w", i, err)
 		}
 	}
-	made, err := sendTasks(ctx, c.dispatcher, asked, c.attempts)
+	made, err := sendTasks(ctx, c.dispatcher, asked, c.attempts, worthAnother)
 	if err != nil {
 		return nil, err
 	}
@@ -78,6 +78,7 @@ type PurgeFilter struct {
 // Purge removes tasks that ended before a time, with their logs and reports, and returns how many by state. It goes through them a
 // page at a time, the oldest first; seen, if not nil, is told after each how many are gone so far. An error ends it, and
 // what was removed before stays removed. Tasks that are not final stay, and those with child tasks that are not.
+// Groups that were made before the time and have no members left are removed, too.
 func (c *Client) Purge(ctx context.Context, filter PurgeFilter, seen func(map[task.State]int64)) (map[task.State]int64, error) {
 	request := &dispatcherv1.PurgeTasksRequest{FinishedBefore: timestamppb.New(filter.FinishedBefore), States: toStates(filter.States)}
 	gone := map[task.State]int64{}
@@ -101,36 +102,6 @@ func (c *Client) Purge(ctx context.Context, filter PurgeFilter, seen func(map[ta
 			return gone, nil
 		}
 	}
-}
-
-// CreateGroup makes an empty task group and returns its id, for Spec.GroupID.
-func (c *Client) CreateGroup(ctx context.Context, description string) (string, error) {
-	answer, err := c.dispatcher.CreateTaskGroup(ctx, &dispatcherv1.CreateTaskGroupRequest{Description: description})
-	if err != nil {
-		return "", err
-	}
-	return answer.GetGroupId(), nil
-}
-
-// Group is a task group with its members counted by state; a state without members is missing.
-type Group struct {
-	ID, Description string
-	CreatedAt       time.Time
-	Counts          map[task.State]int64
-}
-
-// Group returns a task group.
-func (c *Client) Group(ctx context.Context, id string) (Group, error) {
-	answer, err := c.status.GetTaskGroup(ctx, &statusv1.GetTaskGroupRequest{GroupId: id})
-	if err != nil {
-		return Group{}, err
-	}
-	return Group{
-		ID:          answer.GetId(),
-		Description: answer.GetDescription(),
-		CreatedAt:   answer.GetCreatedAt().AsTime(),
-		Counts:      fromCounts(answer.GetCounts()),
-	}, nil
 }
 
 // Get returns a task as it is now.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
+	accessv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/access/v1"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
 	executorv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/executor/v1"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
@@ -123,6 +124,15 @@ func workerHello(change func(*executorv1.WorkerHello, *executorv1.TaskHandler)) 
 
 func notDiscarded(failed map[string]string) *executorv1.WorkRequest {
 	return &executorv1.WorkRequest{Message: &executorv1.WorkRequest_Discarded{Discarded: &executorv1.RunDiscarded{TaskId: id, Failed: failed}}}
+}
+
+// groupPart reports one part of a group's work, changed by a number.
+func groupPart(change func(*taskv1.GroupProgress, int)) func(int) proto.Message {
+	return func(n int) proto.Message {
+		p := &taskv1.GroupProgress{Code: "a"}
+		change(p, n)
+		return &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, GroupProgress: []*taskv1.GroupProgress{p}}
+	}
 }
 
 func long(n int) string { return strings.Repeat("x", n) }
@@ -411,6 +421,83 @@ func TestEveryLimitHoldsAtItsEdge(t *testing.T) {
 		{name: "correlation id filter", edge: 255, field: "correlation_id", make: list(func(r *statusv1.ListTasksRequest, n int) { r.CorrelationId = long(n) })},
 		{name: "resource filters", edge: 100, field: "resources", make: list(func(r *statusv1.ListTasksRequest, n int) { r.Resources = times(n, numbered("r")) })},
 		{name: "resource filter", edge: 1024, field: "resources[0]", make: list(func(r *statusv1.ListTasksRequest, n int) { r.Resources = []string{long(n)} })},
+		{name: "conditions", edge: 200, field: "filter", make: list(func(r *statusv1.ListTasksRequest, n int) {
+			r.Filter = allOf(anyOf(times(n/2, func(int) *statusv1.Filter { return named() })...), not(allOf(times(n-n/2, func(int) *statusv1.Filter { return named() })...)))
+		})},
+		{name: "filters of a list", edge: 200, field: "filter.all.filters", make: list(func(r *statusv1.ListTasksRequest, n int) {
+			r.Filter = allOf(times(n, func(int) *statusv1.Filter { return allOf() })...)
+		})},
+		{name: "depth of a filter", edge: 20, field: "filter" + strings.Repeat(".not", 21), make: list(func(r *statusv1.ListTasksRequest, n int) {
+			r.Filter = named()
+			for range n {
+				r.Filter = not(r.GetFilter())
+			}
+		})},
+		{name: "depth of a mixed filter", edge: 20, field: "filter.any.filters[0].all.filters[1].not" + strings.Repeat(".any.filters[0].all.filters[1].not", 6), make: list(func(r *statusv1.ListTasksRequest, n int) {
+			r.Filter = deep(n, named())
+		})},
+		{name: "values of a condition", edge: 1000, field: "filter.condition.values", make: list(func(r *statusv1.ListTasksRequest, n int) {
+			r.Filter = condition(statusv1.TaskField_TASK_FIELD_NAME, statusv1.Comparison_COMPARISON_IN, times(n, numbered("n"))...)
+		})},
+		{name: "resources of a condition", edge: 1000, field: "filter.condition.values", make: list(func(r *statusv1.ListTasksRequest, n int) {
+			r.Filter = condition(statusv1.TaskField_TASK_FIELD_RESOURCES, statusv1.Comparison_COMPARISON_ALL, times(n, numbered("r"))...)
+		})},
+		{name: "value of a condition", edge: 1024, field: "filter.condition.values[1]", make: list(func(r *statusv1.ListTasksRequest, n int) {
+			r.Filter = condition(statusv1.TaskField_TASK_FIELD_NAME, statusv1.Comparison_COMPARISON_IN, "a", long(n))
+		})},
+		{name: "keys of an order", edge: 8, field: "order", make: list(func(r *statusv1.ListTasksRequest, n int) {
+			r.Order = times(n, func(int) *statusv1.Order { return &statusv1.Order{Field: statusv1.TaskField_TASK_FIELD_NAME} })
+		})},
+		{name: "time to await, ns", edge: int(5 * time.Minute), field: "timeout", make: func(n int) proto.Message {
+			return &statusv1.AwaitTasksRequest{Timeout: durationpb.New(time.Duration(n))}
+		}},
+		{name: "time to await, least", edge: 0, beyond: -1, field: "timeout", make: func(n int) proto.Message {
+			return &statusv1.AwaitTasksRequest{Timeout: durationpb.New(time.Duration(n))}
+		}},
+		{name: "where a watch goes on", edge: 255, field: "resume", make: func(n int) proto.Message { return &statusv1.WatchTasksRequest{Resume: long(n)} }},
+		{name: "page of groups", edge: 1000, field: "page_size", make: func(n int) proto.Message { return &statusv1.ListTaskGroupsRequest{PageSize: int32(n)} }},
+		{name: "page of groups, least", edge: 0, beyond: -1, field: "page_size", make: func(n int) proto.Message { return &statusv1.ListTaskGroupsRequest{PageSize: int32(n)} }},
+		{name: "offset of groups", edge: 1_000_000, field: "offset", make: func(n int) proto.Message { return &statusv1.ListTaskGroupsRequest{Offset: int32(n)} }},
+		{name: "diagnostic that is stored", edge: 4 << 20, field: "data", make: func(n int) proto.Message {
+			return &statusv1.PutTaskArtifactRequest{TaskId: id, Claim: 1, Name: "a", Data: make([]byte, n)}
+		}},
+		{name: "name of a stored diagnostic", edge: 64, field: "name", make: func(n int) proto.Message {
+			return &statusv1.PutTaskArtifactRequest{TaskId: id, Claim: 1, Name: long(n)}
+		}},
+		{name: "media type of a diagnostic", edge: 255, field: "content_type", make: func(n int) proto.Message {
+			return &statusv1.PutTaskArtifactRequest{TaskId: id, Claim: 1, Name: "a", ContentType: long(n)}
+		}},
+		{name: "claim of a diagnostic, least", edge: 1, beyond: -1, field: "claim", make: func(n int) proto.Message {
+			return &statusv1.PutTaskArtifactRequest{TaskId: id, Claim: int64(n), Name: "a"}
+		}},
+		{name: "key of a diagnostic", edge: 255, field: "key", make: func(n int) proto.Message {
+			return &statusv1.GetTaskArtifactRequest{TaskId: id, Name: "a", Key: long(n)}
+		}},
+		{name: "parts of a group", edge: 100, field: "group_progress", make: func(n int) proto.Message {
+			return &statusv1.PutTaskReportRequest{TaskId: id, Claim: 1, GroupProgress: times(n, func(int) *taskv1.GroupProgress { return &taskv1.GroupProgress{Code: "a"} })}
+		}},
+		{name: "code of a group's part", edge: 255, field: "group_progress[0].code", make: groupPart(func(p *taskv1.GroupProgress, n int) { p.Code = long(n) })},
+		{name: "message of a group's part", edge: 1024, field: "group_progress[0].message", make: groupPart(func(p *taskv1.GroupProgress, n int) { p.Message = long(n) })},
+		{name: "suffix of a group's part", edge: 255, field: "group_progress[0].suffix", make: groupPart(func(p *taskv1.GroupProgress, n int) { p.Suffix = long(n) })},
+		{name: "total of a group's part", edge: 1 << 53, field: "group_progress[0].total", make: groupPart(func(p *taskv1.GroupProgress, n int) { p.Total = int64(n) })},
+		{name: "done of a group's part", edge: 1 << 53, field: "group_progress[0].done", make: groupPart(func(p *taskv1.GroupProgress, n int) { p.Done = int64(n) })},
+		{name: "done of a group's part, least", edge: 0, beyond: -1, field: "group_progress[0].done", make: groupPart(func(p *taskv1.GroupProgress, n int) { p.Done = int64(n) })},
+		{name: "user name", edge: 150, field: "username", make: func(n int) proto.Message { return user(long(n), "correct horse") }},
+		{name: "user name that is tried", edge: 150, field: "password.username", make: func(n int) proto.Message { return password(long(n), "") }},
+		{name: "password", edge: 1024, field: "password", make: func(n int) proto.Message { return user("a", long(n)) }},
+		{name: "password, least", edge: 8, beyond: 7, field: "password", make: func(n int) proto.Message { return user("a", long(n)) }},
+		{name: "password that is tried", edge: 1024, field: "password.password", make: func(n int) proto.Message { return password("", long(n)) }},
+		{name: "token that is tried", edge: 255, field: "token", make: func(n int) proto.Message { return token(long(n)) }},
+		{name: "token to delete", edge: 255, field: "token", make: func(n int) proto.Message { return &accessv1.DeleteTokenRequest{Token: long(n)} }},
+		{name: "name of a schedule", edge: 255, field: "schedule.name", make: func(n int) proto.Message {
+			return schedule(func(s *dispatcherv1.TaskSchedule) { s.Name = long(n) })
+		}},
+		{name: "interval, ns", edge: int(10 * 365 * 24 * time.Hour), field: "schedule.dispatch_interval", make: func(n int) proto.Message {
+			return schedule(func(s *dispatcherv1.TaskSchedule) { s.DispatchInterval = durationpb.New(time.Duration(n)) })
+		}},
+		{name: "interval, least", edge: int(time.Second), beyond: int(time.Second) - 1, field: "schedule.dispatch_interval", make: func(n int) proto.Message {
+			return schedule(func(s *dispatcherv1.TaskSchedule) { s.DispatchInterval = durationpb.New(time.Duration(n)) })
+		}},
 		{name: "tasks to wait for", edge: 1000, field: "task_ids", make: func(n int) proto.Message {
 			return &statusv1.WaitTasksRequest{TaskIds: times(n, func(int) string { return id })}
 		}},

@@ -13,7 +13,7 @@ import (
 // stands here so that they can't differ.
 const TaskColumns = `id::text, seq, name, state, exclusive, shared, immediate, deferred, versions, coalesce(parent_id::text, ''),
 	coalesce(group_id::text, ''), correlation_id, created_at, updated_at, unblocked_at, started_at, finished_at,
-	coalesce(executor, ''), attempt, claim, coalesce(result::text, ''), error::text,
+	coalesce(executor, ''), coalesce(incarnation::text, ''), attempt, claim, coalesce(result::text, ''), error::text,
 	coalesce(options::text, ''), case when state = 'waiting' then retry_at end`
 
 // ScanTask reads a row of TaskColumns. An error of Scan comes back as it is, pgx.ErrNoRows among them.
@@ -23,7 +23,7 @@ func ScanTask(row pgx.Row) (*task.Task, error) {
 	var options string
 	err := row.Scan(&t.ID, &t.Seq, &t.Name, &t.State, &t.Reserved.Exclusive, &t.Reserved.Shared, &t.Immediate, &t.Deferred, &t.Versions,
 		&t.ParentID, &t.GroupID, &t.CorrelationID, &t.CreatedAt, &t.UpdatedAt, &t.UnblockedAt, &t.StartedAt, &t.FinishedAt,
-		&t.Executor, &t.Attempt, &t.Claim, &t.Result, &cause, &options, &t.RetryAt)
+		&t.Executor, &t.Incarnation, &t.Attempt, &t.Claim, &t.Result, &cause, &options, &t.RetryAt)
 	if err != nil {
 		return nil, err
 	}

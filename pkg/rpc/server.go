@@ -106,19 +106,36 @@ func (s *Server) Stop(grace time.Duration) {
 	}
 }
 
-// Listen opens a TCP address, or, for unix:PATH, a socket that only this user can connect to. As long as there are no
-// credentials to configure, it refuses any TCP address but loopback: who can connect can run commands.
+// Listen opens a TCP address, or, for unix:PATH, a socket that only this user can connect to. What answers there asks nobody for
+// credentials, so it refuses any TCP address but loopback: who can connect can run commands.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
-	if path, local := strings.CutPrefix(addr, "unix:"); local {
-		return listenUnix(ctx, path)
+	local, err := IsLocal(addr)
+	if err != nil {
+		return nil, err
+	}
+	if !local {
+		return nil, fmt.Errorf("refusing to listen on %q: no credentials are asked for there, and whoever can connect can run commands; use a loopback address such as 127.0.0.1", addr)
+	}
+	return ListenOpenly(ctx, addr)
+}
+
+// IsLocal reports whether only this machine can reach a listen address.
+func IsLocal(addr string) (bool, error) {
+	if strings.HasPrefix(addr, "unix:") {
+		return true, nil
 	}
 	host, _, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, fmt.Errorf("listen address %q must have the form host:port: %w", addr, err)
+		return false, fmt.Errorf("listen address %q must have the form host:port: %w", addr, err)
 	}
 	ip := net.ParseIP(host)
-	if host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-		return nil, fmt.Errorf("refusing to listen on %q: no credentials are configured, and whoever can connect can run commands; use a loopback address such as 127.0.0.1", addr)
+	return host == "localhost" || ip != nil && ip.IsLoopback(), nil
+}
+
+// ListenOpenly is Listen for what asks for credentials: it takes any address.
+func ListenOpenly(ctx context.Context, addr string) (net.Listener, error) {
+	if path, local := strings.CutPrefix(addr, "unix:"); local {
+		return listenUnix(ctx, path)
 	}
 	var config net.ListenConfig
 	listener, err := config.Listen(ctx, "tcp", addr)

@@ -305,7 +305,7 @@ func TestListenRefusesWhatOthersCanReach(t *testing.T) {
 			t.Errorf("%s: it listens", addr)
 			continue
 		}
-		for _, part := range []string{addr, "no credentials are configured", "127.0.0.1"} {
+		for _, part := range []string{addr, "no credentials are asked for", "127.0.0.1"} {
 			if !strings.Contains(err.Error(), part) {
 				t.Errorf("%s: %q does not say %q", addr, err, part)
 			}
@@ -546,5 +546,22 @@ func TestReflectListsTheServices(t *testing.T) {
 	}
 	if got := answer.GetListServicesResponse().String(); !strings.Contains(got, "sluice.dispatcher.v1.DispatcherService") {
 		t.Errorf("reflection lists %s", got)
+	}
+}
+
+func TestListenOpenlyTakesWhatOthersCanReach(t *testing.T) {
+	listener, err := rpc.ListenOpenly(t.Context(), "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := listener.Close(); err != nil {
+		t.Error(err)
+	}
+	for addr, want := range map[string]bool{
+		"0.0.0.0:0": false, ":1": false, "sluice.example.com:1": false, "127.0.0.1:1": true, "[::1]:1": true, "localhost:1": true, "unix:/x": true,
+	} {
+		if local, err := rpc.IsLocal(addr); err != nil || local != want {
+			t.Errorf("%s: %v, %v", addr, local, err)
+		}
 	}
 }

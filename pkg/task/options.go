@@ -18,6 +18,8 @@ type Options struct {
 	Profile []string
 	// Files are the ids of temporary files.
 	Files []string
+	// CreatedBy is the number of the user on whose behalf it was dispatched, 0 for nobody.
+	CreatedBy int64
 }
 
 // Retry says which failures are worth another attempt.
@@ -66,10 +68,11 @@ func (r *Retry) LongestPause(attempts int32) time.Duration {
 
 // storedOptions is how options stand in the database: times in milliseconds.
 type storedOptions struct {
-	Timeout int64        `json:"timeout_ms,omitempty"`
-	Retry   *storedRetry `json:"retry,omitempty"`
-	Profile []string     `json:"profile,omitempty"`
-	Files   []string     `json:"files,omitempty"`
+	Timeout   int64        `json:"timeout_ms,omitempty"`
+	Retry     *storedRetry `json:"retry,omitempty"`
+	Profile   []string     `json:"profile,omitempty"`
+	Files     []string     `json:"files,omitempty"`
+	CreatedBy int64        `json:"created_by,omitempty"`
 }
 
 type storedRetry struct {
@@ -81,7 +84,7 @@ type storedRetry struct {
 
 // Empty reports whether nothing was asked for.
 func (o Options) Empty() bool {
-	return o.Timeout == 0 && o.Retry == nil && len(o.Profile) == 0 && len(o.Files) == 0
+	return o.Timeout == 0 && o.Retry == nil && len(o.Profile) == 0 && len(o.Files) == 0 && o.CreatedBy == 0
 }
 
 // Attempts is how many attempts there are at most.
@@ -97,7 +100,7 @@ func (o Options) Text() (string, error) {
 	if o.Empty() {
 		return "", nil
 	}
-	stored := storedOptions{Timeout: o.Timeout.Milliseconds(), Profile: o.Profile, Files: o.Files}
+	stored := storedOptions{Timeout: o.Timeout.Milliseconds(), Profile: o.Profile, Files: o.Files, CreatedBy: o.CreatedBy}
 	if r := o.Retry; r != nil {
 		stored.Retry = &storedRetry{Attempts: r.Attempts, Backoff: r.Backoff.Milliseconds(), MaxBackoff: r.MaxBackoff.Milliseconds(), On: r.On}
 	}
@@ -117,7 +120,9 @@ func ParseOptions(text string) (Options, error) {
 	if err := json.Unmarshal([]byte(text), &stored); err != nil {
 		return Options{}, fmt.Errorf("decode options: %w", err)
 	}
-	o := Options{Timeout: time.Duration(stored.Timeout) * time.Millisecond, Profile: stored.Profile, Files: stored.Files}
+	o := Options{
+		Timeout: time.Duration(stored.Timeout) * time.Millisecond, Profile: stored.Profile, Files: stored.Files, CreatedBy: stored.CreatedBy,
+	}
 	if r := stored.Retry; r != nil {
 		o.Retry = &Retry{
 			Attempts: r.Attempts, On: r.On,

@@ -12,8 +12,9 @@ func TestOptionsComeBackAsTheyWereStored(t *testing.T) {
 	for name, options := range map[string]task.Options{
 		"none":    {},
 		"timeout": {Timeout: 1500 * time.Millisecond},
+		"a user":  {CreatedBy: 1<<53 + 1},
 		"all": {
-			Timeout: time.Hour, Profile: []string{"memory"}, Files: []string{"f1", "f2"},
+			Timeout: time.Hour, Profile: []string{"memory"}, Files: []string{"f1", "f2"}, CreatedBy: 7,
 			Retry: &task.Retry{Attempts: 3, Backoff: time.Second, MaxBackoff: time.Minute, On: []string{"TIMEOUT"}},
 		},
 	} {

@@ -22,6 +22,7 @@ type Task struct {
 	StartedAt     *time.Time
 	FinishedAt    *time.Time
 	Executor      string // "" before its first start
+	Incarnation   string // of the executor (UUID), "" before its first start
 	Attempt       int32
 	Claim         int64
 	Result        string // JSON, "" unless completed

@@ -128,5 +128,6 @@ func Task(t *task.Task) *taskv1.Task {
 		RetryAt:            Time(t.RetryAt),
 		ProfileOptions:     t.Options.Profile,
 		FileIds:            t.Options.Files,
+		CreatedBy:          t.Options.CreatedBy,
 	}
 }

@@ -72,7 +72,7 @@ func TestTaskFillsEveryFieldOfTheProto(t *testing.T) {
 		Executor: "executor", Attempt: 2, Claim: 3, Result: "1", Error: &task.Error{Reason: "r"},
 		Options: task.Options{
 			Timeout: time.Minute, Retry: &task.Retry{Attempts: 3, Backoff: time.Second, MaxBackoff: time.Hour, On: []string{"TIMEOUT"}},
-			Profile: []string{"memory"}, Files: []string{"file"},
+			Profile: []string{"memory"}, Files: []string{"file"}, CreatedBy: 9,
 		},
 		RetryAt: after(5),
 	}
@@ -99,7 +99,8 @@ func TestTaskFillsEveryFieldOfTheProto(t *testing.T) {
 		StartedAt: timestamppb.New(*after(3)), FinishedAt: timestamppb.New(*after(4)),
 		Executor: "executor", Attempt: 2, Claim: 3, ResultJson: "1", Error: &taskv1.TaskError{Reason: "r"},
 		Timeout: durationpb.New(time.Minute), RetryAt: timestamppb.New(*after(5)), ProfileOptions: []string{"memory"}, FileIds: []string{"file"},
-		Retry: &taskv1.RetryPolicy{MaxAttempts: 3, Backoff: durationpb.New(time.Second), MaxBackoff: durationpb.New(time.Hour), On: []string{"TIMEOUT"}},
+		CreatedBy: 9,
+		Retry:     &taskv1.RetryPolicy{MaxAttempts: 3, Backoff: durationpb.New(time.Second), MaxBackoff: durationpb.New(time.Hour), On: []string{"TIMEOUT"}},
 	}
 	if !proto.Equal(want, got) {
 		t.Errorf("got %v, want %v", got, want)

@@ -224,6 +224,13 @@ func (j *job) Progress(p *taskv1.Progress) {
 	}})
 }
 
+// GroupProgress tells the executor what the run has added to the progress of its group.
+func (j *job) GroupProgress(p *taskv1.GroupProgress) {
+	_ = j.child.send(&executorv1.WorkRequest{Message: &executorv1.WorkRequest_GroupProgress{
+		GroupProgress: &executorv1.RunGroupProgress{TaskId: j.task, Claim: j.claim, Progress: p},
+	}})
+}
+
 // Created tells the executor what the task made. It is on its way when this returns, and so before the end of the run.
 func (j *job) Created(made *taskv1.CreatedResource) {
 	_ = j.child.send(&executorv1.WorkRequest{Message: &executorv1.WorkRequest_Created{

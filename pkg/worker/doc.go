@@ -16,7 +16,7 @@
 // children and of the guard (package guard) that it starts the program as. That is all there is to a main function.
 //
 // From its context a handler learns about the task ([Current], [RawArguments]), logs ([Logger]), dispatches further tasks
-// ([Dispatch]), makes task groups ([NewGroup]), says how far it is ([NewProgress]) and what it makes ([Creating], [Created]),
+// ([Dispatch]), makes task groups ([NewGroup]), says how far it is ([NewProgress], [NewGroupProgress]) and what it makes ([Creating], [Created]),
 // and exchanges files that outlive the task ([KeepFile], [FetchFile]). The context ends when the task is to stop, or its time
 // is up, which [context.Context.Deadline] shows beforehand.
 //

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 )
@@ -30,8 +32,10 @@ type report struct {
 	mu      sync.Mutex
 	parts   map[string]*Progress // the latest of each code
 	changed []*Progress          // of these, those that are to be sent
-	timer   *time.Timer          // nil until there was something to send
-	armed   bool                 // the timer fires, or has fired and is not heard yet
+	groups  map[string]*GroupProgress
+	added   []*GroupProgress // of these, those that are to be sent
+	timer   *time.Timer      // nil until there was something to send
+	armed   bool             // the timer fires, or has fired and is not heard yet
 	created map[string]struct{}
 	over    bool
 }
@@ -63,13 +67,50 @@ func (r *report) add(p *Progress) error {
 	return nil
 }
 
-// changeLocked notes that a part is to be sent. The first change goes out at once, those that follow wait for each other.
+// join begins to add to a part of the group's progress, or goes on with it.
+func (r *report) join(p *GroupProgress) (*GroupProgress, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	code := p.state.GetCode()
+	known := r.groups[code]
+	switch {
+	case r.over:
+		return nil, errOver
+	case known != nil:
+		known.state.Total = counted(known.state.GetTotal(), p.state.GetTotal())
+		p = known
+	case len(r.groups) == limits.MaxParts:
+		return nil, fmt.Errorf("a task adds to at most %d parts", limits.MaxParts)
+	case r.groups == nil:
+		r.groups = map[string]*GroupProgress{}
+	}
+	r.groups[code] = p
+	r.addedLocked(p)
+	return p, nil
+}
+
+// addedLocked notes that a part of the group's progress is to be sent.
+func (r *report) addedLocked(p *GroupProgress) {
+	if p.marked || r.over || r.calls == nil {
+		return
+	}
+	p.marked = true
+	r.added = append(r.added, p)
+	r.armLocked()
+}
+
+// changeLocked notes that a part is to be sent.
 func (r *report) changeLocked(p *Progress) {
 	if p.marked || r.over || r.calls == nil || r.parts[p.state.GetCode()] != p {
 		return
 	}
 	p.marked = true
 	r.changed = append(r.changed, p)
+	r.armLocked()
+}
+
+// armLocked has what is marked sent. The first change goes out at once, those that follow wait for each other.
+func (r *report) armLocked() {
 	switch {
 	case r.armed:
 		return
@@ -87,7 +128,7 @@ func (r *report) tick() {
 	defer func() { <-r.sending }()
 	r.mu.Lock()
 	states := r.takeLocked()
-	r.armed = len(states) > 0 && !r.over
+	r.armed = !states.empty() && !r.over
 	if r.armed {
 		r.timer.Reset(progressInterval)
 	}
@@ -95,20 +136,34 @@ func (r *report) tick() {
 	r.send(states)
 }
 
-// takeLocked copies the states of the parts that have changed since they were sent.
-func (r *report) takeLocked() []*taskv1.Progress {
-	states := make([]*taskv1.Progress, 0, len(r.changed))
-	for _, p := range r.changed {
-		p.marked = false
-		states = append(states, p.copyLocked())
-	}
-	r.changed = r.changed[:0]
-	return states
+// states are what is to be sent.
+type states struct {
+	parts []*taskv1.Progress
+	added []*taskv1.GroupProgress
 }
 
-func (r *report) send(states []*taskv1.Progress) {
-	for _, state := range states {
+func (s states) empty() bool { return len(s.parts) == 0 && len(s.added) == 0 }
+
+// takeLocked copies the states of what has changed since it was sent.
+func (r *report) takeLocked() (taken states) {
+	for _, p := range r.changed {
+		p.marked = false
+		taken.parts = append(taken.parts, p.copyLocked())
+	}
+	for _, p := range r.added {
+		p.marked = false
+		taken.added = append(taken.added, proto.CloneOf(p.state))
+	}
+	r.changed, r.added = r.changed[:0], r.added[:0]
+	return taken
+}
+
+func (r *report) send(s states) {
+	for _, state := range s.parts {
 		r.calls.Progress(state)
+	}
+	for _, state := range s.added {
+		r.calls.GroupProgress(state)
 	}
 }
 

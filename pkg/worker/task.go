@@ -94,6 +94,9 @@ type Calls interface {
 	FetchFile(ctx context.Context, id string) (path string, err error)
 	// Progress says how far a part of the work is. It returns at once, and may keep only the latest of each part.
 	Progress(p *taskv1.Progress)
+	// GroupProgress says what the run has added to one part of the progress of its group, since it began. It returns at once, and may
+	// keep only the latest of each part.
+	GroupProgress(p *taskv1.GroupProgress)
 	// Created says what the task made. It returns at once, and what it was given is not lost before the run has ended.
 	Created(c *taskv1.CreatedResource)
 }

@@ -73,6 +73,7 @@ func TestDispatchStoresExactlyOneTaskWithEverythingInIt(t *testing.T) {
 		Name: "command.run", ArgsJson: "[1]", KwargsJson: `{"argv":["true"]}`,
 		ExclusiveResources: []string{"b", "a", "b"}, SharedResources: []string{"c", "a", "c"},
 		Versions: map[string]string{"core": "3.2", "rpm": "1"}, ParentId: parent, GroupId: group.GetGroupId(), CorrelationId: "mine",
+		CreatedBy: 7,
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +82,7 @@ func TestDispatchStoresExactlyOneTaskWithEverythingInIt(t *testing.T) {
 	want := &taskv1.Task{
 		Id: got.GetId(), Seq: got.GetSeq(), Name: "command.run", State: taskv1.State_STATE_WAITING, Domain: "default",
 		ExclusiveResources: []string{"b", "a"}, SharedResources: []string{"c", domain}, Deferred: true,
-		Versions: map[string]string{"core": "3.2", "rpm": "1"}, ParentId: parent, GroupId: group.GetGroupId(), CorrelationId: "mine",
+		Versions: map[string]string{"core": "3.2", "rpm": "1"}, ParentId: parent, GroupId: group.GetGroupId(), CorrelationId: "mine", CreatedBy: 7,
 		CreatedAt: got.GetCreatedAt(), UpdatedAt: got.GetCreatedAt(),
 	}
 	if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {

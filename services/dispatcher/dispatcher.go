@@ -82,7 +82,9 @@ type Database interface {
 	Reject(ctx context.Context, id string) (rejected bool, err error)
 	Delete(ctx context.Context, id string) (deleted bool, err error)
 	Purge(ctx context.Context, before time.Time, states []task.State, after int64, most int) (deleted map[task.State]int64, next *int64, err error)
-	InsertGroup(ctx context.Context, id, domainID, description string) error
+	PurgeGroups(ctx context.Context, before time.Time, after string, most int) (deleted int64, next string, err error)
+	GroupDatabase
+	ScheduleDatabase
 	FileDatabase
 }
 
@@ -183,7 +185,12 @@ func (s *Service) Dispatch(ctx context.Context, tasks []*New) ([]*task.Task, err
 		t.ID, t.State, t.Domain, t.DomainID = id.String(), task.Waiting, task.DefaultDomain, task.DefaultDomainID
 		t.Reserved = task.Reserve(t.Reserved.Exclusive, t.Reserved.Shared, t.DomainID)
 		if t.CorrelationID == "" {
-			t.CorrelationID = uuid.NewString()
+			// In order of time: a random one would have every task write to another page of its index.
+			correlation, err := uuid.NewV7()
+			if err != nil {
+				return nil, fmt.Errorf("make a correlation id: %w", err)
+			}
+			t.CorrelationID = correlation.String()
 		}
 	}
 	if err := s.roomFor(len(tasks)); err != nil {
@@ -380,15 +387,6 @@ func (s *Service) Delete(ctx context.Context, id string) error {
 		return errs.Precondition(errs.TaskNotFinal, "task %s has child tasks that are not finished", id)
 	}
 	return errs.Precondition(errs.TaskNotFinal, "task %s is %s: only a finished task can be deleted", id, t.State)
-}
-
-// NewGroup makes an empty task group.
-func (s *Service) NewGroup(ctx context.Context, description string) (string, error) {
-	id, err := uuid.NewV7()
-	if err != nil {
-		return "", fmt.Errorf("make a group id: %w", err)
-	}
-	return id.String(), s.db.InsertGroup(ctx, id.String(), task.DefaultDomainID, description)
 }
 
 // Run sends hints, and removes old files and, if they are not kept for ever, old tasks, until ctx ends.

@@ -1,16 +1,20 @@
-// Package dispatcher takes tasks in, takes the wish to cancel, deletes what has ended, one by one or by age, and keeps temporary
-// files.
+// Package dispatcher takes tasks in, takes the wish to cancel, deletes what has ended, one by one or by age, and keeps schedules and
+// temporary files.
 //
 // # Owns
 //
 // New rows of task, task_live and task_group; the change of a waiting task to canceled and of a running one to canceling,
-// with the note of it in task_cancel; the removal of finished tasks. Nothing else about a task. And temporary files with their
-// parts, and which tasks have which.
+// with the note of it in task_cancel; the removal of finished tasks, and of groups that nobody is in any more. Nothing else about a task.
+// Schedules, but not when they are due next once they are made. And temporary files with their parts, and which tasks have which.
 //
 // # States
 //
 // It makes a task waiting. A cancel of a task that never started is final at once: waiting -> canceled in the statement that
 // also takes the task off the list of the living. A running one becomes canceling; the scheduler does the rest.
+//
+// A cancel of a group does that to all its members, the newest first, so that nobody begins because another one stopped: two thousand
+// to a transaction. What is locked at that moment, by a tick mostly, is passed over and tried again in a transaction of its own:
+// nothing is ever waited for while something is held.
 //
 // A call to dispatch, of one task or of a batch, is waiting, under way, or answered. What has arrived while a transaction was
 // under way is stored in the next one, many calls to a commit; a call that comes while nothing is under way is stored at once.

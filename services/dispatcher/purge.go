@@ -6,7 +6,10 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/run"
@@ -26,28 +29,59 @@ const (
 	purgeFor = 30 * time.Second
 )
 
+// groupsToken begins the tokens of a purge that is done with the tasks; the id of a group follows.
+const groupsToken = "group:"
+
+// Purged is what one call of Purge removed.
+type Purged struct {
+	// Tasks are counted by the state they were in.
+	Tasks map[task.State]int64
+	// Groups had no members.
+	Groups int64
+}
+
 // Purge removes some of the tasks that ended before a time and are in one of the states, none meaning every final one, from the
-// place that token names on. next is the token to go on with, "" when there is nothing more to look at.
-func (s *Service) Purge(ctx context.Context, before time.Time, states []task.State, token string, most int) (deleted map[task.State]int64, next string, err error) {
+// place that token names on; and, after the last of them, groups that were made before the time and have no members. next is the
+// token to go on with, "" when there is nothing more to look at.
+func (s *Service) Purge(ctx context.Context, before time.Time, states []task.State, token string, most int) (purged Purged, next string, err error) {
 	var after int64
-	if token != "" {
-		if after, err = strconv.ParseInt(token, 10, 64); err != nil || after < 0 {
-			return nil, "", errs.Invalid(errs.Violation{Field: "page_token", Rule: "must be one that was returned"})
-		}
+	group, inGroups := strings.CutPrefix(token, groupsToken)
+	switch {
+	case inGroups:
+		err = uuid.Validate(group)
+	case token != "":
+		after, err = strconv.ParseInt(token, 10, 64)
+	}
+	if err != nil || after < 0 {
+		return Purged{}, "", errs.Invalid(errs.Violation{Field: "page_token", Rule: "must be one that was returned"})
 	}
 	if len(states) == 0 {
 		states = finals()
 	}
+	most = cmp.Or(most, purgePage)
 	ctx, cancel := context.WithTimeout(ctx, purgeFor)
 	defer cancel()
-	deleted, place, err := s.db.Purge(ctx, before, states, after, cmp.Or(most, purgePage))
-	if err != nil {
-		return nil, "", err
+	if !inGroups {
+		var place *int64
+		if purged.Tasks, place, err = s.db.Purge(ctx, before, states, after, most); err != nil {
+			return Purged{}, "", err
+		}
+		if place != nil {
+			return purged, strconv.FormatInt(*place, 10), nil
+		}
+		group = uuid.Nil.String()
 	}
-	if place != nil {
-		next = strconv.FormatInt(*place, 10)
+	purged.Groups, next, err = s.db.PurgeGroups(ctx, before, group, most)
+	switch {
+	case err != nil && len(purged.Tasks) > 0:
+		// What was removed must be said; the rest is for the next call, which says the error if it is there to stay.
+		return purged, groupsToken + group, nil
+	case err != nil:
+		return Purged{}, "", err
+	case next != "":
+		next = groupsToken + next
 	}
-	return deleted, next, nil
+	return purged, next, nil
 }
 
 // finals are the states that a task does not leave.
@@ -83,11 +117,11 @@ func (s *Service) Retain(ctx context.Context) (removed int64, err error) {
 	before, token := time.Now().Add(-s.cfg.KeepTasks), ""
 	for {
 		began := time.Now()
-		deleted, next, err := s.Purge(ctx, before, nil, token, retainPage)
+		purged, next, err := s.Purge(ctx, before, nil, token, retainPage)
 		if err != nil {
 			return removed, err
 		}
-		for _, n := range deleted {
+		for _, n := range purged.Tasks {
 			removed += n
 		}
 		if token = next; token == "" {

@@ -129,7 +129,7 @@ func TestPurgeTakesLogsReportsAttemptsAndFilesAlong(t *testing.T) {
 	if gone := w.purge(t, 1, 0); gone[task.Canceled] != 1 {
 		t.Errorf("removed %v", gone)
 	}
-	for _, table := range []string{"task", "task_log", "task_report", "task_attempt", "task_file"} {
+	for _, table := range []string{"task", "task_log", "task_report", "task_attempt", "task_file", "task_not_completed"} {
 		if n := pgtest.One[int](t, w, `select count(*) from `+table); n != 0 {
 			t.Errorf("%d rows are left in %s", n, table)
 		}

@@ -454,7 +454,7 @@ func TestRepeatOfATaskNeedsNeitherItsFilesNorItsParent(t *testing.T) {
 func TestFunctionsForRequestsAndPurgesSearchNoTable(t *testing.T) {
 	db := pgtest.New(t)
 	fill(t, db)
-	tables := `array['task', 'task_live', 'task_log', 'task_report', 'task_attempt', 'task_file', 'temporary_file']`
+	tables := `array['task', 'task_live', 'task_not_completed', 'task_log', 'task_report', 'task_attempt', 'task_file', 'temporary_file']`
 	insert := `select count(*) from dispatcher_insert_3(array[gen_random_uuid()::text, gen_random_uuid()::text], array['` + task.DefaultDomainID + `', '` + task.DefaultDomainID + `'],
 		array['n', 'n'], array['[]', '[]'], array['{}', '{}'], array['{}', '{}'], array['{}', '{}'], array[false, false], array[true, true], array['{}', '{}'],
 		array['', ''], array['', ''], array['', ''], array['', ''], array['', ''], array['', ''], array['a', 'b'])`

@@ -97,26 +97,17 @@ func (s server) PurgeTasks(ctx context.Context, req *dispatcherv1.PurgeTasksRequ
 	for i, state := range req.GetStates() {
 		states[i] = wire.FromState(state)
 	}
-	deleted, next, err := s.service.Purge(ctx, req.GetFinishedBefore().AsTime(), states, req.GetPageToken(), int(req.GetPageSize()))
+	purged, next, err := s.service.Purge(ctx, req.GetFinishedBefore().AsTime(), states, req.GetPageToken(), int(req.GetPageSize()))
 	if err != nil {
 		return nil, err
 	}
-	response := &dispatcherv1.PurgeTasksResponse{NextPageToken: next}
+	response := &dispatcherv1.PurgeTasksResponse{NextPageToken: next, DeletedGroups: purged.Groups}
 	for _, state := range task.States() {
-		if n := deleted[state]; n > 0 {
+		if n := purged.Tasks[state]; n > 0 {
 			response.Deleted = append(response.Deleted, &dispatcherv1.PurgedCount{State: wire.State(state), Count: n})
 		}
 	}
 	return response, nil
-}
-
-// CreateTaskGroup makes a group.
-func (s server) CreateTaskGroup(ctx context.Context, req *dispatcherv1.CreateTaskGroupRequest) (*dispatcherv1.CreateTaskGroupResponse, error) {
-	id, err := s.service.NewGroup(ctx, req.GetDescription())
-	if err != nil {
-		return nil, err
-	}
-	return &dispatcherv1.CreateTaskGroupResponse{GroupId: id}, nil
 }
 
 // fromSpec reads one task of a request, which calls it field.
@@ -134,7 +125,7 @@ func fromSpec(field string, spec *taskv1.TaskSpec, traceparent, tracestate strin
 	t.CorrelationID = spec.GetCorrelationId()
 	t.Options = task.Options{
 		Timeout: spec.GetTimeout().AsDuration(), Retry: wire.FromRetry(spec.GetRetry()),
-		Profile: spec.GetProfileOptions(), Files: spec.GetFileIds(),
+		Profile: spec.GetProfileOptions(), Files: spec.GetFileIds(), CreatedBy: spec.GetCreatedBy(),
 	}
 	if t.Args == "" {
 		t.Args = "[]"

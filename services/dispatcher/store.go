@@ -399,15 +399,6 @@ func (s *Store) Delete(ctx context.Context, id string) (deleted bool, err error)
 	return deleted, nil
 }
 
-// InsertGroup stores an empty group.
-func (s *Store) InsertGroup(ctx context.Context, id, domainID, description string) error {
-	_, err := s.pool.Exec(ctx, `insert into task_group (id, domain_id, description) values ($1::text::uuid, $2::text::uuid, $3)`, id, domainID, description)
-	if err != nil {
-		return postgres.Away(fmt.Errorf("insert task group: %w", err))
-	}
-	return nil
-}
-
 // Reject cancels a task that would not wait, if it still does. rejected is false if it started or ended meanwhile.
 func (s *Store) Reject(ctx context.Context, id string) (rejected bool, err error) {
 	cause, err := json.Marshal(task.Error{Reason: task.ReasonUnavailable})
@@ -468,6 +459,19 @@ func (s *Store) purge(ctx context.Context, before time.Time, states []string, af
 		return nil
 	})
 	return deleted, next, cmp.Or(err, rows.Err())
+}
+
+// PurgeGroups removes some groups that were made before a time and have no members, of at most most groups with higher ids than after.
+// next is the id to go on after, empty when there is nothing more to look at. What is locked is passed over.
+func (s *Store) PurgeGroups(ctx context.Context, before time.Time, after string, most int) (deleted int64, next string, err error) {
+	err = tryAgain(ctx, postgres.IsRetryable, func() error {
+		return s.pool.QueryRow(ctx, `select deleted, coalesce(next, '') from dispatcher_purge_groups($1::timestamptz, $2, $3::integer)`,
+			before, after, most).Scan(&deleted, &next)
+	})
+	if err != nil {
+		return 0, "", removed(fmt.Errorf("purge task groups: %w", err))
+	}
+	return deleted, next, nil
 }
 
 // removed says of an error what it means for who deletes.

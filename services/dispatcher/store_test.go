@@ -134,8 +134,9 @@ func TestDispatcherSaysThatTheDatabaseIsAwayAndGoesOnWhenItIsBack(t *testing.T) 
 			_, err := w.client.CreateTaskGroup(t.Context(), &dispatcherv1.CreateTaskGroupRequest{})
 			return err
 		},
-		"put a file": func() error { _, err := w.tryPut(t.Context(), "n", []byte("x"), 1); return err },
-		"get a file": func() error { _, _, err := w.tryGet(t.Context(), id); return err },
+		"cancel a group": func() error { _, err := w.tryCancelGroup(t.Context(), id); return err },
+		"put a file":     func() error { _, err := w.tryPut(t.Context(), "n", []byte("x"), 1); return err },
+		"get a file":     func() error { _, _, err := w.tryGet(t.Context(), id); return err },
 		"delete a file": func() error {
 			_, err := w.client.DeleteFile(t.Context(), &dispatcherv1.DeleteFileRequest{FileId: id})
 			return err

@@ -32,6 +32,7 @@ func (c calls) Dispatch(ctx context.Context, spec *taskv1.TaskSpec) (string, err
 	a := c.run.assignment
 	spec.ParentId = a.GetTaskId()
 	spec.CorrelationId = a.GetCorrelationId()
+	spec.CreatedBy = a.GetCreatedBy()
 	if len(spec.GetProfileOptions()) == 0 {
 		spec.ProfileOptions = a.GetProfileOptions()
 	}
@@ -86,6 +87,9 @@ func (c calls) FetchFile(ctx context.Context, id string) (string, error) {
 
 // Progress notes how far the task is.
 func (c calls) Progress(p *taskv1.Progress) { c.note("progress", c.run.told.progress(p)) }
+
+// GroupProgress notes what the task has added to the progress of its group.
+func (c calls) GroupProgress(p *taskv1.GroupProgress) { c.note("group progress", c.run.told.added(p)) }
 
 // Created notes what the task made.
 func (c calls) Created(made *taskv1.CreatedResource) {

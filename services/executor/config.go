@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,6 +54,9 @@ type Config struct {
 	ChildIdle time.Duration
 	// RedactErrors shows clients only texts of errors that were declared safe; the others go to the log.
 	RedactErrors bool
+	// Diagnostics are what may be kept of runs whose dispatch asks for it: DiagnoseMemory, DiagnoseLogs (TASK_DIAGNOSTICS). Default:
+	// none.
+	Diagnostics []string
 	// NothingLeft, if set, is called when there is nothing left that the executor could run, each time that this comes to be so.
 	NothingLeft func()
 	// ChildCommand starts a child: a program that calls worker.ChildMain. Default: this program again, without arguments.
@@ -139,6 +143,8 @@ func (c Config) complete() (Config, error) {
 		return c, fmt.Errorf("the time to live must be between %s and %s: %s", limits.MinTTL, limits.MaxTTL, c.TTL)
 	case c.MaxTasksPerChild < 0:
 		return c, fmt.Errorf("the number of tasks of a child is negative: %d", c.MaxTasksPerChild)
+	case slices.ContainsFunc(c.Diagnostics, func(name string) bool { return name != DiagnoseMemory && name != DiagnoseLogs }):
+		return c, fmt.Errorf("the diagnostics that there are, are %s and %s: %q", DiagnoseMemory, DiagnoseLogs, c.Diagnostics)
 	case c.ChildMemory != 0 && c.ChildMemory < MinChildMemory:
 		return c, fmt.Errorf("the memory of a child must be at least %d bytes, less is not enough to start: %d", MinChildMemory, c.ChildMemory)
 	}

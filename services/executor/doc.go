@@ -80,8 +80,11 @@
 // child as well; those of another user, unless their parents are there. A machine that is paused as a whole, and a control group that is
 // frozen, goes on anywhere, perhaps in a task before its guard; there the claim's number is all that fences.
 //
-// What a run tells of itself (progress, created resources, log) is kept here and stored by and by, the last of it before its end
+// What a run tells of itself (progress, also what it adds to that of its group, created resources, log) is kept here and stored by and by, the last of it before its end
 // is reported.
+//
+// A dispatch can ask for diagnostics. What the executor is set to keep is kept while the task runs (how much memory its processes have, its
+// log) and stored beside its last report, for as long as a report may take; what can't be had is named in the task's log.
 //
 // A task's directory is made for its process, or, in the executor's own process, when the handler first asks for it.
 //

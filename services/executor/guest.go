@@ -278,6 +278,9 @@ func (g *guest) perform(r *run) *taskv1.Outcome {
 	if r.assignment.GetImmediate() {
 		most = g.config.ImmediateTimeout
 	}
+	if warning := r.diagnose(g.config.Diagnostics, false); warning != "" {
+		_ = r.told.write(warning) // it has not ended
+	}
 	over := r.within(handler.GetTimeout().AsDuration(), most)
 	calls := calls{dispatcher: g.peers.Dispatcher, log: g.log, run: r, dir: dir}
 	v := &visit{
@@ -439,6 +442,8 @@ func (g *guest) receive(request *executorv1.WorkRequest) error {
 		})
 	case *executorv1.WorkRequest_Progress:
 		g.of(m.Progress, func(v *visit) error { return v.run.told.progress(m.Progress.GetProgress()) })
+	case *executorv1.WorkRequest_GroupProgress:
+		g.of(m.GroupProgress, func(v *visit) error { return v.run.told.added(m.GroupProgress.GetProgress()) })
 	case *executorv1.WorkRequest_Created:
 		g.of(m.Created, func(v *visit) error { return v.run.told.created(m.Created.GetCreated()) })
 	case *executorv1.WorkRequest_Log:

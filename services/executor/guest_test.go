@@ -493,14 +493,16 @@ func TestAWorkerThatLostItsLeaseIsToldSo(t *testing.T) {
 func TestAWorkersTasksDispatchInTheirOwnName(t *testing.T) {
 	f, _, _, g, l := host(t, executor.Config{}, &executorv1.WorkerHello{Name: "py", Handlers: handlers("py.a")})
 	a := order("py.a", "")
-	a.ProfileOptions = []string{"memory"}
+	a.ProfileOptions, a.CreatedBy = []string{"memory"}, 7
 	l.assign(a)
 	g.run(a)
 	g.say(&executorv1.WorkRequest{Message: &executorv1.WorkRequest_Call{Call: &executorv1.Call{
-		Id: 1, TaskId: a.GetTaskId(), Request: &executorv1.Call_Dispatch{Dispatch: &taskv1.TaskSpec{Name: "child", ParentId: newID()}},
+		Id: 1, TaskId: a.GetTaskId(), Request: &executorv1.Call_Dispatch{Dispatch: &taskv1.TaskSpec{Name: "child", ParentId: newID(), CreatedBy: 1}},
 	}}})
 	got := receive(t, f.dispatches, "a dispatch")
-	want := &taskv1.TaskSpec{Name: "child", ParentId: a.GetTaskId(), CorrelationId: a.GetCorrelationId(), ProfileOptions: []string{"memory"}}
+	want := &taskv1.TaskSpec{
+		Name: "child", ParentId: a.GetTaskId(), CorrelationId: a.GetCorrelationId(), ProfileOptions: []string{"memory"}, CreatedBy: 7,
+	}
 	if diff := cmp.Diff(want, got, protocmp.Transform(), protocmp.IgnoreFields(got, "request_id")); diff != "" {
 		t.Errorf("dispatched (-want +got):\n%s", diff)
 	}

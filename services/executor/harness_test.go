@@ -91,6 +91,7 @@ type fakes struct {
 	lines       chan *fakeLine // each Acquire stream, once its hello has arrived
 	logs        chan *statusv1.PutTaskLogRequest
 	reports     chan *statusv1.PutTaskReportRequest
+	artifacts   chan *statusv1.PutTaskArtifactRequest
 	dispatches  chan *taskv1.TaskSpec
 	groups      chan string
 	deregisters chan string
@@ -105,8 +106,8 @@ type fakes struct {
 	fenced    atomic.Bool  // beats are answered with FENCED
 	nameTaken atomic.Int32 // so many registrations are refused
 	logFails  atomic.Bool
-	// What the storing of a report or a log does before it is answered, nil for nothing. An error is the answer.
-	onReport, onLog atomic.Pointer[func(context.Context) error]
+	// What the storing of a report, a log or a diagnostic does before it is answered, nil for nothing. An error is the answer.
+	onReport, onLog, onArtifact atomic.Pointer[func(context.Context) error]
 	// executorLog gets what the executor logs, if it is not nil. To be set before begin.
 	executorLog io.Writer
 	beats       atomic.Int64
@@ -141,6 +142,7 @@ func newFakes(t testing.TB) *fakes {
 		lines:       make(chan *fakeLine, 100),
 		logs:        make(chan *statusv1.PutTaskLogRequest, 10_000),
 		reports:     make(chan *statusv1.PutTaskReportRequest, 10_000),
+		artifacts:   make(chan *statusv1.PutTaskArtifactRequest, 100),
 		dispatches:  make(chan *taskv1.TaskSpec, 10_000),
 		groups:      make(chan string, 100),
 		deregisters: make(chan string, 100),
@@ -238,6 +240,14 @@ func (f fakeStatus) PutTaskReport(ctx context.Context, r *statusv1.PutTaskReport
 		return &statusv1.PutTaskReportResponse{}, (*do)(ctx)
 	}
 	return &statusv1.PutTaskReportResponse{}, nil
+}
+
+func (f fakeStatus) PutTaskArtifact(ctx context.Context, r *statusv1.PutTaskArtifactRequest) (*statusv1.PutTaskArtifactResponse, error) {
+	f.artifacts <- r
+	if do := f.onArtifact.Load(); do != nil {
+		return &statusv1.PutTaskArtifactResponse{}, (*do)(ctx)
+	}
+	return &statusv1.PutTaskArtifactResponse{}, nil
 }
 
 // fakeLine is the scheduler's side of one Acquire stream.

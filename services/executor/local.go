@@ -172,7 +172,15 @@ func (l *local) runHere(r *run, calls calls) *taskv1.Outcome {
 		ctx, cancel = context.WithTimeout(ctx, l.config.ImmediateTimeout)
 		defer cancel()
 	}
-	result := l.mux.Start(ctx, worker.Run{Assignment: r.assignment, WorkingDir: calls.dir.make, Log: l.log, Calls: calls, Timeout: r.limit})
+	if warning := r.diagnose(l.config.Diagnostics, false); warning != "" {
+		_ = r.told.write(warning) // it has not ended
+	}
+	log := l.log
+	if r.diagnosis.logs {
+		// What it logs goes to the executor's log, and nobody captures what it writes.
+		log = slog.New(slog.NewMultiHandler(log.Handler(), slog.NewTextHandler(&r.told, nil)))
+	}
+	result := l.mux.Start(ctx, worker.Run{Assignment: r.assignment, WorkingDir: calls.dir.make, Log: log, Calls: calls, Timeout: r.limit})
 
 	var patience <-chan time.Time
 	asked, killed := ctx.Done(), r.killed.Done()
@@ -224,6 +232,9 @@ func (l *local) runInChild(r *run, calls calls) *taskv1.Outcome {
 	}
 	l.running(r, child.pid)
 	child.output.reset() // what was written before is not this task's
+	if warning := r.diagnose(l.config.Diagnostics, true); warning != "" {
+		child.output.say(warning)
+	}
 	r.told.listen(child.output)
 	run := &executorv1.RunTask{Assignment: r.assignment, WorkingDir: dir}
 	if r.limit > 0 {
@@ -231,8 +242,10 @@ func (l *local) runInChild(r *run, calls calls) *taskv1.Outcome {
 	}
 	child.send(&executorv1.WorkResponse{Message: &executorv1.WorkResponse_Run{Run: run}})
 
+	measured := r.diagnosis.measure(child.pid)
 	served := newCallServer(r.asked, calls, child.reply)
 	made := l.supervise(r, child, calls, served)
+	measured()
 	verdict := made
 	if made != nil {
 		verdict = r.verdict(made) // what is asked of it from now on comes too late
@@ -284,6 +297,10 @@ func (l *local) supervise(r *run, child *child, calls calls, served *callServer)
 			case *executorv1.WorkRequest_Progress:
 				if r.claim.is(m.Progress) {
 					calls.Progress(m.Progress.GetProgress())
+				}
+			case *executorv1.WorkRequest_GroupProgress:
+				if r.claim.is(m.GroupProgress) {
+					calls.GroupProgress(m.GroupProgress.GetProgress())
 				}
 			case *executorv1.WorkRequest_Created:
 				if r.claim.is(m.Created) {

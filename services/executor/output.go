@@ -100,6 +100,13 @@ func (c *capture) reset() {
 	c.tail = tail{bytes: c.tail.bytes[:0]}
 }
 
+// say adds a line of ours to what is written.
+func (c *capture) say(text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tail.add([]byte(text))
+}
+
 // peek returns what was written since the last take or reset, and how much that was in all, without taking it.
 func (c *capture) peek() (output, int64) {
 	c.drain()

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -44,6 +45,8 @@ type run struct {
 	// told is what it tells of itself, limit how long it may run, 0 if that does not matter.
 	told  told
 	limit time.Duration
+	// diagnosis is what is kept of it beside that. For who performs it.
+	diagnosis diagnosis
 	// loose: something of it goes on, or may, although it has ended. For who performs it.
 	loose bool
 
@@ -65,6 +68,7 @@ func newRun(ctx context.Context, s *station, c claim, a *taskv1.Assignment) *run
 	r.dropped, r.drop = context.WithCancel(context.WithoutCancel(ctx))
 	r.told.store = func(report *statusv1.PutTaskReportRequest, log *output) unstored { return s.keep(r, report, log) }
 	r.told.storing = make(chan struct{}, 1)
+	r.told.member = a.GetGroupId() != ""
 	r.told.logEvery = s.config.LogEvery
 	return r
 }
@@ -131,7 +135,12 @@ func unfit(format string, args ...any) *taskv1.Outcome {
 // conduct takes a run through its life and reports its end.
 func (s *station) conduct(r *run) {
 	outcome := s.presentable(r, s.attempt(r))
+	var diagnosed sync.WaitGroup // beside the rest, so that the end is not reported later for it
+	if r.diagnosis.any() {
+		diagnosed.Go(func() { s.keepDiagnosis(r) })
+	}
 	r.told.end()
+	diagnosed.Wait()
 	r.kill(errDropped) // to release the contexts: it changes nothing any more
 
 	s.mu.Lock()
@@ -179,6 +188,9 @@ func (s *station) attempt(r *run) *taskv1.Outcome {
 	}
 	if r.asked.Err() != nil || !r.lease.holds() {
 		return r.verdict(nil) // while it waited for the slot
+	}
+	if r.assignment.GetAttempt() > 1 {
+		r.told.renew()
 	}
 	outcome := s.place.perform(r)
 	r.loose = r.loose || outcome == nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -21,6 +22,12 @@ import (
 func registerTellers(mux *worker.Mux) {
 	worker.Handle(mux, "tells", tells)
 	worker.Handle(mux, "tells.here", tells, worker.InProcess())
+	worker.Handle(mux, "adds", adds)
+	worker.Handle(mux, "adds.here", adds, worker.InProcess())
+	worker.Handle(mux, "says.here", func(ctx context.Context, in struct{ Text string }) (worker.None, error) {
+		worker.Logger(ctx).InfoContext(ctx, "a line", slog.String("text", in.Text))
+		return worker.None{}, nil
+	}, worker.InProcess())
 	worker.Handle(mux, "makes", makes, worker.Discards(discards))
 	worker.Handle(mux, "makes.here", makes, worker.Discards(discards), worker.InProcess())
 	worker.Handle(mux, "makes.for.ever", makes)
@@ -64,6 +71,21 @@ func tells(ctx context.Context, in telling) (worker.None, error) {
 	fmt.Print(in.Rest)
 	part.Done()
 	return worker.None{}, errors.Join(worker.Creating(ctx, "/a/"), worker.Created(ctx, "/a/"), worker.Created(ctx, "/b/"))
+}
+
+// adds adds each of its steps to the progress of its group.
+func adds(ctx context.Context, in telling) (worker.None, error) {
+	if in.Steps == 0 {
+		return worker.None{}, nil
+	}
+	part, err := worker.NewGroupProgress(ctx, worker.Part{Code: "part", Message: "working", Total: in.Steps})
+	if err != nil {
+		return worker.None{}, err
+	}
+	for range in.Steps {
+		part.Add(1)
+	}
+	return worker.None{}, nil
 }
 
 type making struct {

@@ -40,8 +40,12 @@ type told struct {
 	// channel, because tests with a clock of their own can't wait for what waits for a mutex.
 	storing chan struct{}
 
+	// member: the task is in a group.
+	member bool
+
 	mu        sync.Mutex
 	parts     []*taskv1.Progress
+	groups    []*taskv1.GroupProgress
 	made      []*taskv1.CreatedResource
 	discarded []string
 	// source is what the run's process writes; nil for a run that has none, whose text is what it says its log is.
@@ -57,6 +61,7 @@ type told struct {
 
 var (
 	errManyParts = fmt.Errorf("the task reports progress of more than %d parts", limits.MaxParts)
+	errNoGroup   = errors.New("the task is in no group")
 	errMuchMade  = fmt.Errorf("the task made more than %d resources", limits.MaxCreated)
 	errEnded     = errors.New("the run has ended")
 )
@@ -78,6 +83,39 @@ func (t *told) progress(p *taskv1.Progress) error {
 		return errManyParts
 	default:
 		t.parts = append(t.parts, p)
+	}
+	t.changedLocked()
+	return nil
+}
+
+// renew has the report of a member stored in any case. What an earlier attempt had added to the progress of the group counts until a later
+// one has reported: so it has to, be it that it added nothing.
+func (t *told) renew() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unstored = t.unstored || t.member
+}
+
+// added notes what the run has added to a part of the progress of its group.
+func (t *told) added(p *taskv1.GroupProgress) error {
+	switch {
+	case p == nil:
+		return errors.New("the report is empty")
+	case !t.member:
+		return errNoGroup
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := slices.IndexFunc(t.groups, func(known *taskv1.GroupProgress) bool { return known.GetCode() == p.GetCode() })
+	switch {
+	case t.over:
+		return errEnded
+	case at >= 0:
+		t.groups[at] = p
+	case len(t.groups) == limits.MaxParts:
+		return errManyParts
+	default:
+		t.groups = append(t.groups, p)
 	}
 	t.changedLocked()
 	return nil
@@ -118,6 +156,12 @@ func (t *told) write(text string) error {
 	return nil
 }
 
+// Write is write for what writes lines, such as the handler of a log. What comes after the end is dropped.
+func (t *told) Write(text []byte) (int, error) {
+	_ = t.write(string(text))
+	return len(text), nil
+}
+
 // listen makes what a process writes the log of the run.
 func (t *told) listen(source *capture) {
 	t.mu.Lock()
@@ -136,6 +180,13 @@ func (t *told) heard(o output) {
 	if o.text == "" {
 		t.text.total = t.written // there is nothing to be stored
 	}
+}
+
+// log is the end of what there is of the log.
+func (t *told) log() output {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.output()
 }
 
 // incomplete names what was made and is not to be used.
@@ -250,6 +301,9 @@ func (t *told) reportLocked() *statusv1.PutTaskReportRequest {
 	report := &statusv1.PutTaskReportRequest{Discarded: slices.Clone(t.discarded)}
 	for _, p := range t.parts {
 		report.Progress = append(report.Progress, proto.CloneOf(p))
+	}
+	for _, p := range t.groups {
+		report.GroupProgress = append(report.GroupProgress, proto.CloneOf(p))
 	}
 	for _, c := range t.made {
 		report.Created = append(report.Created, proto.CloneOf(c))

@@ -3,8 +3,9 @@
 // # Owns
 //
 // Of a task: unblocked_at, the claim (executor, incarnation, claim number, attempt, started_at) and every end that follows a
-// start. Of the database: the lease row. It answers Offer, Acquire, Follow, WatchLeadership, Explain
-// and the questions about resources.
+// start. Of a schedule: when it is due next, and its last task, from the first dispatch on; the rows of the tasks that it dispatches
+// for schedules. Of the database: the lease row. It answers Offer, Acquire, Follow, WatchLeadership, Explain and the questions about
+// resources.
 //
 // # The leader
 //
@@ -22,6 +23,14 @@
 // Under load ticks run back to back and each carries what arrived during the one before. When idle, one runs at once. When there
 // is nothing to do, a glance takes the place of the tick: one statement a second, which keeps the lease and says whether there is
 // anything to look for, however many executors are connected.
+//
+// # Schedules
+//
+// The leader dispatches what is due by a schedule: the task comes and the schedule's next time moves in one transaction of its own,
+// behind the fence, so each time is dispatched once, whoever leads. The glance, and under load a look each second, says when the
+// next one is due. A time at which the task of the time before has not ended is put off until it has; times that passed meanwhile
+// are left out. That transaction changes nothing that the leader remembers, so its failure costs a second and not the memory; a
+// schedule that can't be dispatched is undone alone.
 //
 // # A start
 //

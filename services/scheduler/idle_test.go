@@ -274,7 +274,7 @@ func TestAGlanceReadsOnlyWhatItIsAskedFor(t *testing.T) {
 		defer tx.Rollback(t)
 		const rows = `select sum(seq_tup_read + coalesce(idx_tup_fetch, 0))::int from pg_stat_xact_user_tables`
 		before := pgtest.One[int](t, tx, rows)
-		if stirs := pgtest.One[bool](t, tx, `select stirs from scheduler_glance(1, '1h', $1, string_to_array($2, ','))`, high, strings.Join(lives, ",")); stirs {
+		if stirs := pgtest.One[bool](t, tx, `select stirs from scheduler_glance_2(1, '1h', $1, string_to_array($2, ','))`, high, strings.Join(lives, ",")); stirs {
 			t.Fatal("something stirs")
 		}
 		return pgtest.One[int](t, tx, rows) - before

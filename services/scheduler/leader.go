@@ -63,6 +63,7 @@ type store interface {
 	Load(ctx context.Context, epoch int64, admit func(Row)) (Loaded, error)
 	Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error)
 	Glance(ctx context.Context, epoch, high int64, owners []string) (Glimpse, error)
+	Fire(ctx context.Context, epoch int64, ids, correlations []string) (Firing, error)
 }
 
 // leader is the memory of one leadership. One goroutine owns it.
@@ -75,6 +76,8 @@ type leader struct {
 	publish func([]*schedulerv1.Change)
 	// surveyed is told what a look counted; nil if nobody wants to know.
 	surveyed func(*Survey)
+	// fired is told what became of each schedule that was due; nil if nobody wants to know.
+	fired func(Fired)
 	// pulseEvery is the pause between two pulses, for those who are welcomed.
 	pulseEvery time.Duration
 	// pause is how long a task rests after so many attempts, which is left to chance.
@@ -115,6 +118,8 @@ type leader struct {
 	lookedAt  time.Time
 	// thoroughAt is when a look was thorough.
 	thoroughAt, countedAt time.Time
+	// due is when the next schedule is due, zero if none is soon; dueAskedAt is when that was last asked.
+	due, dueAskedAt time.Time
 }
 
 // settle is a caller that waits for the fate of immediate tasks.
@@ -164,6 +169,9 @@ func (l *leader) load(ctx context.Context) error {
 
 // tick does one round: decide, write, look, let effects out. It reports whether there is more to do at once.
 func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Duration) (more bool, err error) {
+	if err := l.fire(ctx); err != nil {
+		return false, err
+	}
 	for _, e := range events {
 		e.apply(l)
 	}
@@ -204,6 +212,9 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	if plan.Look {
 		l.found(report)
 	}
+	if plan.Due {
+		l.expect(report.Due, report.Now)
+	}
 	// After what was found: a cancel can be committed between the two statements of a look, and its task is in both answers.
 	changes = append(changes, l.canceled(report.Cancels)...)
 	for _, gone := range report.Gone {
@@ -228,7 +239,7 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	}
 	stamping := len(plan.Unblock) == l.lookLimit
 	rejecting := l.uncertain || len(l.doubtful) > 0
-	return l.hinted || stamping || rejecting || l.plan.writes() || len(l.outbox) > 0 || l.rested() || l.someoneIsDone() || l.startable(), nil
+	return l.hinted || stamping || rejecting || l.plan.writes() || len(l.outbox) > 0 || l.rested() || l.scheduleIsDue() || l.someoneIsDone() || l.startable(), nil
 }
 
 // tell puts an order into the box of what leaves after the commit.
@@ -675,7 +686,7 @@ func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.C
 			Domain: task.DefaultDomain, CorrelationId: c.CorrelationID, Traceparent: c.Traceparent, GroupId: c.GroupID,
 			Immediate: t.immediate, Tracestate: c.Tracestate,
 			Timeout: wire.Duration(c.Options.Timeout), ProfileOptions: c.Options.Profile, FileIds: c.Options.Files,
-			MaxAttempts: c.Options.Attempts(),
+			MaxAttempts: c.Options.Attempts(), CreatedBy: c.Options.CreatedBy,
 		}})
 	}
 	return changes

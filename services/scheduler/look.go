@@ -22,6 +22,9 @@ func (l *leader) planLook(every time.Duration) {
 	if now := l.now(); now.Sub(l.thoroughAt) >= thoroughEvery {
 		l.plan.Thorough, l.plan.Owners, l.thoroughAt = true, l.lives(), now
 	}
+	if now := l.now(); now.Sub(l.dueAskedAt) >= every {
+		l.plan.Due, l.dueAskedAt = true, now // a glance asks this, too; under load there is none, and looks may be many
+	}
 	l.hinted, l.lookedAt = false, l.now()
 }
 
@@ -37,8 +40,8 @@ func (l *leader) lives() []string {
 	return slices.AppendSeq([]string{}, maps.Keys(l.executors))
 }
 
-// glance asks, when a look is due, whether it would find anything, in one statement, which also keeps the lease. If so the look
-// follows at once.
+// glance asks, when a look is due, whether it would find anything, and when a schedule is due, in one statement, which also keeps the
+// lease. If there is something the look follows at once.
 func (l *leader) glance(ctx context.Context, every time.Duration) (stirs bool, err error) {
 	if !l.lookIsDue(every) {
 		return false, nil
@@ -53,13 +56,14 @@ func (l *leader) glance(ctx context.Context, every time.Duration) (stirs bool, e
 	if err != nil {
 		return false, err
 	}
-	l.lookedAt, l.clock = sent, found.Now-sent.UnixMicro()
+	l.lookedAt, l.dueAskedAt, l.clock = sent, sent, found.Now-sent.UnixMicro()
+	l.expect(found.Due, found.Now)
 	l.takeStock(every)
 	if thorough && !found.Stirs {
 		l.thoroughAt = sent // or the look that follows is
 	}
 	l.hinted = found.Stirs
-	return found.Stirs, nil
+	return found.Stirs || l.scheduleIsDue(), nil
 }
 
 // takeStock counts what there is, and forgets what need not be remembered any longer.

@@ -43,11 +43,14 @@ type modelDatabase struct {
 	cancels map[int64]int64 // when they were wished, by seq
 	gone    map[string]Gone
 	notes   map[string]bool // of lives that are over
-	epoch   int64
-	next    int64  // the highest number that was given out
-	xact    uint64 // the next transaction id
-	ticks   int    // how many plans came
-	glances int
+	// schedules are in the order in which they are dispatched; fired hears of each task of theirs.
+	schedules []*modelSchedule
+	fired     func(*modelRow)
+	epoch     int64
+	next      int64  // the highest number that was given out
+	xact      uint64 // the next transaction id
+	ticks     int    // how many plans came
+	glances   int
 	// now is its clock.
 	now func() int64
 	// snapshots remembers what was visible, by the text that stands for it.
@@ -70,6 +73,7 @@ func newModel() *modelDatabase {
 	return &modelDatabase{
 		rows: map[int64]*modelRow{}, cancels: map[int64]int64{}, gone: map[string]Gone{}, notes: map[string]bool{},
 		snapshots: map[string]map[int64]bool{}, xact: 1, now: func() int64 { return 0 }, planned: func(*Plan) {},
+		fired: func(*modelRow) {},
 	}
 }
 
@@ -269,6 +273,9 @@ func (m *modelDatabase) apply(plan *Plan) *Report {
 	if plan.Look {
 		m.look(plan, report, own)
 	}
+	if plan.Due {
+		report.Due = m.due()
+	}
 	return report
 }
 
@@ -333,5 +340,5 @@ func (m *modelDatabase) Glance(_ context.Context, epoch, high int64, owners []st
 	for seq, r := range m.rows {
 		stirs = stirs || seq > high && !r.final
 	}
-	return Glimpse{Stirs: stirs, Now: m.now()}, nil
+	return Glimpse{Stirs: stirs, Now: m.now(), Due: m.due()}, nil
 }

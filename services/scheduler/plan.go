@@ -55,6 +55,8 @@ type Plan struct {
 	// whose ends are noted.
 	Thorough bool
 	Owners   []string
+	// Due asks when the next schedule is due.
+	Due bool
 }
 
 // Gap is a run of numbers, From to To, that were not seen when a higher one was.
@@ -141,14 +143,17 @@ type Report struct {
 	Xact, OldestOpen uint64
 	// Now is the database's clock at the begin of the transaction, in microseconds since 1970.
 	Now int64
+	// Due is when the next schedule is due by it, nil if none ever is, or nobody asked.
+	Due *int64
 }
 
 // Glimpse is what a glance found.
 type Glimpse struct {
 	// Stirs says that there is something to look for.
 	Stirs bool
-	// Now is the database's clock, in microseconds since 1970.
+	// Now is the database's clock, in microseconds since 1970; Due is when the next schedule is due by it, nil if none ever is.
 	Now int64
+	Due *int64
 }
 
 // Gone is a life of an executor that is over.

@@ -479,6 +479,12 @@ func (d *ownDatabase) Glance(ctx context.Context, epoch, high int64, owners []st
 	return d.modelDatabase.Glance(ctx, epoch, high, owners)
 }
 
+func (d *ownDatabase) Fire(ctx context.Context, epoch int64, ids, correlations []string) (Firing, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.modelDatabase.Fire(ctx, epoch, ids, correlations)
+}
+
 // row reads a row when nothing is going on.
 func (d *ownDatabase) row(seq int64) Row {
 	synctest.Wait()

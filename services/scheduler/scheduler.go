@@ -65,6 +65,8 @@ type Service struct {
 
 	// live is how many tasks the leader knew that are not final, after its last tick.
 	live atomic.Int64
+	// dispatched and undispatched count the times of schedules at which this scheduler led.
+	dispatched, undispatched atomic.Int64
 
 	// questions bounds how many questions about executors the database is asked at once.
 	questions chan struct{}
@@ -188,7 +190,7 @@ func (s *Service) reign(ctx context.Context, epoch int64) {
 // lead loads the memory and ticks until the leadership or ctx ends.
 func (s *Service) lead(ctx context.Context, epoch int64) error {
 	l := newLeader(epoch, s.db, s.log, steady(), s.publish)
-	l.surveyed, l.pulseEvery = s.survey.Store, s.cfg.PulseEvery
+	l.surveyed, l.fired, l.pulseEvery = s.survey.Store, s.tally, s.cfg.PulseEvery
 	if err := s.load(ctx, l); err != nil {
 		return err
 	}
@@ -216,9 +218,9 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 	defer alarm.Stop()
 	for more := true; ctx.Err() == nil; {
 		if !more {
-			// The looks are too far apart for the pauses between attempts.
+			// The looks are too far apart for the pauses between attempts, and for schedules.
 			var due <-chan time.Time
-			if left, some := l.restLeft(); some {
+			if left, some := l.alarm(); some {
 				alarm.Reset(left)
 				due = alarm.C
 			}

@@ -119,6 +119,10 @@ func newSimulation(t *rapid.T) *simulation {
 	}
 	s.db.now = func() int64 { return s.clock.Add(s.skew).UnixMicro() }
 	s.db.planned = s.planned
+	s.db.fired = func(r *modelRow) {
+		s.step++
+		s.called[r.Seq], s.returned[r.Seq] = s.step, s.step
+	}
 	return s
 }
 
@@ -1136,6 +1140,7 @@ func TestNothingOverlapsOvertakesOrIsLostWhateverHappens(t *testing.T) {
 		s.takeOver()
 		s.hello(s.newExecutor([]string{"t"}, nil, [kinds]int{1, 2}))
 		steps := s.dispatchers()
+		maps.Copy(steps, s.schedules())
 		maps.Copy(steps, s.connected())
 		maps.Copy(steps, s.leaders())
 		t.Repeat(steps)
@@ -1206,6 +1211,7 @@ func (s *simulation) settle() {
 		e.deaf, e.mute, e.slow = false, false, false
 		s.arrive(e.line)
 	}
+	s.settleSchedules()
 	s.compare()
 	s.hello(s.newExecutor([]string{"t", "u", "v"}, map[string]string{"core": "3"}, [kinds]int{1, 1}))
 	for round := 0; s.unfinished(); round++ {

@@ -192,7 +192,15 @@ const oldestOpen = `
 const forgetLives = `delete from app_over where incarnation = any($1::text[]::uuid[])`
 
 // glance asks whether there is anything to look for, and keeps the lease.
-const glance = `select clock, stirs from scheduler_glance($1, $2::interval, $3, $4::text[])`
+const glance = `select clock, stirs, due from scheduler_glance_2($1, $2::interval, $3, $4::text[])`
+
+// fire dispatches what is due.
+const fire = `
+	select schedule_id, name, coalesce(task_id, ''), task_name, problem, due, next
+	from scheduler_fire($1, $2::interval, $3::text[], $4::text[])`
+
+// nextDue says when the next schedule is due, and what time it is.
+const nextDue = `select (extract(epoch from scheduler_due()) * 1000000)::bigint, ` + clock
 
 // lookCancels finds wishes to cancel, all or those of the last minute.
 const lookCancels = `select * from scheduler_wishes($1, $2)`
@@ -264,6 +272,9 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 		if plan.Thorough {
 			batch.Queue(lookGone, postgres.Texts(plan.Owners)).Query(goneRows(report, Gone{}))
 		}
+		if plan.Due {
+			batch.Queue(nextDue).QueryRow(func(row pgx.Row) error { return row.Scan(&report.Due, nil) })
+		}
 	}
 	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
 		return nil, lost("write a tick", err)
@@ -272,7 +283,8 @@ func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, err
 }
 
 // Glance is a look that reads nothing: it says whether there is a task above high, a wish to cancel, a note of a life that is over,
-// or whether one of the owners' lives is; owners is nil for a glance that is not thorough. It keeps the lease, too. ErrDeposed:
+// or whether one of the owners' lives is; owners is nil for a glance that is not thorough. It also says when the next schedule is due,
+// and keeps the lease. ErrDeposed:
 // another has taken it.
 func (s *Store) Glance(ctx context.Context, epoch, high int64, owners []string) (Glimpse, error) {
 	var lives any
@@ -280,10 +292,30 @@ func (s *Store) Glance(ctx context.Context, epoch, high int64, owners []string) 
 		lives = postgres.Texts(owners)
 	}
 	var g Glimpse
-	if err := s.pool.QueryRow(ctx, glance, epoch, s.lease, high, lives).Scan(&g.Now, &g.Stirs); err != nil {
+	if err := s.pool.QueryRow(ctx, glance, epoch, s.lease, high, lives).Scan(&g.Now, &g.Stirs, &g.Due); err != nil {
 		return Glimpse{}, lost("look for something to do", err)
 	}
 	return g, nil
+}
+
+// Fire dispatches the tasks of as many schedules as there are ids for, those first that have been due for longest, and moves their
+// next times. One that can't be dispatched does not hold up the others. ErrDeposed: another leads, and nothing was done.
+// After any other error it may have been done or not.
+func (s *Store) Fire(ctx context.Context, epoch int64, ids, correlations []string) (Firing, error) {
+	var firing Firing
+	batch := &pgx.Batch{}
+	batch.Queue(fire, epoch, s.lease, postgres.Texts(ids), postgres.Texts(correlations)).Query(func(rows pgx.Rows) (err error) {
+		firing.Fired, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (f Fired, err error) {
+			err = row.Scan(&f.ScheduleID, &f.Name, &f.TaskID, &f.TaskName, &f.Problem, &f.Due, &f.Next)
+			return f, err
+		})
+		return err
+	})
+	batch.Queue(nextDue).QueryRow(func(row pgx.Row) error { return row.Scan(&firing.Due, &firing.Now) })
+	if err := s.pool.SendBatch(ctx, batch).Close(); err != nil {
+		return Firing{}, lost("dispatch scheduled tasks", err)
+	}
+	return firing, nil
 }
 
 // Living reports whether the incarnation of an executor is registered and neither missing nor ended.

@@ -105,7 +105,15 @@ func (s *Service) Observe(meter metric.Meter) error {
 	if err != nil {
 		return err
 	}
+	scheduled, err := meter.Int64ObservableCounter("sluice.schedules.due", metric.WithUnit("{time}"),
+		metric.WithDescription("times of schedules at which this scheduler led, by outcome: dispatched, or failed (what is wrong stands in the log)"))
+	if err != nil {
+		return err
+	}
 	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for outcome, n := range map[string]int64{"dispatched": s.dispatched.Load(), "failed": s.undispatched.Load()} {
+			o.ObserveInt64(scheduled, n, metric.WithAttributes(attribute.String("outcome", outcome)))
+		}
 		counted := s.survey.Load()
 		if counted == nil {
 			o.ObserveInt64(leading, 0)
@@ -122,6 +130,6 @@ func (s *Service) Observe(meter metric.Meter) error {
 			o.ObserveInt64(slots, int64(n), metric.WithAttributes(attribute.String("state", state)))
 		}
 		return nil
-	}, leading, tasks, unrunnable, slots)
+	}, leading, tasks, unrunnable, slots, scheduled)
 	return err
 }

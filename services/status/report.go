@@ -1,6 +1,7 @@
 package status
 
 import (
+	"context"
 	"slices"
 
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
@@ -9,12 +10,19 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/wire"
 )
 
+// ReportDatabase is the SQL for what tasks tell of their work.
+type ReportDatabase interface {
+	PutReport(ctx context.Context, id string, r Report, discarded []string) error
+}
+
 // Report is what a task has told of its work.
 type Report struct {
 	// Claim is that of the run that told the progress. What was created is of all runs.
 	Claim    int64
 	Progress []Progress
 	Created  []Created
+	// Group is all that the run has added to the progress of its group. It is stored, and not read again.
+	Group []GroupPart
 	// bytes is about what it takes in a message.
 	bytes int
 }
@@ -35,9 +43,27 @@ type Created struct {
 	Incomplete bool   `json:"incomplete,omitempty"`
 }
 
-// reportOf takes a report from the wire. The statement that merges what was created relies on each name standing there once.
+// GroupPart is what a run has added to one part of the progress of its group, in the form in which it is stored. Numbers stand there
+// even if they are zero: that is how the database tells a part that is new.
+type GroupPart struct {
+	Code    string `json:"code"`
+	Message string `json:"message,omitempty"`
+	Suffix  string `json:"suffix,omitempty"`
+	Total   int64  `json:"total"`
+	Done    int64  `json:"done"`
+}
+
+// PutTaskReport stores what a run has told.
+func (s server) PutTaskReport(ctx context.Context, req *statusv1.PutTaskReportRequest) (*statusv1.PutTaskReportResponse, error) {
+	if err := s.service.db.PutReport(ctx, req.GetTaskId(), reportOf(req), req.GetDiscarded()); err != nil {
+		return nil, err
+	}
+	return &statusv1.PutTaskReportResponse{}, nil
+}
+
+// reportOf takes a report from the wire. The statement that stores it relies on each name and each code standing there once.
 func reportOf(req *statusv1.PutTaskReportRequest) Report {
-	r := Report{Claim: req.GetClaim(), Progress: []Progress{}, Created: []Created{}}
+	r := Report{Claim: req.GetClaim(), Progress: []Progress{}, Created: []Created{}, Group: groupParts(req.GetGroupProgress())}
 	for _, p := range req.GetProgress() {
 		r.Progress = append(r.Progress, Progress{
 			Code: p.GetCode(), Message: p.GetMessage(), State: wire.FromState(p.GetState()), Total: p.Total, Done: p.GetDone(), Suffix: p.GetSuffix(),

@@ -383,7 +383,7 @@ func TestListReadsReportsOnlyWhenAskedAndThenInOneQuery(t *testing.T) {
 
 	pool, sent := pgtest.Record(t, url)
 	store := status.NewStore(pool)
-	tasks, _, err := store.List(t.Context(), status.Filter{}, 0, 100, 0)
+	tasks, _, err := store.List(t.Context(), status.List{Size: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

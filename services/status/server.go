@@ -4,13 +4,11 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
 
 	"google.golang.org/grpc"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
@@ -49,48 +47,18 @@ func (s server) GetTask(ctx context.Context, req *statusv1.GetTaskRequest) (*sta
 
 // ListTasks returns one page.
 func (s server) ListTasks(ctx context.Context, req *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
-	filter := Filter{
-		Name: req.GetName(), CorrelationID: req.GetCorrelationId(), GroupID: req.GetGroupId(), ParentID: req.GetParentId(),
-		Resources: req.GetResources(),
-	}
-	for _, state := range req.GetStates() {
-		filter.States = append(filter.States, string(wire.FromState(state)))
-	}
-	var before int64
+	l := List{Filter: filterOf(req), Order: req.GetOrder(), Size: int(req.GetPageSize()), Offset: int(req.GetOffset())}
 	if token := req.GetPageToken(); token != "" {
-		n, err := strconv.ParseInt(token, 36, 64)
-		if err != nil || n < 1 {
+		after, err := placeOf(token)
+		if err != nil {
 			return nil, errs.Invalid(errs.Violation{Field: "page_token", Rule: "must be the next_page_token of a page before"})
 		}
-		before = n
+		l.After = after
 	}
-	size := int(req.GetPageSize())
-	if size == 0 {
-		size = limits.DefaultPage
+	if l.Size == 0 {
+		l.Size = limits.DefaultPage
 	}
-	tasks, more, err := s.service.db.List(ctx, filter, before, size, int(req.GetOffset()))
-	if err != nil {
-		return nil, err
-	}
-	answer := &statusv1.ListTasksResponse{}
-	if req.GetIncludeReports() && len(tasks) > 0 {
-		reports, fit, err := s.service.db.Reports(ctx, tasks)
-		if err != nil {
-			return nil, err
-		}
-		more, tasks = more || fit < len(tasks), tasks[:fit]
-		answer.Reports = reportsOf(tasks, reports)
-	}
-	answer.Tasks = onWire(tasks)
-	if more {
-		answer.NextPageToken = strconv.FormatInt(tasks[len(tasks)-1].Seq, 36)
-	}
-	if req.GetCount() {
-		if answer.Total, err = s.service.db.Count(ctx, filter); err != nil {
-			return nil, err
-		}
-	}
-	return answer, nil
+	return s.service.list(ctx, req, l)
 }
 
 // WaitTasks waits until all the tasks are final.
@@ -137,17 +105,6 @@ func (s server) WatchTask(req *statusv1.WatchTaskRequest, stream grpc.ServerStre
 	})
 }
 
-// GetTaskGroup returns one group.
-func (s server) GetTaskGroup(ctx context.Context, req *statusv1.GetTaskGroupRequest) (*statusv1.GetTaskGroupResponse, error) {
-	g, err := s.service.db.Group(ctx, req.GetGroupId())
-	if err != nil {
-		return nil, err
-	}
-	return &statusv1.GetTaskGroupResponse{
-		Id: g.ID, Description: g.Description, CreatedAt: timestamppb.New(g.CreatedAt), Counts: stateCounts(g.Counts),
-	}, nil
-}
-
 // GetTaskLog returns a task's log.
 func (s server) GetTaskLog(ctx context.Context, req *statusv1.GetTaskLogRequest) (*statusv1.GetTaskLogResponse, error) {
 	l, err := s.service.db.Log(ctx, req.GetTaskId())
@@ -167,14 +124,6 @@ func (s server) PutTaskLog(ctx context.Context, req *statusv1.PutTaskLogRequest)
 		return nil, err
 	}
 	return &statusv1.PutTaskLogResponse{}, nil
-}
-
-// PutTaskReport stores what a run has told.
-func (s server) PutTaskReport(ctx context.Context, req *statusv1.PutTaskReportRequest) (*statusv1.PutTaskReportResponse, error) {
-	if err := s.service.db.PutReport(ctx, req.GetTaskId(), reportOf(req), req.GetDiscarded()); err != nil {
-		return nil, err
-	}
-	return &statusv1.PutTaskReportResponse{}, nil
 }
 
 // GetStats returns how tasks fared.

@@ -19,13 +19,14 @@ type Database interface {
 	States(ctx context.Context, ids []string) (map[string]task.State, error)
 	GetMany(ctx context.Context, ids []string) (map[string]*task.Task, error)
 	Details(ctx context.Context, id string) (*Details, error)
-	List(ctx context.Context, f Filter, before int64, size, offset int) (tasks []*task.Task, more bool, err error)
+	ListDatabase
 	Reports(ctx context.Context, tasks []*task.Task) (reports map[string]*Report, fit int, err error)
-	Count(ctx context.Context, f Filter) (int64, error)
-	Group(ctx context.Context, id string) (*Group, error)
 	Log(ctx context.Context, id string) (Log, error)
 	PutLog(ctx context.Context, id string, claim int64, l Log) error
-	PutReport(ctx context.Context, id string, r Report, discarded []string) error
+	ReportDatabase
+	GroupDatabase
+	ArtifactDatabase
+	WatchDatabase
 	Stats(ctx context.Context, name string, since time.Duration) ([]NameStats, error)
 	System(ctx context.Context) (*System, error)
 }
@@ -38,6 +39,8 @@ type Config struct {
 	LookEvery time.Duration
 	// LookAlone is how soon it looks when no leader is followed; each further pause is twice as long, up to LookEvery.
 	LookAlone time.Duration
+	// Watch are the times of watching; what is zero has its usual value.
+	Watch WatchTimes
 }
 
 // Defaults are the settings of a production service.
@@ -51,6 +54,7 @@ type Service struct {
 	db        Database
 	scheduler schedulerv1.SchedulerServiceClient
 	log       *slog.Logger
+	watching  *watching
 
 	following atomic.Bool
 	mu        sync.Mutex
@@ -62,7 +66,7 @@ type Service struct {
 // New makes a status service.
 func New(cfg Config, db Database, scheduler schedulerv1.SchedulerServiceClient, log *slog.Logger) *Service {
 	return &Service{
-		cfg: cfg, db: db, scheduler: scheduler, log: log,
+		cfg: cfg, db: db, scheduler: scheduler, log: log, watching: newWatching(db, cfg.Watch, cfg.LookEvery, log),
 		waiters: map[string]map[*waiter]struct{}{}, stopping: make(chan struct{}),
 	}
 }
@@ -198,12 +202,16 @@ func (s *Service) watch(ctx context.Context, id string, show func(*task.Task) er
 	}
 }
 
-// Run follows the leader until ctx ends.
+// Run follows the leader, and finds changes for those who watch, until ctx ends.
 func (s *Service) Run(ctx context.Context) error {
+	var watching sync.WaitGroup
+	watching.Go(func() { s.watching.run(ctx) })
+	defer watching.Wait()
 	defer close(s.stopping)
 	for ctx.Err() == nil {
 		err := s.follow(ctx)
 		if s.following.Swap(false) {
+			s.watching.follows(false)
 			s.wakeAll()
 		}
 		if ctx.Err() == nil {
@@ -227,6 +235,7 @@ func (s *Service) follow(ctx context.Context) error {
 		}
 		if !s.following.Swap(true) {
 			// What was committed before this moment was not told: everybody looks.
+			s.watching.follows(true)
 			s.wakeAll()
 		}
 		s.mu.Lock()
@@ -236,6 +245,7 @@ func (s *Service) follow(ctx context.Context) error {
 			}
 		}
 		s.mu.Unlock()
+		s.watching.hear(message.GetChanges())
 	}
 }
 

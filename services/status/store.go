@@ -5,23 +5,30 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
-	"github.com/sluice-tasks/sluice/pkg/limits"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/task"
 )
 
 // Store is the SQL of the status service.
-type Store struct{ pool *pgxpool.Pool }
+type Store struct {
+	pool *pgxpool.Pool
+
+	listPatience, countPatience time.Duration
+}
+
+// resultRows is what a statement returns, for those files of the store that need not know the driver.
+type resultRows = pgx.Rows
 
 // NewStore makes a store.
-func NewStore(pool *pgxpool.Pool) *Store { return &Store{pool: pool} }
+func NewStore(pool *pgxpool.Pool) *Store {
+	return &Store{pool: pool, listPatience: listPatience, countPatience: countPatience}
+}
 
 // childrenShown is how many child tasks are listed with a task.
 const childrenShown = 1000
@@ -81,7 +88,7 @@ func (s *Store) GetMany(ctx context.Context, ids []string) (map[string]*task.Tas
 func (s *Store) Details(ctx context.Context, id string) (*Details, error) {
 	d := &Details{}
 	batch := &pgx.Batch{}
-	batch.Queue(`select id::text from task where parent_id = $1::text::uuid order by seq limit $2`, id, childrenShown).Query(func(rows pgx.Rows) (err error) {
+	batch.Queue(`select id::text from task where parent_id = $1::text::uuid order by created_at, seq limit $2`, id, childrenShown).Query(func(rows pgx.Rows) (err error) {
 		d.Children, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
 	})
@@ -114,98 +121,6 @@ func scanAttempt(row pgx.CollectableRow) (a Attempt, err error) {
 	return a, nil
 }
 
-// Filter selects tasks. What is empty does not matter.
-type Filter struct {
-	States        []string
-	Name          string
-	CorrelationID string
-	GroupID       string
-	ParentID      string
-	Resources     []string
-}
-
-// where writes the conditions of a filter and numbers their arguments. Only what was asked for appears, so that the planner
-// sees which index helps.
-func (f Filter) where() (where string, args []any) {
-	var conditions []string
-	add := func(condition string, arg any) {
-		args = append(args, arg)
-		conditions = append(conditions, fmt.Sprintf(condition, len(args)))
-	}
-	if len(f.States) > 0 {
-		add("state = any($%d::text[])", f.States)
-		if !anyFinal(f.States) {
-			// What is not final stands in a short list; the history need not be searched.
-			conditions = append(conditions, "seq in (select seq from task_live)")
-		}
-	}
-	if f.Name != "" {
-		add("name = $%d", f.Name)
-	}
-	if f.CorrelationID != "" {
-		add("correlation_id = $%d", f.CorrelationID)
-	}
-	if f.GroupID != "" {
-		add("group_id = $%d::text::uuid", f.GroupID)
-	}
-	if f.ParentID != "" {
-		add("parent_id = $%d::text::uuid", f.ParentID)
-	}
-	if len(f.Resources) > 0 {
-		add("(exclusive || shared) @> $%d::text[]", f.Resources)
-	}
-	if len(conditions) == 0 {
-		return "true", args
-	}
-	return strings.Join(conditions, " and "), args
-}
-
-func anyFinal(states []string) bool {
-	for _, s := range states {
-		if task.State(s).Final() {
-			return true
-		}
-	}
-	return false
-}
-
-// pageBytes ends a page early: results can be large, and the answer must fit into one message. The task that comes after it
-// has room in the other half.
-const pageBytes = limits.MaxMessage / 2
-
-// List returns at most size tasks, the newest first: those with a seq below before (0 for no bound), without the first offset
-// ones. more tells that there are others; a page of large tasks is shorter than size.
-func (s *Store) List(ctx context.Context, f Filter, before int64, size, offset int) (tasks []*task.Task, more bool, err error) {
-	where, args := f.where()
-	if before > 0 {
-		args = append(args, before)
-		where += fmt.Sprintf(" and seq < $%d", len(args))
-	}
-	// One more than asked for tells whether there is a next page.
-	args = append(args, size+1, offset)
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(`select %s from task where %s order by seq desc limit $%d offset $%d`,
-		postgres.TaskColumns, where, len(args)-1, len(args)), args...)
-	if err != nil {
-		return nil, false, postgres.Away(fmt.Errorf("list tasks: %w", err))
-	}
-	defer rows.Close()
-	for bytes := 0; !more && rows.Next(); {
-		t, err := postgres.ScanTask(rows)
-		if err != nil {
-			return nil, false, postgres.Away(fmt.Errorf("list tasks: %w", err))
-		}
-		if more = len(tasks) == size || bytes > pageBytes; !more {
-			tasks = append(tasks, t)
-			bytes += weight(t)
-		}
-	}
-	rows.Close()
-	if err := rows.Err(); err != nil {
-		return nil, false, postgres.Away(fmt.Errorf("list tasks: %w", err))
-	}
-	return tasks, more, nil
-}
-
 // weight is about what a task takes in a message, in bytes.
 func weight(t *task.Task) int {
 	bytes := 1024 + len(t.Result)
@@ -225,45 +140,6 @@ func weight(t *task.Task) int {
 		bytes += len(component) + len(version) + 8
 	}
 	return bytes
-}
-
-// Count says how many tasks match.
-func (s *Store) Count(ctx context.Context, f Filter) (n int64, err error) {
-	where, args := f.where()
-	if err := s.pool.QueryRow(ctx, `select count(*) from task where `+where, args...).Scan(&n); err != nil {
-		return 0, postgres.Away(fmt.Errorf("count tasks: %w", err))
-	}
-	return n, nil
-}
-
-// Group is a task group with its members counted by state.
-type Group struct {
-	ID          string
-	Description string
-	CreatedAt   time.Time
-	Counts      map[task.State]int64
-}
-
-// Group reads one group.
-func (s *Store) Group(ctx context.Context, id string) (*Group, error) {
-	g := &Group{}
-	err := s.pool.QueryRow(ctx, `select id::text, description, created_at from task_group where id = $1::text::uuid`, id).
-		Scan(&g.ID, &g.Description, &g.CreatedAt)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return nil, errs.NotFound(errs.GroupNotFound, "no task group %s", id)
-	case err != nil:
-		return nil, postgres.Away(fmt.Errorf("read task group %s: %w", id, err))
-	}
-	rows, err := s.pool.Query(ctx, `select state, count(*) from task where group_id = $1::text::uuid group by state`, id)
-	if err != nil {
-		return nil, postgres.Away(fmt.Errorf("count members of task group %s: %w", id, err))
-	}
-	g.Counts, err = counts(rows)
-	if err != nil {
-		return nil, postgres.Away(fmt.Errorf("count members of task group %s: %w", id, err))
-	}
-	return g, nil
 }
 
 // Log is what a task's process wrote.
@@ -298,50 +174,6 @@ func (s *Store) PutLog(ctx context.Context, id string, claim int64, l Log) error
 		return errs.NotFound(errs.TaskNotFound, "no task %s", id)
 	case err != nil:
 		return postgres.Away(fmt.Errorf("store the log of task %s: %w", id, err))
-	}
-	return nil
-}
-
-// putReport replaces the progress and merges what was created: what an earlier attempt made is still there. Both lists keep the
-// order of the first report.
-var putReport = fmt.Sprintf(`
-	insert into task_report as stored (task_id, claim, progress, created) values ($1::text::uuid, $2, $3::json, $4::jsonb)
-	on conflict (task_id) do update set
-		claim      = excluded.claim,
-		progress   = excluded.progress,
-		updated_at = now(),
-		created    = (
-			select coalesce(jsonb_agg(merged.made order by merged.place), '[]')
-			from (
-				select coalesce(new.made, old.made) as made, coalesce(old.place, %[1]d + new.place) as place
-				from jsonb_array_elements(stored.created) with ordinality as old (made, place)
-				full join jsonb_array_elements(excluded.created) with ordinality as new (made, place)
-				     on new.made ->> 'resource' = old.made ->> 'resource'
-				where coalesce(new.made, old.made) ->> 'resource' <> all ($5::text[])
-				order by place limit %[1]d
-			) merged
-		)
-	where stored.claim <= excluded.claim`, limits.MaxCreated)
-
-// PutReport stores what one run has told so far, unless a later run has told something. What stands in discarded is gone.
-func (s *Store) PutReport(ctx context.Context, id string, r Report, discarded []string) error {
-	progress, err := json.Marshal(r.Progress)
-	if err != nil {
-		return fmt.Errorf("encode the progress of task %s: %w", id, err)
-	}
-	created, err := json.Marshal(r.Created)
-	if err != nil {
-		return fmt.Errorf("encode what task %s created: %w", id, err)
-	}
-	if discarded == nil {
-		discarded = []string{} // nothing differs from null
-	}
-	_, err = s.pool.Exec(ctx, putReport, id, r.Claim, string(progress), string(created), discarded)
-	switch {
-	case postgres.Constraint(err) == "task_report_task_id_fkey":
-		return errs.NotFound(errs.TaskNotFound, "no task %s", id)
-	case err != nil:
-		return postgres.Away(fmt.Errorf("store the report of task %s: %w", id, err))
 	}
 	return nil
 }

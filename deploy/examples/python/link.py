@@ -57,6 +57,11 @@ class Run:
     def progress(self, code, text, done, total=None):
         self.say("progress", progress=dict(code=code, message=text, done=done, total=total))
 
+    def group_progress(self, code, text, done, total=0):
+        """Says what this run has added, since it began, to the progress of the task's group, if it is in one."""
+        if self.assignment.group_id:
+            self.say("group_progress", progress=dict(code=code, message=text, done=done, total=total))
+
     def log(self, line):
         for i in range(0, len(line) + 1, 16000):  # one message may have 64 KiB, and a character four bytes
             self.say("log", text=(line + "\n")[i : i + 16000])

@@ -13,6 +13,7 @@ def count(run, n=10, pause=0.0):
         if run.stopped.wait(pause):
             raise Canceled
         run.progress("count", "Counting", done, n)
+        run.group_progress("count", "Counting together", done, n)
     return {"counted": n}
 
 

@@ -49,6 +49,11 @@ export class Run {
     this.link.send({ progress: { ...this.key, progress: { code, message, done, total } } });
   }
 
+  /** Says what this run has added, since it began, to the progress of the task's group, if it is in one. */
+  groupProgress(code: string, message: string, done: number, total = 0) {
+    if (this.assignment.groupId) this.link.send({ groupProgress: { ...this.key, progress: { code, message, done, total } } });
+  }
+
   log(line: string) {
     const text = line + "\n";
     for (let i = 0; i < text.length; i += 16_000) { // one message may have 64 KiB, and a character four bytes

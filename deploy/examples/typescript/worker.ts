@@ -10,6 +10,7 @@ async function count(run: Run, { n = 10, pause = 0 }) {
   for (let done = 1; done <= n; done++) {
     await sleep(pause * 1000, undefined, { signal: run.stopped }); // throws when the task is to stop
     run.progress("count", "Counting", done, n);
+    run.groupProgress("count", "Counting together", done, n);
   }
   return { counted: n };
 }

@@ -51,6 +51,8 @@ type Server struct {
 	Stats       *statusv1.GetStatsResponse
 	System      *statusv1.GetSystemStatusResponse
 	Log         *statusv1.GetTaskLogResponse
+	// Groups are listed and shown as they stand here; others are shown with their members counted.
+	Groups []*statusv1.GetTaskGroupResponse
 	// OnDispatch, if set, changes a task before it is stored.
 	OnDispatch func(*taskv1.Task)
 	// Fail, if set, is asked before every call; an error is the answer.
@@ -76,6 +78,7 @@ type Server struct {
 	requests  map[string]string
 	requested []string
 	files     map[string]file
+	schedules []*dispatcherv1.TaskSchedule
 	uploads   int
 	changed   chan struct{} // closed and replaced at each change
 }

@@ -152,6 +152,26 @@ func (d dispatcher) CreateTaskGroup(context.Context, *dispatcherv1.CreateTaskGro
 	return &dispatcherv1.CreateTaskGroupResponse{GroupId: ID(900)}, nil
 }
 
+// CancelTaskGroup does to the members what Cancel does to one task.
+func (d dispatcher) CancelTaskGroup(_ context.Context, r *dispatcherv1.CancelTaskGroupRequest) (*dispatcherv1.CancelTaskGroupResponse, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	answer := &dispatcherv1.CancelTaskGroupResponse{}
+	for _, t := range d.tasks {
+		switch {
+		case t.GetGroupId() != r.GetGroupId() || final(t):
+		case t.GetState() == taskv1.State_STATE_WAITING:
+			t.State = taskv1.State_STATE_CANCELED
+			answer.Canceled++
+		default:
+			t.State = taskv1.State_STATE_CANCELING
+			answer.Canceling++
+		}
+	}
+	d.announce()
+	return answer, nil
+}
+
 type status struct {
 	statusv1.UnimplementedStatusServiceServer
 	*Server
@@ -268,6 +288,11 @@ func (s status) WatchTask(r *statusv1.WatchTaskRequest, stream statusv1.StatusSe
 func (s status) GetTaskGroup(_ context.Context, r *statusv1.GetTaskGroupRequest) (*statusv1.GetTaskGroupResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, g := range s.Groups {
+		if g.GetId() == r.GetGroupId() {
+			return g, nil
+		}
+	}
 	counts := map[taskv1.State]int64{}
 	for _, t := range s.tasks {
 		if t.GetGroupId() == r.GetGroupId() {
@@ -279,6 +304,12 @@ func (s status) GetTaskGroup(_ context.Context, r *statusv1.GetTaskGroupRequest)
 		answer.Counts = append(answer.GetCounts(), &statusv1.StateCount{State: state, Count: n})
 	}
 	return answer, nil
+}
+
+func (s status) ListTaskGroups(_ context.Context, r *statusv1.ListTaskGroupsRequest) (*statusv1.ListTaskGroupsResponse, error) {
+	from := min(int(r.GetOffset()), len(s.Groups))
+	to := min(from+int(r.GetPageSize()), len(s.Groups))
+	return &statusv1.ListTaskGroupsResponse{Groups: s.Groups[from:to], Total: int64(len(s.Groups))}, nil
 }
 
 func (s status) GetTaskLog(_ context.Context, r *statusv1.GetTaskLogRequest) (*statusv1.GetTaskLogResponse, error) {

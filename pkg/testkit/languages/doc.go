@@ -1,4 +1,5 @@
-// Package languages has Python and Node.js ready for the tests of the examples, with all that the examples import.
+// Package languages has Python and Node.js ready for the tests of the examples, with all that the examples import, and the clients
+// of Pulp that are written in Python.
 //
 // # Owns
 //

@@ -18,16 +18,16 @@ const findTimeout = 8 * time.Minute
 // errBroken says that the example itself is at fault, which no other machine would mend.
 var errBroken = errors.New("the example does not compile")
 
-// Program is a language that runs here, with an example.
+// Program is a language that runs here, with an example or what else is written in it.
 type Program struct {
 	Path    string            // path of the interpreter
 	Env     map[string]string // what it needs in its environment
-	Example string            // folder with the programs of the example, as the interpreter takes them
+	Example string            // folder with the programs, as the interpreter takes them
 }
 
 // found are the languages, each looked for once per test process. They are globals because tests have no common caller but
 // TestMain.
-var foundPython, foundNode finding
+var foundPython, foundNode, foundPulpClients finding
 
 type finding struct {
 	once    sync.Once

@@ -17,6 +17,7 @@ func TestTheExamplesRun(t *testing.T) {
 	}{
 		"Python":     {Python, []string{"worker.py", "client.py"}},
 		"TypeScript": {Node, []string{"worker.js", "client.js"}},
+		"clients":    {PulpClients, []string{"pulp", "galaxykit"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			program := c.program(t)

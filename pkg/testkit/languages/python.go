@@ -12,7 +12,8 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/testkit/debian"
 )
 
-// oldest is the first Python that the pinned packages run on.
+// oldest is the first Python that the packages of the example run on. Others need a newer one: then pip says so, and the next is
+// tried.
 var oldest = [2]int{3, 9}
 
 // inspectTimeout is for a program that says its version.
@@ -49,24 +50,29 @@ print(json.dumps({
 // python returns an interpreter that imports the pinned packages.
 func (m machine) python(ctx context.Context) (Program, error) {
 	example := filepath.Join(m.root, "deploy", "examples", "python")
-	file := filepath.Join(example, "requirements.txt")
+	in, packages, err := m.packages(ctx, filepath.Join(example, "requirements.txt"), "import grpc, grpc_tools.protoc")
+	return Program{Path: in.Executable, Env: in.importing(packages), Example: example}, err
+}
+
+// packages returns an interpreter, and the folder from which it imports the packages that a file pins. The check is a program
+// that imports what matters of them.
+func (m machine) packages(ctx context.Context, file, check string) (found interpreter, folder string, err error) {
 	requirements, err := os.ReadFile(file)
 	if err != nil {
-		return Program{}, err
+		return interpreter{}, "", err
 	}
-	var program Program
 	err = m.withPython(ctx, func(in interpreter) error {
-		packages, err := m.keep("python-"+key(string(requirements), in.Tag), func(dir string) error {
+		found = in
+		folder, err = m.keep("python-"+key(string(requirements), in.Tag), func(dir string) error {
 			if err := m.pip(ctx, in, dir, "--requirement", file); err != nil {
 				return err
 			}
-			_, err := m.run(ctx, dir, in.importing(dir), in.Executable, "-c", "import grpc, grpc_tools.protoc")
+			_, err := m.run(ctx, dir, in.importing(dir), in.Executable, "-c", check)
 			return err
 		})
-		program = Program{Path: in.Executable, Env: in.importing(packages), Example: example}
 		return err
 	})
-	return program, err
+	return found, folder, err
 }
 
 // importing is the environment in which it imports from a folder. It writes nothing beside the sources that it runs.

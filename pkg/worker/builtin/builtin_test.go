@@ -40,6 +40,7 @@ type recorder struct {
 	specs    []*taskv1.TaskSpec
 	groups   []string
 	progress []*taskv1.Progress
+	added    []*taskv1.GroupProgress
 	created  []*taskv1.CreatedResource
 	files    map[string]string // paths by id
 }
@@ -68,6 +69,12 @@ func (r *recorder) Progress(p *taskv1.Progress) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.progress = append(r.progress, p)
+}
+
+func (r *recorder) GroupProgress(p *taskv1.GroupProgress) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.added = append(r.added, p)
 }
 
 func (r *recorder) Created(c *taskv1.CreatedResource) {
@@ -403,11 +410,18 @@ func TestDummyGroupDispatchesIntoItsGroup(t *testing.T) {
 	if len(b.calls.groups) != 0 {
 		t.Errorf("made groups %v although it has one", b.calls.groups)
 	}
+	want := &taskv1.GroupProgress{Code: "test.dummy_group", Message: "Dispatching members", Total: 2, Done: 2, Suffix: "tasks"}
+	if n := len(b.calls.added); n == 0 || !proto.Equal(b.calls.added[n-1], want) {
+		t.Errorf("added to the group %v", b.calls.added)
+	}
 
 	b = newBench(t) // without a group it makes one
 	outcome = b.run(t.Context(), "test.dummy_group", "", `{"inbetween": 0, "intervals": []}`)
 	if got := outcome.GetResultJson(); got != `{"group":"group-1","tasks":[]}` {
 		t.Errorf("outcome %v", outcome)
+	}
+	if len(b.calls.added) != 0 {
+		t.Errorf("added %v to a group that it is not in", b.calls.added)
 	}
 }
 

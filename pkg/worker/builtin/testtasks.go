@@ -112,7 +112,8 @@ type dummiesResult struct {
 	Tasks []string `json:"tasks"`
 }
 
-// dummyGroup dispatches one test.sleep for each interval into its own group, with a pause after each but the last.
+// dummyGroup dispatches one test.sleep for each interval into its own group, with a pause after each but the last. If it is a member
+// itself, it adds them to the progress of the group.
 func dummyGroup(ctx context.Context, in dummies) (*dummiesResult, error) {
 	between := 3.0
 	if in.Inbetween != nil {
@@ -129,6 +130,13 @@ func dummyGroup(ctx context.Context, in dummies) (*dummiesResult, error) {
 	if err != nil {
 		return nil, err
 	}
+	var progress *worker.GroupProgress // nil goes nowhere
+	if worker.Current(ctx).GroupID != "" {
+		part := worker.Part{Code: "test.dummy_group", Message: "Dispatching members", Total: int64(len(in.Intervals)), Suffix: "tasks"}
+		if progress, err = worker.NewGroupProgress(ctx, part); err != nil {
+			return nil, err
+		}
+	}
 	result := &dummiesResult{Group: group, Tasks: []string{}}
 	for i, seconds := range in.Intervals {
 		if i > 0 {
@@ -141,6 +149,7 @@ func dummyGroup(ctx context.Context, in dummies) (*dummiesResult, error) {
 			return nil, err
 		}
 		result.Tasks = append(result.Tasks, id)
+		progress.Add(1)
 	}
 	return result, nil
 }

@@ -466,6 +466,8 @@ type PurgeTasksResponse struct {
 	Deleted []*PurgedCount `protobuf:"bytes,1,rep,name=deleted,proto3" json:"deleted,omitempty"`
 	// Give it to the next call; empty when there is nothing more to look at.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// How many task groups were removed: those without members that were made before the time, when no more tasks are to be looked at.
+	DeletedGroups int64 `protobuf:"varint,3,opt,name=deleted_groups,json=deletedGroups,proto3" json:"deleted_groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -512,6 +514,13 @@ func (x *PurgeTasksResponse) GetNextPageToken() string {
 		return x.NextPageToken
 	}
 	return ""
+}
+
+func (x *PurgeTasksResponse) GetDeletedGroups() int64 {
+	if x != nil {
+		return x.DeletedGroups
+	}
+	return 0
 }
 
 // PurgedCount is a number of removed tasks.
@@ -1606,10 +1615,11 @@ const file_sluice_dispatcher_v1_dispatcher_service_proto_rawDesc = "" +
 	"\x06states\x18\x02 \x03(\x0e2\x15.sluice.task.v1.StateR\x06states\x12\x1b\n" +
 	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"y\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\"\xa0\x01\n" +
 	"\x12PurgeTasksResponse\x12;\n" +
 	"\adeleted\x18\x01 \x03(\v2!.sluice.dispatcher.v1.PurgedCountR\adeleted\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"P\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12%\n" +
+	"\x0edeleted_groups\x18\x03 \x01(\x03R\rdeletedGroups\"P\n" +
 	"\vPurgedCount\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\":\n" +

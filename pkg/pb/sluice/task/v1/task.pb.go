@@ -1006,7 +1006,9 @@ type Assignment struct {
 	// UUIDs of its temporary files.
 	FileIds []string `protobuf:"bytes,15,rep,name=file_ids,json=fileIds,proto3" json:"file_ids,omitempty"`
 	// How many attempts there may be, 0 or 1 for one.
-	MaxAttempts   int32 `protobuf:"varint,16,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
+	MaxAttempts int32 `protobuf:"varint,16,opt,name=max_attempts,json=maxAttempts,proto3" json:"max_attempts,omitempty"`
+	// Number of the user on whose behalf it was dispatched, 0 if nobody said; its child tasks get the same.
+	CreatedBy     int64 `protobuf:"varint,17,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1149,6 +1151,13 @@ func (x *Assignment) GetFileIds() []string {
 func (x *Assignment) GetMaxAttempts() int32 {
 	if x != nil {
 		return x.MaxAttempts
+	}
+	return 0
+}
+
+func (x *Assignment) GetCreatedBy() int64 {
+	if x != nil {
+		return x.CreatedBy
 	}
 	return 0
 }
@@ -1326,7 +1335,7 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\v\n" +
-	"\t_deferred\"\xfd\x03\n" +
+	"\t_deferred\"\x9c\x04\n" +
 	"\n" +
 	"Assignment\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
@@ -1348,7 +1357,9 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"tracestate\x12'\n" +
 	"\x0fprofile_options\x18\x0e \x03(\tR\x0eprofileOptions\x12\x19\n" +
 	"\bfile_ids\x18\x0f \x03(\tR\afileIds\x12!\n" +
-	"\fmax_attempts\x18\x10 \x01(\x05R\vmaxAttempts\"\x9c\x01\n" +
+	"\fmax_attempts\x18\x10 \x01(\x05R\vmaxAttempts\x12\x1d\n" +
+	"\n" +
+	"created_by\x18\x11 \x01(\x03R\tcreatedBy\"\x9c\x01\n" +
 	"\aOutcome\x12+\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\x12\x1f\n" +
 	"\vresult_json\x18\x02 \x01(\tR\n" +

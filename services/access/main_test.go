@@ -1,0 +1,9 @@
+package access_test
+
+import (
+	"testing"
+
+	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }

@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,12 @@ import (
 // run starts a gateway on a port of its own. stop ends it and checks how it ended.
 func run(t *testing.T, n *native, config gateway.Config) (f *face, stop func(), addr string) {
 	t.Helper()
+	return runOn(t, n, config, func(l net.Listener) net.Listener { return l })
+}
+
+// runOn runs a gateway on what is made of a listener.
+func runOn(t *testing.T, n *native, config gateway.Config, made func(net.Listener) net.Listener) (f *face, stop func(), addr string) {
+	t.Helper()
 	f = newFace(t, n, config)
 	listener, err := rpc.Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
@@ -25,7 +32,7 @@ func run(t *testing.T, n *native, config gateway.Config) (f *face, stop func(), 
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- f.gateway.Run(ctx, listener) }()
+	go func() { ended <- f.gateway.Run(ctx, made(listener)) }()
 	return f, func() {
 		t.Helper()
 		cancel()

@@ -54,13 +54,13 @@ type callers struct {
 	// refuseWellKnown lets nobody in whose password everybody knows.
 	refuseWellKnown bool
 
-	// secret keeps headers unreadable in memory.
+	// secret keeps credentials unreadable in memory.
 	secret []byte
 	// asking lets the same credentials be asked about once at a time: a page of a browser asks for many things at the same time.
 	asking singleflight.Group
 
 	mu sync.Mutex
-	// known are those that were right, by what stands for the header. What was wrong is asked about again: the delay that this has is
+	// known are those that were right, by what stands for them. What was wrong is asked about again: the delay that this has is
 	// the access service's.
 	known map[[sha256.Size]byte]knownCaller
 }
@@ -94,7 +94,7 @@ func (c *callers) identify(r *http.Request, path string) (caller, *refusal) {
 	if wrong != nil {
 		return caller{}, wrong
 	}
-	if who, known := c.remembered(c.digest(r)); known {
+	if who, known := c.remembered(c.digest(given)); known {
 		return who, nil
 	}
 	return c.ask(r, given)
@@ -206,7 +206,7 @@ func unauthorized(r *http.Request, text string) *refusal {
 
 // ask asks the access service, together with those who ask the same at the same time from the same address.
 func (c *callers) ask(r *http.Request, given credentials) (caller, *refusal) {
-	ctx, client, digest := r.Context(), clientAddress(r), c.digest(r)
+	ctx, client, digest := r.Context(), clientAddress(r), c.digest(given)
 	asked := c.asking.DoChan(client+" "+string(digest[:]), func() (any, error) {
 		// Whoever asked first may go away, the others still want to know.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askWait)
@@ -252,10 +252,11 @@ func (c *callers) refused(r *http.Request, given credentials, err error) *refusa
 	return later(http.StatusServiceUnavailable, "It can't be told right now who you are.", own.RetryAfter)
 }
 
-// digest stands for the credentials of a request.
-func (c *callers) digest(r *http.Request) (sum [sha256.Size]byte) {
+// digest stands for credentials, however the header spells them: a token that is ended must not live on as "Bearer" for having been
+// sent as "Token".
+func (c *callers) digest(given credentials) (sum [sha256.Size]byte) {
 	mac := hmac.New(sha256.New, c.secret)
-	mac.Write([]byte(r.Header.Get(headerAuthorization)))
+	_, _ = fmt.Fprintf(mac, "%q %q %q", given.token, given.username, given.password) // a hash takes everything
 	mac.Sum(sum[:0])
 	return sum
 }
@@ -356,6 +357,6 @@ func (c *callers) deleteToken(r *http.Request) *refusal {
 	if _, err := c.access.DeleteToken(r.Context(), &accessv1.DeleteTokenRequest{Token: given.token}); err != nil {
 		return c.refused(r, given, fmt.Errorf("end a token: %w", err))
 	}
-	c.forget(c.digest(r))
+	c.forget(c.digest(given))
 	return nil
 }

@@ -30,10 +30,11 @@ func (c *conformance) workers() {
 		Versions      *map[string]string `json:"versions"`
 		Current       *string            `json:"current_task"`
 	}
-	list := func(query string) (found struct {
+	type workers struct {
 		Count   int
 		Results []worker
-	}) {
+	}
+	list := func(query string) (found workers) {
 		c.ask(http.MethodGet, "workers/?"+query, "").want(c, http.StatusOK).decode(c, &found)
 		return found
 	}

@@ -234,17 +234,6 @@ func (c *conformance) becomes(href, state string) restTask {
 	return task
 }
 
-// ends waits until a task is final.
-func (c *conformance) ends(href string) restTask {
-	c.t.Helper()
-	var task restTask
-	probe.Eventually(c.t, "task "+href+" ends", func() bool {
-		task = c.read(href)
-		return task.final()
-	})
-	return task
-}
-
 // completes runs a task.
 func (c *conformance) completes(spec string) restTask {
 	c.t.Helper()

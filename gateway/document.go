@@ -209,7 +209,6 @@ func (g *Gateway) docs(w http.ResponseWriter, r *http.Request, at *request, path
 	header.Set("Content-Type", media)
 	header.Set("ETag", made.etag)
 	header.Set("Cache-Control", "no-cache") // it changes with the binary: ask again, and be told that it is the same
-	header.Set("X-Content-Type-Options", "nosniff")
 	if path == pathDocs {
 		header.Set("Content-Security-Policy", pagePolicy())
 		header.Set("Referrer-Policy", "no-referrer")

@@ -51,12 +51,18 @@ func TestATokenIsNotGivenForAPasswordThatWasRightBefore(t *testing.T) {
 
 func TestATokenThatWasEndedIsAskedAboutAgain(t *testing.T) {
 	h := newHouse(t, &native{}, &doorman{}, gateway.Config{})
-	h.knock(http.MethodGet, root+"tasks/", "Token ada-token")
+	spellings := []string{"Token ada-token", "token ada-token", "Bearer ada-token", "Token   ada-token"}
+	for _, header := range spellings {
+		h.knock(http.MethodGet, root+"tasks/", header)
+	}
 	h.knock(http.MethodDelete, "/api/galaxy/v3/auth/token/", "Token ada-token")
-	before := h.questions()
-	h.knock(http.MethodGet, root+"tasks/", "Token ada-token")
-	if h.questions() != before+1 {
-		t.Error("it was still taken for right")
+	for _, header := range spellings {
+		before := h.questions()
+		h.knock(http.MethodGet, root+"tasks/", header)
+		if h.questions() != before+1 {
+			t.Errorf("%q was still taken for right", header)
+		}
+		h.knock(http.MethodDelete, "/api/galaxy/v3/auth/token/", header)
 	}
 }
 

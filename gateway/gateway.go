@@ -36,6 +36,9 @@ const (
 	defaultBodies = 32 * maxBody
 	// maxBody is the largest request body: two JSON arguments of 1 MiB and a thousand resource names, with room to spare.
 	maxBody = 4 << 20
+	// writeWait is how long a request may take in all, from its head on: a minute to send the rest, requestWait for the answer, and a
+	// minute to take it. An answer that nobody takes would be kept for ever.
+	writeWait = 3 * time.Minute
 	// pipeSize is the buffer of the in-process connection, in bytes.
 	pipeSize = 256 << 10
 )
@@ -139,6 +142,10 @@ type Gateway struct {
 
 	// bodies counts the bytes of the bodies in flight.
 	bodies atomic.Int64
+
+	// origins tells requests that a page of another site makes a browser send. With them come the password that the browser knows,
+	// and a purge needs not even a body.
+	origins http.CrossOriginProtection
 
 	inner *rpc.Server
 	conn  *grpc.ClientConn
@@ -270,6 +277,7 @@ func (g *Gateway) Run(ctx context.Context, listener net.Listener) error {
 		Handler:           g.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       time.Minute, // 4 MiB over a slow line; nobody may hold a connection by sending a byte at a time
+		WriteTimeout:      writeWait,
 		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(g.log.Handler(), slog.LevelDebug),
 	}

@@ -142,7 +142,9 @@ func (s *groups) shown(ctx context.Context, group *statusv1.GetTaskGroupResponse
 	if !slices.ContainsFunc(group.GetCounts(), func(c *statusv1.StateCount) bool { return c.GetCount() > 0 }) || shows != nil && !shows("tasks") {
 		return shown, nil
 	}
-	found, err := listAll(ctx, s.status, &statusv1.ListTasksRequest{GroupId: group.GetId(), PageSize: members})
+	found, err := listAll(ctx, s.status, &statusv1.ListTasksRequest{
+		GroupId: group.GetId(), PageSize: members, OmitResults: true, OmitErrors: true,
+	})
 	if err != nil {
 		return nil, err
 	}

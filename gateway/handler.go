@@ -27,6 +27,8 @@ const (
 	pathIndex   = "/api/v3"
 	pathMetrics = "/metrics"
 
+	// answerPatience is how long a client may take for an answer that had no deadline before it was there.
+	answerPatience = time.Minute
 	// nextVersion of the API has a status and a document so far.
 	nextVersion = "v4"
 	// requestWait bounds what is answered by the services, in all. Immediate tasks and large lists take some seconds. It is shorter than
@@ -42,6 +44,7 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	cid := correlationID(r.Header.Get(headerCorrelation))
 	w.Header().Set(headerCorrelation, cid)
+	w.Header().Set("X-Content-Type-Options", "nosniff") // much of what is answered is what somebody sent
 	out := &recorder{ResponseWriter: w}
 	defer func() { g.logAccess(r, out, cid, time.Since(start)) }()
 	defer func() {
@@ -117,6 +120,10 @@ func (w *recorder) code() int {
 func (g *Gateway) route(w http.ResponseWriter, r *http.Request, cid string) {
 	if !g.config.AnyHost && !hostAllowed(r.Host) {
 		g.refuse(r.Context(), w, detail(http.StatusBadRequest, "Invalid host header: this address answers for the machine itself only."))
+		return
+	}
+	if err := g.origins.Check(r); err != nil {
+		g.refuse(r.Context(), w, detail(http.StatusForbidden, "Pages of other sites may not change anything here."))
 		return
 	}
 	// Invalid UTF-8 could not travel as protobuf text.
@@ -222,6 +229,7 @@ func (g *Gateway) welcome() any {
 		"version": g.config.Version,
 		"rest":    g.hrefs.base(),
 		"status":  g.hrefs.base() + "status/",
+		"docs":    g.hrefs.base() + "docs/",
 	}
 }
 
@@ -266,7 +274,7 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path string, at *
 		g.refuse(ctx, w, notAllowed(w, r.Method, route.allow()))
 		return
 	}
-	query, refused := operation.query(r.URL.Query())
+	query, refused := operation.query(r.URL)
 	if refused == nil && method == http.MethodPost {
 		refused = checkIdempotency(r)
 	}
@@ -290,7 +298,8 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path string, at *
 	at.diagnostics = r.Header.Get(headerDiagnostics)
 	if operation.hand != nil {
 		// Reading ends the request's context when it takes too long, also when there is nothing left to read: streams last longer.
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // only a recorder in a test has none
+		control := http.NewResponseController(w)
+		_ = errors.Join(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Time{})) // only a recorder in a test has none
 		operation.hand(w, r.WithContext(withRequest(ctx, at)))
 		return
 	}
@@ -345,8 +354,13 @@ func checkContentType(r *http.Request) *refusal {
 }
 
 // query keeps the parameters that the operation has. Of one that is given several times the last counts, unless it is a
-// list, as in Django. A page refuses the others, so that a misspelt filter does not return everything.
-func (o operation) query(given url.Values) (url.Values, *refusal) {
+// list, as in Django. A page refuses the others, so that a misspelt filter does not return everything; and what can't be taken apart,
+// of which url.URL.Query leaves out what it does not understand.
+func (o operation) query(asked *url.URL) (url.Values, *refusal) {
+	given, err := url.ParseQuery(asked.RawQuery)
+	if err != nil {
+		return nil, detail(http.StatusBadRequest, "Malformed query: "+strings.ToValidUTF8(err.Error(), "\uFFFD")+".")
+	}
 	known, unknown := url.Values{}, []string{}
 	for name, values := range given {
 		var field protoreflect.FieldDescriptor

@@ -75,7 +75,9 @@ func (s *tasks) exists(ctx context.Context, reference string) error {
 	if !ok {
 		return noTask()
 	}
-	found, err := s.status.ListTasks(ctx, &statusv1.ListTasksRequest{Filter: tasksOf(id), PageSize: 1})
+	found, err := s.status.ListTasks(ctx, &statusv1.ListTasksRequest{
+		Filter: tasksOf(id), PageSize: 1, OmitResults: true, OmitErrors: true,
+	})
 	if err == nil && len(found.GetTasks()) == 0 {
 		return noTask()
 	}

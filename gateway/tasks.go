@@ -91,17 +91,28 @@ func tell(ctx context.Context, key string, is bool) {
 	}
 }
 
+// maxResults is how many bytes of results and errors a page may have: the default page of the largest results, with room to spare. A
+// page of a thousand would take some gigabytes of memory on its way.
+const maxResults = 160 << 20
+
 // listAll reads a page of REST, for which the status service may need several: it ends one early when results are large.
 func listAll(ctx context.Context, status statusv1.StatusServiceClient, r *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
 	wanted := int(cmp.Or(r.GetPageSize(), limits.DefaultPage))
 	all := &statusv1.ListTasksResponse{Reports: map[string]*statusv1.TaskReport{}, Children: map[string]*statusv1.TaskIds{}}
-	skipped := r.GetOffset()
+	skipped, size := r.GetOffset(), 0
 	for {
 		part, err := status.ListTasks(ctx, r)
 		if err != nil {
 			return nil, err
 		}
 		all.Tasks = append(all.GetTasks(), part.GetTasks()...)
+		for _, t := range part.GetTasks() {
+			size += len(t.GetResultJson()) + len(t.GetError().GetDescription()) + len(t.GetError().GetTraceback())
+		}
+		if size > maxResults {
+			return nil, errs.Oversize(errs.TooBroad, "the results of so many tasks are too large for one page: "+
+				"ask for fewer with limit, or leave them out with exclude_fields=result")
+		}
 		maps.Copy(all.GetReports(), part.GetReports())
 		maps.Copy(all.GetChildren(), part.GetChildren())
 		if r.GetCount() {
@@ -111,7 +122,8 @@ func listAll(ctx context.Context, status statusv1.StatusServiceClient, r *status
 		if !all.GetMore() || len(part.GetTasks()) == 0 || len(all.GetTasks()) >= wanted {
 			return all, nil
 		}
-		r.Count, r.PageSize = false, int32(wanted-len(all.GetTasks()))
+		// Where so few had room, no more will: the rest would be read from the database to be thrown away, time and again.
+		r.Count, r.PageSize = false, int32(min(wanted-len(all.GetTasks()), 2*len(part.GetTasks())))
 		// A token takes the place of the offset; in an order of the client's there is none.
 		if r.PageToken, r.Offset = part.GetNextPageToken(), 0; len(r.GetOrder()) > 0 {
 			r.PageToken, r.Offset = "", skipped+int32(len(all.GetTasks()))
@@ -127,6 +139,7 @@ func selection(r *pulpv3.ListTasksRequest, h hrefs) (native *statusv1.ListTasksR
 	shows := chosen(r.GetFields(), r.GetExcludeFields(), r.GetMinimal())
 	native.IncludeReports = shows == nil || slices.ContainsFunc(reportFields, shows)
 	native.IncludeChildren = shows == nil || shows("child_tasks")
+	native.OmitResults, native.OmitErrors = shows != nil && !shows("result"), shows != nil && !shows("error")
 	native.PageSize, native.Offset = window(r.GetLimit(), r.GetOffset())
 	return native, nothing, bad.err()
 }

@@ -50,6 +50,7 @@ func (w *watching) wait(out http.ResponseWriter, r *http.Request) {
 		w.refused(out, r, err)
 		return
 	}
+	_ = http.NewResponseController(out).SetWriteDeadline(time.Now().Add(answerPatience)) // only a recorder in a test has none
 	out.Header().Set("Content-Type", contentType)
 	_, _ = out.Write(text) // fails only when nobody is left to read it
 }

@@ -231,6 +231,7 @@ func (w *watching) more(ctx context.Context, told []*statusv1.WatchTasksResponse
 	defer cancel()
 	return listAll(ctx, w.gateway.status, &statusv1.ListTasksRequest{
 		Filter: tasksOf(ids...), PageSize: int32(len(ids)), IncludeReports: reports, IncludeChildren: children,
+		OmitResults: true, OmitErrors: true, // the watch has told them
 	})
 }
 

@@ -273,8 +273,11 @@ func TestOneTaskIsWatchedUntilItsEnd(t *testing.T) {
 	f := newFace(t, &native{hooks: hooks{watchTasks: s.watch}}, gateway.Config{})
 	var is atomic.Pointer[statusv1.GetTaskResponse]
 	is.Store(&statusv1.GetTaskResponse{Task: runningTask(), ChildIds: []string{childID}})
+	read := make(chan struct{}, 100)
 	f.getTask = func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
-		return is.Load(), nil
+		now := is.Load()
+		read <- struct{}{}
+		return now, nil
 	}
 	target := f.serve(t) + "tasks/" + taskID + "/watch/?fields=state,progress_reports,child_tasks"
 	s.tell <- &statusv1.WatchTasksResponse{Resume: "i.1"}
@@ -289,7 +292,9 @@ func TestOneTaskIsWatchedUntilItsEnd(t *testing.T) {
 		t.Error(diff)
 	}
 	// A word without a change shows nothing.
+	receive(t, "the first look", read)
 	s.tell <- taskIs(taskv1.State_STATE_RUNNING, "i.2")
+	receive(t, "the look for a word without a change", read)
 	with := proto.CloneOf(is.Load())
 	with.Report = &statusv1.TaskReport{Progress: []*taskv1.Progress{{Code: "p", State: taskv1.State_STATE_RUNNING, Done: 1}}}
 	is.Store(with)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -111,7 +112,7 @@ func lists(ctx context.Context, o listsOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stop()) }()
-	row, err := lookUp(ctx, o, tool, url, len(samples))
+	row, err := lookUp(ctx, o, tool, url)
 	if err != nil {
 		return err
 	}
@@ -136,7 +137,6 @@ func fillHistory(ctx context.Context, conn *pgx.Conn, o listsOptions) error {
 	}
 	end := time.Now()
 	for _, step := range []struct{ what, sql string }{
-		{"before the tasks", `set synchronous_commit = off`},
 		// Ids as dispatchers make them: the time in milliseconds, then chance, here from the number.
 		{"ids", `create function bench_id(n bigint, at timestamptz) returns uuid language sql immutable as $$
 			select (lpad(to_hex((extract(epoch from at) * 1000)::bigint), 12, '0') || '7' || substr(md5(n::text), 1, 3) || 'a' || substr(md5(n::text), 4, 15))::uuid $$`},
@@ -260,7 +260,7 @@ type answer struct {
 }
 
 // lookUp is the yardstick: one row by its key, by pgbench.
-func lookUp(ctx context.Context, o listsOptions, tool pgbench, url string, _ int) (answer, error) {
+func lookUp(ctx context.Context, o listsOptions, tool pgbench, url string) (answer, error) {
 	a := answer{question: "pgbench: one row by its number", shown: 1}
 	if tool.path == "" {
 		return a, nil
@@ -306,7 +306,7 @@ func ask(ctx context.Context, o listsOptions, client statusv1.StatusServiceClien
 				continue
 			}
 			request := q.request(draw(samples, q.about))
-			request.PageSize = cmpOr(request.GetPageSize(), listPage)
+			request.PageSize = cmp.Or(request.GetPageSize(), listPage)
 			began := time.Now()
 			page, err := client.ListTasks(ctx, request)
 			took := time.Since(began)
@@ -335,13 +335,6 @@ func ask(ctx context.Context, o listsOptions, client statusv1.StatusServiceClien
 		slices.Sort(answers[i].took)
 	}
 	return answers, nil
-}
-
-func cmpOr(value, otherwise int32) int32 {
-	if value != 0 {
-		return value
-	}
-	return otherwise
 }
 
 // draw takes a task that a question can be about.

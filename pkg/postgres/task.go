@@ -3,6 +3,7 @@ package postgres
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -15,6 +16,19 @@ const TaskColumns = `id::text, seq, name, state, exclusive, shared, immediate, d
 	coalesce(group_id::text, ''), correlation_id, created_at, updated_at, unblocked_at, started_at, finished_at,
 	coalesce(executor, ''), coalesce(incarnation::text, ''), attempt, claim, coalesce(result::text, ''), error::text,
 	coalesce(options::text, ''), case when state = 'waiting' then retry_at end`
+
+// TaskColumnsWithout are TaskColumns of tasks whose results or errors nobody wants: large ones lie apart from their rows, and are not
+// even looked for.
+func TaskColumnsWithout(results, errors bool) string {
+	columns := TaskColumns
+	if results {
+		columns = strings.Replace(columns, "coalesce(result::text, '')", "''", 1)
+	}
+	if errors {
+		columns = strings.Replace(columns, "error::text", "null::text", 1)
+	}
+	return columns
+}
 
 // ScanTask reads a row of TaskColumns. An error of Scan comes back as it is, pgx.ErrNoRows among them.
 func ScanTask(row pgx.Row) (*task.Task, error) {

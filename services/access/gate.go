@@ -166,7 +166,8 @@ const (
 // pass waits at one door. The lock is held when it is called and when it returns.
 func (g *gate) pass(ctx context.Context, d *door, until time.Time) error {
 	now := time.Now()
-	if ahead := d.ahead(now); ahead > patience || g.waiting >= mostWaiting {
+	// Who need not wait takes nobody's place: a crowd at other doors must not keep out who has nothing to do with it.
+	if ahead := d.ahead(now); ahead > patience || g.waiting >= mostWaiting && !d.open(now) {
 		return crowded(ahead - patience)
 	}
 	told := make(chan struct{}, 1)
@@ -231,6 +232,11 @@ func (d *door) may(told chan struct{}, now time.Time) (wait time.Duration, may b
 		return patience, false // he is told
 	}
 	return d.next.Sub(now), !now.Before(d.next)
+}
+
+// open reports whether who comes now passes at once.
+func (d *door) open(now time.Time) bool {
+	return len(d.line) == 0 && d.inside < max(1, free-d.failures) && !now.Before(d.next)
 }
 
 // leave notes what came of a guess.

@@ -192,6 +192,33 @@ func TestWhoCameInBeforeFromHereDoesNotWaitForAttacksFromElsewhere(t *testing.T)
 	})
 }
 
+// A crowd at other doors, however many addresses it comes from, is no reason to refuse who need not stand in line.
+func TestWhoNeedNotWaitPassesWhileTheLinesAreFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := access.NewGate()
+		ctx, goAway := context.WithCancel(t.Context())
+		var crowd sync.WaitGroup
+		for i := range 3 * access.MostWaiting {
+			crowd.Go(func() { _, _ = gate.Guess(ctx, fmt.Sprintf("name%d", i%60), fmt.Sprintf("192.0.2.%d", i%60), false) })
+			crowd.Go(func() {
+				_, _ = gate.GuessSlowly(ctx, fmt.Sprintf("name%d", i%60), fmt.Sprintf("192.0.2.%d", i%60), false, time.Second)
+			})
+		}
+		access.Let(100 * time.Millisecond)
+		if gate.Waiting() < access.MostWaiting {
+			t.Fatalf("only %d wait", gate.Waiting())
+		}
+		if _, err := gate.Guess(t.Context(), "ada", there, true); err != nil {
+			t.Errorf("who came while others waited was refused: %v", err)
+		}
+		if _, err := gate.Guess(t.Context(), "name1", there, true); err == nil {
+			t.Error("who has to stand in line was not refused, although there is no room")
+		}
+		goAway()
+		crowd.Wait()
+	})
+}
+
 func TestAFriendsAddressHasPausesOfItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := access.NewGate()

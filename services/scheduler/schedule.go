@@ -38,6 +38,22 @@ type Firing struct {
 	Due *int64
 }
 
+// soonest is when there may be something to dispatch again. Due passes over what was dispatched right now, whose tasks are still
+// live; but at their next times they need not be, and whoever only asked each second would miss some times of those that are due
+// each second.
+func (f Firing) soonest() *int64 {
+	first := f.Due
+	for _, fired := range f.Fired {
+		if fired.Next == nil {
+			continue
+		}
+		if next := fired.Next.UnixMicro(); first == nil || next < *first {
+			first = &next
+		}
+	}
+	return first
+}
+
 // fire dispatches the tasks of schedules that are due, in a transaction of its own: that the task comes and the schedule's next time
 // moves is one commit, so it is once for each time, whoever leads. The memory has no part in it, so unlike that of a tick its
 // failure costs a pause and not the memory; what it did commit is found by the next glance, like every task that nobody told of.
@@ -62,7 +78,7 @@ func (l *leader) fire(ctx context.Context) error {
 		l.log.WarnContext(ctx, "can't dispatch scheduled tasks; it will be tried again", slog.Any("error", err))
 		return nil
 	}
-	l.expect(firing.Due, firing.Now)
+	l.expect(firing.soonest(), firing.Now)
 	if len(firing.Fired) == 0 && l.scheduleIsDue() {
 		l.due = l.now().Add(fireAgain) // what is due is locked, by who deletes it for one
 	}

@@ -321,6 +321,30 @@ func TestAnIdleLeaderKnowsWhenTheNextScheduleIsDue(t *testing.T) {
 	}
 }
 
+// The looks are a second apart and more, and so may times be: who waits for one to find the next time comes too late for every second of
+// them.
+func TestTheNextTimeOfWhatWasJustDispatchedIsKnown(t *testing.T) {
+	i := newIdle(t, 0)
+	i.seconds(1)
+	schedule(t, i.db, "n", 0, 10*time.Second)
+	if i.seconds(1); len(i.leader.tasks) != 1 {
+		t.Fatalf("the leader knows %d tasks", len(i.leader.tasks))
+	}
+	left, some := i.leader.alarm()
+	if !some || left <= 0 || left > 10*time.Second {
+		t.Fatalf("it is due again in %s, known %v", left, some)
+	}
+	pgtest.Must(t, i.db, 1, `update task_schedule set next_dispatch = now()`)
+	i.sent.Take()
+	i.now = i.now.Add(left)
+	if i.tick(); len(i.leader.tasks) != 1 {
+		t.Error("it was dispatched although its task has not ended")
+	}
+	if left, some := i.leader.alarm(); some {
+		t.Errorf("it is asked about again in %s although its task has not ended", left)
+	}
+}
+
 func TestABusyLeaderDispatchesToo(t *testing.T) {
 	i := newIdle(t, 0)
 	// While a number is missing no glance is enough: this leader looks.

@@ -212,24 +212,22 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 	// A glance renews the lease of a leader that has nothing else to do, if a quarter of it is gone: it comes three times within
 	// a lease, so at least half of one is left for one that is late.
 	lookEvery := min(s.cfg.LookEvery, s.cfg.Lease/3)
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
 	alarm := time.NewTimer(lookEvery)
 	defer alarm.Stop()
 	for more := true; ctx.Err() == nil; {
 		if !more {
-			// The looks are too far apart for the pauses between attempts, and for schedules.
-			var due <-chan time.Time
+			// The looks are too far apart for the pauses between attempts, and for schedules. A ticker would not do for the looks: of
+			// a hint between two of its ticks comes a look, which the next tick would find too young and the one after it too old.
+			wait := l.lookedAt.Add(lookEvery).Sub(l.now())
 			if left, some := l.alarm(); some {
-				alarm.Reset(left)
-				due = alarm.C
+				wait = min(wait, left)
 			}
+			alarm.Reset(wait)
 			select {
 			case <-ctx.Done():
 				return nil
 			case <-inbox.signal:
-			case <-look.C:
-			case <-due:
+			case <-alarm.C:
 			}
 		}
 		arrived, _, _ := inbox.take()

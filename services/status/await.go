@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/sluice-tasks/sluice/pkg/errs"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/wire"
@@ -13,6 +14,8 @@ import (
 const (
 	// maxAwaited is how many tasks one call waits for.
 	maxAwaited = 100_000
+	// maxAwaitedByAll is how many tasks all calls wait for, of some 100 bytes each. A call on its own is always let wait.
+	maxAwaitedByAll = 1_000_000
 	// awaitedShown is how many of those that are left are shown.
 	awaitedShown = 100
 	// awaitedLook is how many tasks a look asks about. It goes on with the next ones when all of them have ended, so of a task is asked
@@ -28,7 +31,14 @@ func (s *Service) awaitTasks(ctx context.Context, limit time.Duration, filter *s
 	if err != nil {
 		return nil, err
 	}
-	answer := &statusv1.AwaitTasksResponse{Matched: int64(len(left))}
+	matched := int64(len(left))
+	defer s.awaited.Add(-matched)
+	if all := s.awaited.Add(matched); all > maxAwaitedByAll && all > matched && matched > 0 {
+		full := errs.Oversize(errs.Overloaded, "%d tasks are waited for already", maxAwaitedByAll)
+		full.RetryAfter = time.Second
+		return nil, full
+	}
+	answer := &statusv1.AwaitTasksResponse{Matched: matched}
 	for len(left) > 0 {
 		again, err := s.awaitSome(ctx, waitCtx, &left)
 		if err != nil {

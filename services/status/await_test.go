@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/sluice-tasks/sluice/pkg/errs"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/testkit/pgtest"
@@ -94,6 +95,19 @@ func TestAwaitThatTimesOutShowsTheOldestThatAreLeft(t *testing.T) {
 	pgtest.Must(t, y, 50, `with gone as (update task set state = 'canceled', error = '{}', finished_at = now() where seq in (select seq from task order by seq limit 50) returning seq)
 		delete from task_live using gone where task_live.seq = gone.seq`)
 	y.awaiting(t, nil, 0).says(t, false, 80, 80, 80)
+}
+
+func TestWaitsForTooManyTasksInAllAreRefused(t *testing.T) {
+	y := newYard(t, never, newLeader(true))
+	y.add(t, row{})
+	y.service.AwaitMore(status.MaxAwaitedByAll)
+	_, err := y.client.AwaitTasks(t.Context(), &statusv1.AwaitTasksRequest{Timeout: durationpb.New(0)})
+	if !errs.Is(err, errs.Overloaded) {
+		t.Errorf("got %v", err)
+	}
+	y.awaiting(t, byName("nobody has it"), 0).says(t, true, 0, 0, 0)
+	y.service.AwaitMore(-status.MaxAwaitedByAll)
+	y.awaiting(t, nil, 0).says(t, false, 1, 1, 1)
 }
 
 // asking is a store that counts how many tasks are asked about.

@@ -1,6 +1,7 @@
 package status
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -41,6 +42,15 @@ type selection struct {
 	// where is a condition on task, and on ended.
 	where string
 	args  []any
+	// rare are the tasks among which the others are, under the name task: those of names that few have. "" if that is not known.
+	rare string
+}
+
+// among has the tasks looked for among those of some names alone, of which there are few.
+func (s selection) among(names []string) selection {
+	s.args = append(s.args, names)
+	s.rare = fmt.Sprintf("(select * from task where name = any($%d::text[]) offset 0) task", len(s.args))
+	return s
 }
 
 // selectionOf translates a filter. backlog says that so many tasks are not final that they are rather found among the newest.
@@ -67,7 +77,7 @@ func (s selection) near(sql string) string {
 func (s selection) from(besides string) string {
 	switch {
 	case s.ended == "":
-		return "task"
+		return cmp.Or(s.rare, "task")
 	case !strings.Contains(s.where, "task.") && !strings.Contains(besides, "task."):
 		return s.ended
 	default:
@@ -131,6 +141,27 @@ func narrow(f *statusv1.Filter) bool {
 	default:
 		return false
 	}
+}
+
+// oneNameOf returns the names of which tasks must have one; none if any will do.
+func oneNameOf(f *statusv1.Filter) []string {
+	if all, is := f.GetNode().(*statusv1.Filter_All); is {
+		for _, below := range all.All.GetFilters() {
+			if names := oneNameOf(below); len(names) > 0 {
+				return names
+			}
+		}
+		return nil
+	}
+	c := f.GetCondition()
+	switch c.GetComparison() {
+	case statusv1.Comparison_COMPARISON_EQUAL, statusv1.Comparison_COMPARISON_IN:
+		if c.GetField() == statusv1.TaskField_TASK_FIELD_NAME {
+			return c.GetValues()
+		}
+	default:
+	}
+	return nil
 }
 
 // top translates what all tasks must meet. Only here is it known that nothing else can make a task match, so only here can a
@@ -223,11 +254,11 @@ func instant(value string) (time.Time, error) {
 func (b *builder) node(f *statusv1.Filter, negated bool) string {
 	switch n := f.GetNode().(type) {
 	case *statusv1.Filter_Condition:
-		if sql := b.condition(n.Condition); negated && nullable(n.Condition) {
+		sql := b.condition(n.Condition)
+		if negated && nullable(n.Condition) {
 			return "coalesce(" + sql + ", false)"
-		} else {
-			return sql
 		}
+		return sql
 	case *statusv1.Filter_All:
 		return b.join(n.All.GetFilters(), " and ", "true", negated)
 	case *statusv1.Filter_Any:

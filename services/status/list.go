@@ -46,6 +46,8 @@ type List struct {
 	After *Place
 	// Size is how many there are at most, Offset how many are left out before them.
 	Size, Offset int
+	// What is not read of the tasks.
+	OmitResults, OmitErrors bool
 }
 
 // Place is where a task stands in the ordinary order, the newest first. Tasks that were dispatched together have one time.

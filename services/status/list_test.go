@@ -240,6 +240,24 @@ func TestPagesOfLargeTasksAreShorter(t *testing.T) {
 	}
 }
 
+// Who shows neither results nor errors need not have them read: a thousand results are a gibibyte.
+func TestResultsAndErrorsAreLeftOutOnRequest(t *testing.T) {
+	w := newWorld(t)
+	w.add(t, row{state: "completed", result: `{"a": 1}`})
+	w.add(t, row{state: "failed"})
+	pgtest.Must(t, w, 1, `update task set error = '{"description": "d"}' where state = 'failed'`)
+	for _, c := range []struct{ results, errors bool }{{}, {results: true}, {errors: true}, {true, true}} {
+		got := w.list(t, &statusv1.ListTasksRequest{OmitResults: c.results, OmitErrors: c.errors}).GetTasks()
+		if len(got) != 2 {
+			t.Fatalf("there are %d tasks", len(got))
+		}
+		failed, completed := got[0], got[1] // the newest first
+		if (completed.GetResultJson() == "") != c.results || (failed.GetError() == nil) != c.errors {
+			t.Errorf("%+v: the result is %q and the error %v", c, completed.GetResultJson(), failed.GetError())
+		}
+	}
+}
+
 // What a dispatch may say beside arguments is 40 KB, too much for a thousand tasks on one page.
 func TestPagesOfTasksThatAskForMuchAreShorter(t *testing.T) {
 	for column, value := range map[string]string{

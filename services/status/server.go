@@ -47,7 +47,10 @@ func (s server) GetTask(ctx context.Context, req *statusv1.GetTaskRequest) (*sta
 
 // ListTasks returns one page.
 func (s server) ListTasks(ctx context.Context, req *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error) {
-	l := List{Filter: filterOf(req), Order: req.GetOrder(), Size: int(req.GetPageSize()), Offset: int(req.GetOffset())}
+	l := List{
+		Filter: filterOf(req), Order: req.GetOrder(), Size: int(req.GetPageSize()), Offset: int(req.GetOffset()),
+		OmitResults: req.GetOmitResults(), OmitErrors: req.GetOmitErrors(),
+	}
 	if token := req.GetPageToken(); token != "" {
 		after, err := placeOf(token)
 		if err != nil {

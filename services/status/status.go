@@ -57,6 +57,7 @@ type Service struct {
 	watching  *watching
 
 	following atomic.Bool
+	awaited   atomic.Int64 // tasks that calls wait for which named them by a filter
 	mu        sync.Mutex
 	waiters   map[string]map[*waiter]struct{} // by task id
 	// stopping is closed when Run ends: open streams must not hold the process up.

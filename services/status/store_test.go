@@ -1,6 +1,7 @@
 package status_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -119,6 +120,37 @@ func TestNoOrdinaryQuestionSearchesTheHistory(t *testing.T) {
 					t.Errorf("%s: %v", name, reads)
 				}
 			}
+		}
+	}
+}
+
+// The planner takes a name that it has not counted for as frequent as others, and would go through the whole history for ten old tasks.
+func TestTasksOfARareNameAreFoundByItsIndex(t *testing.T) {
+	url := pgtest.URL(t)
+	pool, r := pgtest.Record(t, url)
+	db := pgtest.Open(t, url)
+	insert := `insert into task (id, domain_id, name, state, created_at, started_at, finished_at)
+		select gen_random_uuid(), '` + task.DefaultDomainID + `', %s, 'completed', now() - %s, now(), now() from generate_series(1, %d) n`
+	for _, sql := range []string{
+		fmt.Sprintf(insert, `'n' || n % 40`, `n * interval '1 second'`, 30_000),
+		`alter table task alter column name set statistics 20`, `analyze task`,
+		fmt.Sprintf(insert, `'rare'`, `interval '1 year'`, 10),
+	} {
+		if _, err := db.Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	r.Take()
+	tasks, more, err := status.NewStore(pool).List(t.Context(), status.List{Filter: both(is(name, "rare"), is(state, "completed")), Size: 5})
+	if err != nil || len(tasks) != 5 || !more {
+		t.Fatalf("%d tasks, more %t, %v", len(tasks), more, err)
+	}
+	for _, s := range r.Take() {
+		if strings.HasPrefix(s.SQL, "select set_config") {
+			continue
+		}
+		if reads := fmt.Sprint(pgtest.Plan(t, db, s)); strings.Contains(reads, "task_created") || !strings.Contains(reads, "task_named") {
+			t.Errorf("%s\n%s", s.SQL, reads)
 		}
 	}
 }

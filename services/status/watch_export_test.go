@@ -8,6 +8,12 @@ func (s *Service) Bound(live, changes, bytes int) {
 	s.watching.changes.most, s.watching.changes.mostBytes = changes, bytes
 }
 
+// MaxAwaitedByAll is the bound of what all calls wait for.
+const MaxAwaitedByAll = maxAwaitedByAll
+
+// AwaitMore counts tasks as waited for by others.
+func (s *Service) AwaitMore(tasks int64) { s.awaited.Add(tasks) }
+
 // Watches is how many watches there are, and of how many filters.
 func (s *Service) Watches() (watches, filters int) {
 	w := s.watching
@@ -59,7 +65,12 @@ func (l ChangeLog) Bytes() int { return l.log.bytes }
 
 // After returns what comes after a place.
 func (l ChangeLog) After(place uint64, most int) (ids []string, next uint64, ok bool) {
-	changes, next, _, ok := l.log.after(place, most, 1<<30)
+	return l.AfterOf(place, most, 1<<30)
+}
+
+// AfterOf is After for no more than so many bytes, and one change.
+func (l ChangeLog) AfterOf(place uint64, most, bytes int) (ids []string, next uint64, ok bool) {
+	changes, next, _, ok := l.log.after(place, most, bytes)
 	for _, c := range changes {
 		ids = append(ids, c.id)
 	}

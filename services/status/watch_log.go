@@ -26,6 +26,8 @@ type change struct {
 	// shown is the task as it was read, nil if that was not kept. Watchers share it and must not write to it.
 	shown *taskv1.Task
 	bytes int
+	// size is what bytes was when the task was read: about what it takes again for who has to read it himself.
+	size int
 	// judged are the filters that the task was read with, and matched those of them that it matches.
 	judged, matched map[*choice]struct{}
 	// over: there is a later one about the same task.
@@ -70,7 +72,7 @@ func (l *changeLog) add(changes ...*change) {
 			l.end(before)
 		}
 		l.head++
-		c.number = l.head
+		c.number, c.size = l.head, c.bytes
 		l.latest[key] = c
 		l.changes = append(l.changes, c)
 		l.bytes += c.bytes
@@ -169,7 +171,7 @@ func (l *changeLog) after(place uint64, most, mostBytes int) (changes []change, 
 		}
 		if place = c.number; !c.over {
 			changes = append(changes, *c)
-			bytes += c.bytes
+			bytes += c.size // also of what is not kept: a watcher must not have a hundred large tasks in hand
 		}
 	}
 	return changes, l.head, l.more, true

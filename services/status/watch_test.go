@@ -734,6 +734,25 @@ func TestTheLogTellsEachTaskOnceOrThatItForgot(t *testing.T) {
 	})
 }
 
+// What was not kept has to be read by each watcher for itself, and takes as much memory then.
+func TestOfLargeTasksAFewAreTakenAtATimeAlsoIfTheyAreNotKept(t *testing.T) {
+	log := status.NewChangeLog(100, 10)
+	for n := range 20 {
+		log.Add(fmt.Sprint(n), time.Unix(int64(n), 0), 10)
+	}
+	if got := log.Bytes(); got > 10 {
+		t.Fatalf("%d bytes are kept", got)
+	}
+	seen := 0
+	for at := uint64(0); seen < 20; {
+		some, next, ok := log.AfterOf(at, 100, 25)
+		if !ok || len(some) == 0 || len(some) > 3 {
+			t.Fatalf("after %d: %v, %v", at, some, ok)
+		}
+		seen, at = seen+len(some), next
+	}
+}
+
 // Tasks go through their lives while a watcher comes and goes, leaders change and words are lost. It sees each task's end, or is told
 // that it may have missed it.
 func TestAWatcherThatComesAndGoesSeesEveryEnd(t *testing.T) {

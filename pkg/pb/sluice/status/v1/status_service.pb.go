@@ -546,8 +546,12 @@ type ListTasksRequest struct {
 	Order []*Order `protobuf:"bytes,13,rep,name=order,proto3" json:"order,omitempty"`
 	// Also return which tasks the tasks dispatched.
 	IncludeChildren bool `protobuf:"varint,14,opt,name=include_children,json=includeChildren,proto3" json:"include_children,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Leave the results out, each of which can be 1 MiB: what is not shown need not be read.
+	OmitResults bool `protobuf:"varint,15,opt,name=omit_results,json=omitResults,proto3" json:"omit_results,omitempty"`
+	// Leave the errors out, too.
+	OmitErrors    bool `protobuf:"varint,16,opt,name=omit_errors,json=omitErrors,proto3" json:"omit_errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListTasksRequest) Reset() {
@@ -674,6 +678,20 @@ func (x *ListTasksRequest) GetOrder() []*Order {
 func (x *ListTasksRequest) GetIncludeChildren() bool {
 	if x != nil {
 		return x.IncludeChildren
+	}
+	return false
+}
+
+func (x *ListTasksRequest) GetOmitResults() bool {
+	if x != nil {
+		return x.OmitResults
+	}
+	return false
+}
+
+func (x *ListTasksRequest) GetOmitErrors() bool {
+	if x != nil {
+		return x.OmitErrors
 	}
 	return false
 }
@@ -3042,7 +3060,7 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
 	"\bended_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12/\n" +
-	"\x05error\x18\x06 \x01(\v2\x19.sluice.task.v1.TaskErrorR\x05error\"\xf1\x03\n" +
+	"\x05error\x18\x06 \x01(\v2\x19.sluice.task.v1.TaskErrorR\x05error\"\xb5\x04\n" +
 	"\x10ListTasksRequest\x12-\n" +
 	"\x06states\x18\x01 \x03(\x0e2\x15.sluice.task.v1.StateR\x06states\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12%\n" +
@@ -3059,7 +3077,10 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x0finclude_reports\x18\v \x01(\bR\x0eincludeReports\x120\n" +
 	"\x06filter\x18\f \x01(\v2\x18.sluice.status.v1.FilterR\x06filter\x12-\n" +
 	"\x05order\x18\r \x03(\v2\x17.sluice.status.v1.OrderR\x05order\x12)\n" +
-	"\x10include_children\x18\x0e \x01(\bR\x0fincludeChildren\"\xdf\x01\n" +
+	"\x10include_children\x18\x0e \x01(\bR\x0fincludeChildren\x12!\n" +
+	"\fomit_results\x18\x0f \x01(\bR\vomitResults\x12\x1f\n" +
+	"\vomit_errors\x18\x10 \x01(\bR\n" +
+	"omitErrors\"\xdf\x01\n" +
 	"\x06Filter\x12;\n" +
 	"\tcondition\x18\x01 \x01(\v2\x1b.sluice.status.v1.ConditionH\x00R\tcondition\x120\n" +
 	"\x03all\x18\x02 \x01(\v2\x1c.sluice.status.v1.FilterListH\x00R\x03all\x120\n" +

@@ -235,7 +235,7 @@ func runningTask() *taskv1.Task {
 		Id: taskID, Seq: 7, Name: "test.echo", State: taskv1.State_STATE_RUNNING, Domain: "default",
 		ExclusiveResources: []string{"a"}, SharedResources: []string{"b", "prn:core.domain:1"},
 		Deferred: true, ParentId: parentID, GroupId: groupID, CorrelationId: "cid",
-		CreatedAt: at(0), UpdatedAt: at(3), UnblockedAt: at(1), StartedAt: at(2), Executor: "executor-1", Attempt: 1, Claim: 1,
+		CreatedAt: at(0), UpdatedAt: at(3), UnblockedAt: at(1), StartedAt: at(2), Executor: "executor-1", Incarnation: workerID, Attempt: 1, Claim: 1,
 	}
 }
 

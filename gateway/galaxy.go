@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
+	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/wire"
 )
 
@@ -78,7 +80,7 @@ func (g *Gateway) galaxyTask(w http.ResponseWriter, r *http.Request, path, id st
 	case err != nil:
 		g.refuse(ctx, w, g.refusalOf(ctx, r.Method, err))
 	default:
-		g.refuse(ctx, w, &refusal{status: http.StatusOK, body: shownInGalaxy(found, g.galaxyWorker(ctx, found.GetTask().GetExecutor()))})
+		g.refuse(ctx, w, &refusal{status: http.StatusOK, body: shownInGalaxy(found, g.galaxyWorker(ctx, found.GetTask()))})
 	}
 }
 
@@ -144,21 +146,24 @@ func moment(t *timestamppb.Timestamp) *string {
 	return &text
 }
 
-// galaxyWorker shows the latest life of an executor, null if that is not known any more.
-func (g *Gateway) galaxyWorker(ctx context.Context, executor string) *galaxyWorker {
-	if executor == "" {
+// galaxyWait bounds the question about a task's worker.
+const galaxyWait = 250 * time.Millisecond
+
+// galaxyWorker shows the life of an executor that runs or ran a task, null if none did. One that nobody remembers is missing.
+func (g *Gateway) galaxyWorker(ctx context.Context, t *taskv1.Task) *galaxyWorker {
+	if t.GetIncarnation() == "" {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, rosterWait)
+	ctx, cancel := context.WithTimeout(ctx, galaxyWait)
 	defer cancel()
 	response, err := g.heartbeat.ListApps(ctx, &heartbeatv1.ListAppsRequest{Kind: heartbeatv1.Kind_KIND_WORKER, IncludeGone: true})
 	if err != nil {
 		return nil // a task is shown without its worker rather than late
 	}
-	for _, app := range response.GetApps() { // of one name the latest comes first
-		if app.GetName() == executor {
-			return &galaxyWorker{Name: executor, Missing: app.GetMissing(), LastHeartbeat: moment(app.GetLastBeatAt())}
+	for _, app := range response.GetApps() {
+		if app.GetIncarnation() == t.GetIncarnation() {
+			return &galaxyWorker{Name: app.GetName(), Missing: app.GetMissing(), LastHeartbeat: moment(app.GetLastBeatAt())}
 		}
 	}
-	return &galaxyWorker{Name: executor, Missing: true}
+	return &galaxyWorker{Name: t.GetExecutor(), Missing: true}
 }

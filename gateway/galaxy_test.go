@@ -82,7 +82,7 @@ func TestGalaxysClientsSeeTasksWithIdsWherePulpHasHrefs(t *testing.T) {
 		running := runningTask()
 		running.Id = r.GetTaskId()
 		if r.GetTaskId() == otherID {
-			running.State, running.Executor, running.ParentId, running.FinishedAt = taskv1.State_STATE_FAILED, "", "", at(9)
+			running.State, running.Executor, running.Incarnation, running.ParentId, running.FinishedAt = taskv1.State_STATE_FAILED, "", "", "", at(9)
 			running.Error = &taskv1.TaskError{Description: "it broke", Code: "ERROR"}
 			return &statusv1.GetTaskResponse{Task: running}, nil
 		}

@@ -181,19 +181,16 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 	g.leaving, g.leave = context.WithCancel(context.Background()) //nolint:forbidigo // it is the gateway's own life
 	g.byHand()
 	g.downloads()
-	roster := newRoster(g.heartbeat)
 	pulpv3.RegisterTasksServiceServer(g.inner, &tasks{
 		dispatcher: dispatcherv1.NewDispatcherServiceClient(services.Dispatcher),
 		status:     g.status,
 		scheduler:  schedulerOf(services.Scheduler),
 		access:     g.callers.access,
-		roster:     roster,
 		hrefs:      g.hrefs,
 	})
 	pulpv3.RegisterTaskGroupsServiceServer(g.inner, &groups{
 		dispatcher: dispatcherv1.NewDispatcherServiceClient(services.Dispatcher),
 		status:     g.status,
-		roster:     roster,
 		hrefs:      g.hrefs,
 	})
 	pulpv3.RegisterTaskSchedulesServiceServer(g.inner, &schedules{
@@ -204,7 +201,6 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 	pulpv3.RegisterSystemServiceServer(g.inner, &system{
 		status:    g.status,
 		heartbeat: g.heartbeat,
-		roster:    roster,
 		hrefs:     g.hrefs,
 		version:   config.Version,
 		log:       log,

@@ -27,7 +27,6 @@ type groups struct {
 
 	dispatcher dispatcherv1.DispatcherServiceClient
 	status     statusv1.StatusServiceClient
-	roster     *roster
 	hrefs      hrefs
 }
 
@@ -149,7 +148,7 @@ func (s *groups) shown(ctx context.Context, group *statusv1.GetTaskGroupResponse
 		return nil, err
 	}
 	for _, t := range slices.Backward(found.GetTasks()) {
-		shown.Tasks = append(shown.GetTasks(), h.minimal(t, s.roster.incarnation(ctx, t.GetExecutor())))
+		shown.Tasks = append(shown.GetTasks(), h.minimal(t))
 	}
 	return shown, nil
 }

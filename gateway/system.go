@@ -25,7 +25,6 @@ type system struct {
 
 	status    statusv1.StatusServiceClient
 	heartbeat heartbeatv1.HeartbeatServiceClient
-	roster    *roster
 	hrefs     hrefs
 	version   string
 	log       *slog.Logger

@@ -29,7 +29,6 @@ type tasks struct {
 	status     statusv1.StatusServiceClient
 	scheduler  schedulerv1.SchedulerServiceClient // nil: nothing is explained
 	access     accessv1.AccessServiceClient       // nil: there is one user, the administrator
-	roster     *roster
 	hrefs      hrefs
 }
 
@@ -77,7 +76,7 @@ func (s *tasks) ListTasks(ctx context.Context, r *pulpv3.ListTasksRequest) (*pul
 	page := &pulpv3.ListTasksResponse{Count: found.GetTotal()}
 	for _, t := range found.GetTasks() {
 		shown := &statusv1.GetTaskResponse{Task: t, Report: found.GetReports()[t.GetId()], ChildIds: found.GetChildren()[t.GetId()].GetIds()}
-		page.Results = append(page.Results, h.task(shown, s.roster.incarnation(ctx, t.GetExecutor())))
+		page.Results = append(page.Results, h.task(shown))
 	}
 	tell(ctx, metaEstimated, found.GetTotalEstimated())
 	tell(ctx, metaMore, found.GetMore())
@@ -162,7 +161,7 @@ func (s *tasks) read(ctx context.Context, id string) (*pulpv3.Task, error) {
 	if err != nil {
 		return nil, notFoundAs(err, noTask())
 	}
-	return s.hrefs.at(ctx).task(response, s.roster.incarnation(ctx, response.GetTask().GetExecutor())), nil
+	return s.hrefs.at(ctx).task(response), nil
 }
 
 // CancelTask asks a task to stop. The wish is checked before the task is looked for, as in Pulp.

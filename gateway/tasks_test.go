@@ -18,7 +18,6 @@ import (
 	"github.com/sluice-tasks/sluice/gateway"
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
-	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 )
@@ -170,11 +169,12 @@ func TestTaskErrorAlwaysHasADescription(t *testing.T) {
 	}
 }
 
-func TestTaskIsShownWithoutItsWorkerWhenNobodyKnowsIt(t *testing.T) {
-	n := &native{apps: func(context.Context, *heartbeatv1.ListAppsRequest) (*heartbeatv1.ListAppsResponse, error) {
-		return nil, errs.Precondition(errs.BadProtocol, "broken")
+// The worker's name would not do: a later life can have it.
+func TestTheWorkerOfATaskIsTheLifeThatRanIt(t *testing.T) {
+	n := &native{getTask: func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
+		return &statusv1.GetTaskResponse{Task: &taskv1.Task{Id: taskID, State: taskv1.State_STATE_COMPLETED, Executor: "executor-1", Incarnation: otherID}}, nil
 	}}
-	want(t, newFace(t, n, gateway.Config{}).do(t, "GET", taskPath+"?fields=worker,state", ""), 200, `{"state":"running","worker":null}`)
+	want(t, newFace(t, n, gateway.Config{}).do(t, "GET", taskPath+"?fields=worker,state", ""), 200, `{"state":"completed","worker":"/pulp/api/v3/workers/`+otherID+`/"}`)
 }
 
 func TestCreateAnswers202WithOnlyTheHref(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 // apiVersion is the REST version that every task was dispatched with; there is no other yet.
 const apiVersion = "v3"
 
-// task shows a task as Pulp does. worker is the incarnation of its executor, empty if none is known.
-func (h hrefs) task(all *statusv1.GetTaskResponse, worker string) *pulpv3.Task {
+// task shows a task as Pulp does.
+func (h hrefs) task(all *statusv1.GetTaskResponse) *pulpv3.Task {
 	t := all.GetTask()
 	shown := &pulpv3.Task{
 		PulpHref:                h.of(collectionTasks, t.GetId()),
@@ -28,7 +28,7 @@ func (h hrefs) task(all *statusv1.GetTaskResponse, worker string) *pulpv3.Task {
 		StartedAt:               t.GetStartedAt(),
 		FinishedAt:              t.GetFinishedAt(),
 		Error:                   shownError(t.GetState(), t.GetError()),
-		Worker:                  h.optional(collectionWorkers, worker),
+		Worker:                  h.optional(collectionWorkers, t.GetIncarnation()),
 		ParentTask:              h.optional(collectionTasks, t.GetParentId()),
 		TaskGroup:               h.optional(collectionGroups, t.GetGroupId()),
 		ReservedResourcesRecord: task.Reservation{Exclusive: t.GetExclusiveResources(), Shared: t.GetSharedResources()}.Record(),
@@ -57,8 +57,8 @@ func (h hrefs) task(all *statusv1.GetTaskResponse, worker string) *pulpv3.Task {
 }
 
 // minimal shows a task as a member of a group.
-func (h hrefs) minimal(t *taskv1.Task, worker string) *pulpv3.MinimalTask {
-	full := h.task(&statusv1.GetTaskResponse{Task: t}, worker)
+func (h hrefs) minimal(t *taskv1.Task) *pulpv3.MinimalTask {
+	full := h.task(&statusv1.GetTaskResponse{Task: t})
 	return &pulpv3.MinimalTask{
 		PulpHref: full.GetPulpHref(), Prn: full.GetPrn(), PulpCreated: full.GetPulpCreated(),
 		PulpLastUpdated: full.GetPulpLastUpdated(), PulpApiVersion: full.GetPulpApiVersion(), Name: full.GetName(),

@@ -43,7 +43,7 @@ func (w *watching) wait(out http.ResponseWriter, r *http.Request) {
 	answer := &pulpv3.WaitTasksResponse{Done: found.GetDone(), Matched: found.GetMatched(), Remaining: found.GetRemaining()}
 	h := w.gateway.hrefs.at(ctx)
 	for _, t := range found.GetTasks() {
-		answer.Tasks = append(answer.Tasks, h.minimal(t, w.roster.incarnation(ctx, t.GetExecutor())))
+		answer.Tasks = append(answer.Tasks, h.minimal(t))
 	}
 	text, err := marshalView(view{message: answer})
 	if err != nil {

@@ -31,13 +31,12 @@ const (
 // watching answers the streams of tasks.
 type watching struct {
 	gateway *Gateway
-	roster  *roster
 	alive   time.Duration // between signs of life
 }
 
 // watchByHand adds tasks/watch, tasks/{pulp_id}/watch and tasks/wait. Their parameters are told by the table of the document, too.
 func (g *Gateway) watchByHand() {
-	w := &watching{gateway: g, roster: newRoster(g.heartbeat), alive: eventsAlive}
+	w := &watching{gateway: g, alive: eventsAlive}
 	list := (&pulpv3.ListTasksRequest{}).ProtoReflect().Descriptor()
 	g.routes.at("/api/v3/tasks/watch").operations[http.MethodGet] = operation{
 		input: list, list: true, also: []string{"last_event_id", "include_current"}, hand: w.tasks,
@@ -202,7 +201,7 @@ func (w *watching) show(ctx context.Context, e *events, told []*statusv1.WatchTa
 		default:
 			shown := &statusv1.GetTaskResponse{Task: t, Report: more.GetReports()[t.GetId()], ChildIds: more.GetChildren()[t.GetId()].GetIds()}
 			var data []byte
-			data, err = marshalView(view{message: h.task(shown, w.roster.incarnation(ctx, t.GetExecutor())), shows: shows})
+			data, err = marshalView(view{message: h.task(shown), shows: shows})
 			if err == nil {
 				err = e.event(eventTask, change.GetResume(), data)
 			}
@@ -296,7 +295,7 @@ func (t *watchedTask) read(ctx context.Context) error {
 	}
 	state := wire.FromState(all.GetTask().GetState())
 	t.state, t.final = string(state), state.Final()
-	shown := t.gateway.hrefs.at(ctx).task(all, t.roster.incarnation(ctx, all.GetTask().GetExecutor()))
+	shown := t.gateway.hrefs.at(ctx).task(all)
 	t.data, err = marshalView(view{message: shown, shows: requestFrom(ctx).shows()})
 	return err
 }

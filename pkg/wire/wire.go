@@ -119,6 +119,7 @@ func Task(t *task.Task) *taskv1.Task {
 		StartedAt:          Time(t.StartedAt),
 		FinishedAt:         Time(t.FinishedAt),
 		Executor:           t.Executor,
+		Incarnation:        t.Incarnation,
 		Attempt:            t.Attempt,
 		Claim:              t.Claim,
 		ResultJson:         t.Result,

@@ -69,7 +69,7 @@ func TestTaskFillsEveryFieldOfTheProto(t *testing.T) {
 		Reserved:  task.Reservation{Exclusive: []string{"e"}, Shared: []string{"s"}},
 		Immediate: true, Deferred: true, Versions: map[string]string{"core": "1"}, ParentID: "parent", GroupID: "group",
 		CorrelationID: "correlation", CreatedAt: at, UpdatedAt: *after(1), UnblockedAt: after(2), StartedAt: after(3), FinishedAt: after(4),
-		Executor: "executor", Attempt: 2, Claim: 3, Result: "1", Error: &task.Error{Reason: "r"},
+		Executor: "executor", Incarnation: "incarnation", Attempt: 2, Claim: 3, Result: "1", Error: &task.Error{Reason: "r"},
 		Options: task.Options{
 			Timeout: time.Minute, Retry: &task.Retry{Attempts: 3, Backoff: time.Second, MaxBackoff: time.Hour, On: []string{"TIMEOUT"}},
 			Profile: []string{"memory"}, Files: []string{"file"}, CreatedBy: 9,
@@ -97,7 +97,7 @@ func TestTaskFillsEveryFieldOfTheProto(t *testing.T) {
 		Versions: map[string]string{"core": "1"}, ParentId: "parent", GroupId: "group", CorrelationId: "correlation",
 		CreatedAt: timestamppb.New(at), UpdatedAt: timestamppb.New(*after(1)), UnblockedAt: timestamppb.New(*after(2)),
 		StartedAt: timestamppb.New(*after(3)), FinishedAt: timestamppb.New(*after(4)),
-		Executor: "executor", Attempt: 2, Claim: 3, ResultJson: "1", Error: &taskv1.TaskError{Reason: "r"},
+		Executor: "executor", Incarnation: "incarnation", Attempt: 2, Claim: 3, ResultJson: "1", Error: &taskv1.TaskError{Reason: "r"},
 		Timeout: durationpb.New(time.Minute), RetryAt: timestamppb.New(*after(5)), ProfileOptions: []string{"memory"}, FileIds: []string{"file"},
 		CreatedBy: 9,
 		Retry:     &taskv1.RetryPolicy{MaxAttempts: 3, Backoff: durationpb.New(time.Second), MaxBackoff: durationpb.New(time.Hour), On: []string{"TIMEOUT"}},

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -63,11 +64,13 @@ func (l *leader) fire(ctx context.Context) error {
 	}
 	tasks, correlations := make([]string, maxFire), make([]string, maxFire)
 	for i := range tasks {
+		// Both rise with time, so that the indexes on them grow at their ends.
 		id, err := uuid.NewV7()
-		if err != nil {
-			return fmt.Errorf("make a task id: %w", err)
+		correlation, also := uuid.NewV7()
+		if err := cmp.Or(err, also); err != nil {
+			return fmt.Errorf("make an id: %w", err)
 		}
-		tasks[i], correlations[i] = id.String(), uuid.NewString()
+		tasks[i], correlations[i] = id.String(), correlation.String()
 	}
 	firing, err := l.store.Fire(ctx, l.epoch, tasks, correlations)
 	switch {

@@ -539,7 +539,9 @@ type Task struct {
 	// UUIDs of the temporary files that it was given.
 	FileIds []string `protobuf:"bytes,28,rep,name=file_ids,json=fileIds,proto3" json:"file_ids,omitempty"`
 	// Number of the user on whose behalf it was dispatched, 0 if nobody said.
-	CreatedBy     int64 `protobuf:"varint,29,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	CreatedBy int64 `protobuf:"varint,29,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	// UUID of the life of the executor that runs or ran it, empty if none did.
+	Incarnation   string `protobuf:"bytes,30,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -775,6 +777,13 @@ func (x *Task) GetCreatedBy() int64 {
 		return x.CreatedBy
 	}
 	return 0
+}
+
+func (x *Task) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
 }
 
 // TaskSpec is what a client says about a task that it dispatches.
@@ -1269,7 +1278,7 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1e\n" +
 	"\n" +
 	"incomplete\x18\x02 \x01(\bR\n" +
-	"incomplete\"\xc0\t\n" +
+	"incomplete\"\xe2\t\n" +
 	"\x04Task\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x03R\x03seq\x12\x12\n" +
@@ -1306,7 +1315,8 @@ const file_sluice_task_v1_task_proto_rawDesc = "" +
 	"\x0fprofile_options\x18\x1b \x03(\tR\x0eprofileOptions\x12\x19\n" +
 	"\bfile_ids\x18\x1c \x03(\tR\afileIds\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\x1d \x01(\x03R\tcreatedBy\x1a;\n" +
+	"created_by\x18\x1d \x01(\x03R\tcreatedBy\x12 \n" +
+	"\vincarnation\x18\x1e \x01(\tR\vincarnation\x1a;\n" +
 	"\rVersionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xce\x05\n" +

@@ -128,15 +128,19 @@ func (c *checks) request(request proto.Message) bool {
 		c.id(at("group_id"), r.GetGroupId())
 	case *statusv1.GetTaskLogRequest:
 		c.id(at("task_id"), r.GetTaskId())
+	case *statusv1.FollowTaskLogRequest:
+		c.id(at("task_id"), r.GetTaskId())
 	case *statusv1.PutTaskLogRequest:
 		c.id(at("task_id"), r.GetTaskId())
 		c.within(at("claim"), r.GetClaim(), 1, 1<<62)
 		c.size(at("text"), r.GetText(), MaxLog)
+		c.within(at("written"), r.GetWritten(), 0, math.MaxInt64)
 	case *statusv1.PutTaskReportRequest:
 		c.taskReport(r)
 	case *statusv1.GetStatsRequest:
 		c.text(at("name"), r.GetName(), MaxName)
 		c.span(at("since"), r.GetSince(), MinSince, MaxSince)
+		c.text(at("domain"), r.GetDomain(), MaxName)
 
 	case *heartbeatv1.RegisterRequest:
 		c.register(r)
@@ -157,6 +161,7 @@ func (c *checks) request(request proto.Message) bool {
 		}
 
 	case *schedulerv1.WatchLeadershipRequest, *schedulerv1.FollowRequest, *executorv1.ListRunningRequest, *executorv1.DrainRequest,
+		*schedulerv1.GetLoadRequest, *schedulerv1.ListLatenciesRequest,
 		*statusv1.GetSystemStatusRequest, *dispatcherv1.ListTaskSchedulesRequest, *accessv1.ListUsersRequest:
 		// Nothing in them.
 	default:

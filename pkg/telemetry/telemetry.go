@@ -22,6 +22,8 @@ import (
 	exporter "go.opentelemetry.io/otel/exporters/prometheus"
 	"go.opentelemetry.io/otel/metric"
 	sdk "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 )
 
 // Metrics are those of one process.
@@ -49,6 +51,14 @@ func New() (*Metrics, error) {
 func (m *Metrics) Meter(service string) metric.Meter {
 	return m.provider.Meter("github.com/sluice-tasks/sluice/" + service)
 }
+
+// Tracer makes spans of a service; one that makes none where tracing is off.
+func (m *Metrics) Tracer(service string) trace.Tracer {
+	return noop.NewTracerProvider().Tracer("github.com/sluice-tasks/sluice/" + service)
+}
+
+// Tracing reports whether spans go anywhere.
+func (m *Metrics) Tracing() bool { return false }
 
 // Handler answers Prometheus.
 func (m *Metrics) Handler() http.Handler {

@@ -154,7 +154,7 @@ func (m *matching) wake(*rapid.T) {
 
 func (m *matching) cancel(t *rapid.T) {
 	row := pick(t, "waiting task", slices.Concat(m.naive.ready, m.naive.resting))
-	m.leader.canceled([]int64{row.Seq})
+	m.leader.canceled([]int64{row.Seq}, 0)
 	over := func(r Row) bool { return r.Seq == row.Seq }
 	m.naive.ready, m.naive.resting = slices.DeleteFunc(m.naive.ready, over), slices.DeleteFunc(m.naive.resting, over)
 }
@@ -244,7 +244,7 @@ func TestALaneGoesWithItsLastTask(t *testing.T) {
 		l.admit(Row{Seq: seq, ID: fmt.Sprint(seq), Name: []string{"t", "unknown"}[seq%2], State: task.Waiting, Deferred: true, Versions: map[string]string{"core": fmt.Sprint(seq / 10)}})
 	}
 	for seq := int64(1); seq <= 100; seq++ {
-		l.canceled([]int64{seq})
+		l.canceled([]int64{seq}, 0)
 	}
 	if len(l.lanes) != 0 {
 		t.Errorf("%d lanes are left", len(l.lanes))

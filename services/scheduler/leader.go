@@ -42,6 +42,8 @@ type live struct {
 	// Times in microseconds since 1970, 0 for none: created and ready by the database's clock, unblocked by this process's. A
 	// task that was unblocked has no ready until it is known when the transaction began that unblocked it.
 	created, ready, unblocked int64
+	// story is what only the witnesses need to know; nil as long as there is nothing to tell.
+	story *story
 	phase                     phase
 	immediate                 bool
 	deferred                  bool
@@ -78,6 +80,8 @@ type leader struct {
 	surveyed func(*Survey)
 	// fired is told what became of each schedule that was due; nil if nobody wants to know.
 	fired func(Fired)
+	// witnesses are told what became of tasks.
+	witnesses []witness
 	// pulseEvery is the pause between two pulses, for those who are welcomed.
 	pulseEvery time.Duration
 	// pause is how long a task rests after so many attempts, which is left to chance.
@@ -216,7 +220,7 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 		l.expect(report.Due, report.Now)
 	}
 	// After what was found: a cancel can be committed between the two statements of a look, and its task is in both answers.
-	changes = append(changes, l.canceled(report.Cancels)...)
+	changes = append(changes, l.canceled(report.Cancels, report.Now)...)
 	for _, gone := range report.Gone {
 		l.gone(gone)
 	}
@@ -665,10 +669,12 @@ func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.C
 		c := report.Claimed[t.seq]
 		if c == nil {
 			l.drop(t)
+			l.sawEnd(t, End{}, task.Canceled, report.Now)
 			changes = append(changes, change(t, task.Canceled))
 			continue
 		}
 		t.claim, t.stamped = c.Claim, true
+		l.sawStart(t, c, report.Now)
 		if t.attempts != nil {
 			t.attempts.made = c.Attempt
 		}
@@ -694,7 +700,8 @@ func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.C
 
 // ended lets out what became of runs, returned assignments, retried and rejected tasks.
 func (l *leader) ended(plan *Plan, report *Report) (changes []*schedulerv1.Change) {
-	for _, t := range plan.ended {
+	for i, t := range plan.ended {
+		l.sawEnd(t, plan.Finish[i], report.Finished[t.seq], report.Now)
 		changes = append(changes, change(t, report.Finished[t.seq]))
 	}
 	for _, t := range plan.returned {
@@ -702,6 +709,7 @@ func (l *leader) ended(plan *Plan, report *Report) (changes []*schedulerv1.Chang
 		changes = append(changes, change(t, state))
 		if state == task.Canceled {
 			l.drop(t)
+			l.sawEnd(t, End{}, task.Canceled, report.Now)
 			continue
 		}
 		t.canceling = false
@@ -713,13 +721,14 @@ func (l *leader) ended(plan *Plan, report *Report) (changes []*schedulerv1.Chang
 	changes = append(changes, l.retried(plan, report)...)
 	for _, t := range plan.rejected {
 		// By this statement or by a cancel that came before it.
+		l.sawEnd(t, End{}, task.Canceled, report.Now)
 		changes = append(changes, change(t, task.Canceled))
 	}
 	return changes
 }
 
 // canceled acts on wishes: a task that was not claimed is final already, a running one is told to stop.
-func (l *leader) canceled(seqs []int64) (changes []*schedulerv1.Change) {
+func (l *leader) canceled(seqs []int64, at int64) (changes []*schedulerv1.Change) {
 	for _, seq := range seqs {
 		l.plan.ForgetCancels = append(l.plan.ForgetCancels, seq)
 		t := l.tasks[seq]
@@ -730,6 +739,7 @@ func (l *leader) canceled(seqs []int64) (changes []*schedulerv1.Change) {
 		case t.canceling:
 		case t.owner == nil && t.phase != claimed:
 			l.drop(t)
+			l.sawEnd(t, End{}, task.Canceled, at)
 			changes = append(changes, change(t, task.Canceled))
 		default:
 			t.canceling = true

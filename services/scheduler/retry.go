@@ -44,8 +44,10 @@ func (l *leader) retried(plan *Plan, report *Report) (changes []*schedulerv1.Cha
 		changes = append(changes, change(t, state))
 		if state == task.Canceled {
 			l.drop(t)
+			l.sawEnd(t, End{}, state, report.Now)
 			continue
 		}
+		l.sawFailure(t, plan.Retry[i], report.Now)
 		l.rest(t, l.now().UnixMicro()+plan.Retry[i].Pause)
 	}
 	return changes

@@ -54,7 +54,7 @@ func TestWhatWasCanceledBehindATaskThatNobodyCanRunIsForgotten(t *testing.T) {
 	admit(1)
 	for seq := int64(2); seq < 10_000; seq++ {
 		admit(seq)
-		l.canceled([]int64{seq})
+		l.canceled([]int64{seq}, 0)
 	}
 	if n := len(l.lanes["unknown"].ready[ordinarily]); n > 200 {
 		t.Errorf("%d entries for one task", n)

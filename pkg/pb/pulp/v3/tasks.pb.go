@@ -1953,7 +1953,31 @@ type ExplainTaskResponse struct {
 	// Free slots on those.
 	FreeSlots int32 `protobuf:"varint,7,opt,name=free_slots,json=freeSlots,proto3" json:"free_slots,omitempty"`
 	// When its next attempt begins at the earliest, while it waits for that.
-	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	RetryAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	// Who waits for whom: the first holds up this task, the second the first, down to one that is not blocked. At most 20.
+	Chain []*BlockerLink `protobuf:"bytes,9,rep,name=chain,proto3" json:"chain,omitempty"`
+	// Connected executors that know the name and lack a version, those that lack least first; only if nobody has all. At most 5.
+	Nearest []*NearExecutor `protobuf:"bytes,10,rep,name=nearest,proto3" json:"nearest,omitempty"`
+	// Tasks that get a free slot before this one does.
+	ReadyAhead int64 `protobuf:"varint,11,opt,name=ready_ahead,json=readyAhead,proto3" json:"ready_ahead,omitempty"`
+	// About how many seconds until a slot is free for it; null if there is nothing to go by.
+	Estimate *float64 `protobuf:"fixed64,12,opt,name=estimate,proto3,oneof" json:"estimate,omitempty"`
+	// Name of the executor that runs it; null if none does.
+	Executor *string `protobuf:"bytes,13,opt,name=executor,proto3,oneof" json:"executor,omitempty"`
+	// When that was given it; null if it did not begin.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// When the executor was last heard of; null if it does not run.
+	LastBeatAt *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=last_beat_at,json=lastBeatAt,proto3" json:"last_beat_at,omitempty"`
+	// When the run last reported how far it is; null if it never did.
+	ProgressAt *timestamppb.Timestamp `protobuf:"bytes,16,opt,name=progress_at,json=progressAt,proto3" json:"progress_at,omitempty"`
+	// How far the run is.
+	ProgressReports []*ProgressReport `protobuf:"bytes,17,rep,name=progress_reports,json=progressReports,proto3" json:"progress_reports,omitempty"`
+	// When it was dispatched.
+	PulpCreated *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=pulp_created,json=pulpCreated,proto3" json:"pulp_created,omitempty"`
+	// When all its resources had been granted; null before.
+	UnblockedAt *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=unblocked_at,json=unblockedAt,proto3" json:"unblocked_at,omitempty"`
+	// When it reached a final state; null before.
+	FinishedAt    *timestamppb.Timestamp `protobuf:"bytes,20,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2044,6 +2068,273 @@ func (x *ExplainTaskResponse) GetRetryAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ExplainTaskResponse) GetChain() []*BlockerLink {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetNearest() []*NearExecutor {
+	if x != nil {
+		return x.Nearest
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetReadyAhead() int64 {
+	if x != nil {
+		return x.ReadyAhead
+	}
+	return 0
+}
+
+func (x *ExplainTaskResponse) GetEstimate() float64 {
+	if x != nil && x.Estimate != nil {
+		return *x.Estimate
+	}
+	return 0
+}
+
+func (x *ExplainTaskResponse) GetExecutor() string {
+	if x != nil && x.Executor != nil {
+		return *x.Executor
+	}
+	return ""
+}
+
+func (x *ExplainTaskResponse) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetLastBeatAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastBeatAt
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetProgressAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ProgressAt
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetProgressReports() []*ProgressReport {
+	if x != nil {
+		return x.ProgressReports
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetPulpCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PulpCreated
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetUnblockedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UnblockedAt
+	}
+	return nil
+}
+
+func (x *ExplainTaskResponse) GetFinishedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FinishedAt
+	}
+	return nil
+}
+
+// BlockerLink is one task in a chain of tasks that wait for each other.
+type BlockerLink struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the one before it waits for.
+	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The task that is in the way there.
+	Task *ResourceUse `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
+	// How that one stands, in a few words.
+	Standing      string `protobuf:"bytes,3,opt,name=standing,proto3" json:"standing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockerLink) Reset() {
+	*x = BlockerLink{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockerLink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockerLink) ProtoMessage() {}
+
+func (x *BlockerLink) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockerLink.ProtoReflect.Descriptor instead.
+func (*BlockerLink) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *BlockerLink) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *BlockerLink) GetTask() *ResourceUse {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+func (x *BlockerLink) GetStanding() string {
+	if x != nil {
+		return x.Standing
+	}
+	return ""
+}
+
+// NearExecutor is one that could run a task if it had other versions.
+type NearExecutor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Executor string `protobuf:"bytes,1,opt,name=executor,proto3" json:"executor,omitempty"`
+	// What it lacks.
+	Gaps          []*VersionGap `protobuf:"bytes,2,rep,name=gaps,proto3" json:"gaps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NearExecutor) Reset() {
+	*x = NearExecutor{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NearExecutor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NearExecutor) ProtoMessage() {}
+
+func (x *NearExecutor) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NearExecutor.ProtoReflect.Descriptor instead.
+func (*NearExecutor) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *NearExecutor) GetExecutor() string {
+	if x != nil {
+		return x.Executor
+	}
+	return ""
+}
+
+func (x *NearExecutor) GetGaps() []*VersionGap {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
+// VersionGap is a component whose version does not suffice.
+type VersionGap struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The component.
+	Component string `protobuf:"bytes,1,opt,name=component,proto3" json:"component,omitempty"`
+	// The lowest version that will do.
+	Wanted string `protobuf:"bytes,2,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// What the executor has; empty if it lacks the component.
+	Has           string `protobuf:"bytes,3,opt,name=has,proto3" json:"has,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionGap) Reset() {
+	*x = VersionGap{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionGap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionGap) ProtoMessage() {}
+
+func (x *VersionGap) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionGap.ProtoReflect.Descriptor instead.
+func (*VersionGap) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *VersionGap) GetComponent() string {
+	if x != nil {
+		return x.Component
+	}
+	return ""
+}
+
+func (x *VersionGap) GetWanted() string {
+	if x != nil {
+		return x.Wanted
+	}
+	return ""
+}
+
+func (x *VersionGap) GetHas() string {
+	if x != nil {
+		return x.Has
+	}
+	return ""
+}
+
 // ResourceWait is one resource that a task lacks.
 type ResourceWait struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2054,14 +2345,20 @@ type ResourceWait struct {
 	// Hrefs of the tasks that hold it, at most 100.
 	HeldBy []string `protobuf:"bytes,3,rep,name=held_by,json=heldBy,proto3" json:"held_by,omitempty"`
 	// How many tasks wait for it ahead of this one.
-	Ahead         int64 `protobuf:"varint,4,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	Ahead int64 `protobuf:"varint,4,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	// Those that hold it, with since when; at most 10.
+	Holders []*ResourceUse `protobuf:"bytes,5,rep,name=holders,proto3" json:"holders,omitempty"`
+	// Those that wait for it ahead of this one, the next one first; at most 10.
+	WaitingAhead []*ResourceUse `protobuf:"bytes,6,rep,name=waiting_ahead,json=waitingAhead,proto3" json:"waiting_ahead,omitempty"`
+	// There may be more than ahead says: the queue was too long to count.
+	AheadAtLeast  bool `protobuf:"varint,7,opt,name=ahead_at_least,json=aheadAtLeast,proto3" json:"ahead_at_least,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourceWait) Reset() {
 	*x = ResourceWait{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[18]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2073,7 +2370,7 @@ func (x *ResourceWait) String() string {
 func (*ResourceWait) ProtoMessage() {}
 
 func (x *ResourceWait) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[18]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2086,7 +2383,7 @@ func (x *ResourceWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceWait.ProtoReflect.Descriptor instead.
 func (*ResourceWait) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{18}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResourceWait) GetResource() string {
@@ -2117,6 +2414,766 @@ func (x *ResourceWait) GetAhead() int64 {
 	return 0
 }
 
+func (x *ResourceWait) GetHolders() []*ResourceUse {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *ResourceWait) GetWaitingAhead() []*ResourceUse {
+	if x != nil {
+		return x.WaitingAhead
+	}
+	return nil
+}
+
+func (x *ResourceWait) GetAheadAtLeast() bool {
+	if x != nil {
+		return x.AheadAtLeast
+	}
+	return false
+}
+
+// ResourceUse is one task that holds a resource or waits for it.
+type ResourceUse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Href of the task.
+	Task string `protobuf:"bytes,1,opt,name=task,proto3" json:"task,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// It holds or wants the resource for itself.
+	Exclusive bool `protobuf:"varint,3,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// It holds the resource.
+	Granted bool `protobuf:"varint,4,opt,name=granted,proto3" json:"granted,omitempty"`
+	// Since when it holds the resource or waits for it.
+	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	// A task state.
+	State string `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`
+	// Name of the executor that runs it; null if none does.
+	Executor      *string `protobuf:"bytes,7,opt,name=executor,proto3,oneof" json:"executor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceUse) Reset() {
+	*x = ResourceUse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceUse) ProtoMessage() {}
+
+func (x *ResourceUse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceUse.ProtoReflect.Descriptor instead.
+func (*ResourceUse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ResourceUse) GetTask() string {
+	if x != nil {
+		return x.Task
+	}
+	return ""
+}
+
+func (x *ResourceUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ResourceUse) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *ResourceUse) GetGranted() bool {
+	if x != nil {
+		return x.Granted
+	}
+	return false
+}
+
+func (x *ResourceUse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ResourceUse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ResourceUse) GetExecutor() string {
+	if x != nil && x.Executor != nil {
+		return *x.Executor
+	}
+	return ""
+}
+
+// ListResourcesRequest asks for the resources that are held or waited for.
+type ListResourcesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many, those with most waiting tasks first: 1 to 1,000, 100 if not given.
+	Limit         int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListResourcesRequest) Reset() {
+	*x = ListResourcesRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListResourcesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListResourcesRequest) ProtoMessage() {}
+
+func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
+func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListResourcesRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ListResourcesResponse lists resources.
+type ListResourcesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many are held or waited for in all.
+	Count int64 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// Those with most waiting tasks first.
+	Results       []*Resource `protobuf:"bytes,2,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListResourcesResponse) Reset() {
+	*x = ListResourcesResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListResourcesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListResourcesResponse) ProtoMessage() {}
+
+func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
+func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListResourcesResponse) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *ListResourcesResponse) GetResults() []*Resource {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// Resource is one that somebody holds or waits for.
+type Resource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Held by one task for itself.
+	Exclusive bool `protobuf:"varint,2,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	// How many tasks hold it.
+	Holders int64 `protobuf:"varint,3,opt,name=holders,proto3" json:"holders,omitempty"`
+	// How many wait for it.
+	Waiting int64 `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// Since when it is held by those who hold it now.
+	HeldSince *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=held_since,json=heldSince,proto3" json:"held_since,omitempty"`
+	// Since when the first in the queue waits; null if nobody does.
+	WaitingSince  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=waiting_since,json=waitingSince,proto3" json:"waiting_since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resource) Reset() {
+	*x = Resource{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resource) ProtoMessage() {}
+
+func (x *Resource) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resource.ProtoReflect.Descriptor instead.
+func (*Resource) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Resource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Resource) GetExclusive() bool {
+	if x != nil {
+		return x.Exclusive
+	}
+	return false
+}
+
+func (x *Resource) GetHolders() int64 {
+	if x != nil {
+		return x.Holders
+	}
+	return 0
+}
+
+func (x *Resource) GetWaiting() int64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *Resource) GetHeldSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HeldSince
+	}
+	return nil
+}
+
+func (x *Resource) GetWaitingSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WaitingSince
+	}
+	return nil
+}
+
+// ReadResourceRequest names a resource.
+type ReadResourceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name, 1 to 1,024 bytes. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How many tasks of its queue: 1 to 1,000, 100 if not given.
+	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadResourceRequest) Reset() {
+	*x = ReadResourceRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadResourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadResourceRequest) ProtoMessage() {}
+
+func (x *ReadResourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadResourceRequest.ProtoReflect.Descriptor instead.
+func (*ReadResourceRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ReadResourceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReadResourceRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+// ReadResourceResponse is a resource with its queue.
+type ReadResourceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource.
+	Resource *Resource `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Holders first, then those that wait, in order.
+	Queue         []*ResourceUse `protobuf:"bytes,2,rep,name=queue,proto3" json:"queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadResourceResponse) Reset() {
+	*x = ReadResourceResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadResourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadResourceResponse) ProtoMessage() {}
+
+func (x *ReadResourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadResourceResponse.ProtoReflect.Descriptor instead.
+func (*ReadResourceResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ReadResourceResponse) GetResource() *Resource {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *ReadResourceResponse) GetQueue() []*ResourceUse {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
+// ReadTaskStatsRequest selects finished tasks.
+type ReadTaskStatsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly this name; all by name if not given.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Exactly this domain; all if not given.
+	Domain string `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
+	// How far back, in seconds: 1 to 2,592,000 (30 days), 3,600 if not given.
+	Since         float64 `protobuf:"fixed64,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadTaskStatsRequest) Reset() {
+	*x = ReadTaskStatsRequest{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadTaskStatsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadTaskStatsRequest) ProtoMessage() {}
+
+func (x *ReadTaskStatsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadTaskStatsRequest.ProtoReflect.Descriptor instead.
+func (*ReadTaskStatsRequest) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ReadTaskStatsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReadTaskStatsRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *ReadTaskStatsRequest) GetSince() float64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+// ReadTaskStatsResponse tells how tasks fared.
+type ReadTaskStatsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From when on: since, rounded to whole minutes or hours.
+	From *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	// All of them together; its name and domain are empty.
+	Total *TaskStats `protobuf:"bytes,2,opt,name=total,proto3" json:"total,omitempty"`
+	// One for each name and domain, by name.
+	Results       []*TaskStats `protobuf:"bytes,3,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadTaskStatsResponse) Reset() {
+	*x = ReadTaskStatsResponse{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadTaskStatsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadTaskStatsResponse) ProtoMessage() {}
+
+func (x *ReadTaskStatsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadTaskStatsResponse.ProtoReflect.Descriptor instead.
+func (*ReadTaskStatsResponse) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ReadTaskStatsResponse) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *ReadTaskStatsResponse) GetTotal() *TaskStats {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *ReadTaskStatsResponse) GetResults() []*TaskStats {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// TaskStats tells how the tasks of one name fared. Times are in seconds.
+type TaskStats struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The domain.
+	Domain string `protobuf:"bytes,2,opt,name=domain,proto3" json:"domain,omitempty"`
+	// How many finished.
+	Finished int64 `protobuf:"varint,3,opt,name=finished,proto3" json:"finished,omitempty"`
+	// How many of them completed.
+	Completed int64 `protobuf:"varint,4,opt,name=completed,proto3" json:"completed,omitempty"`
+	// How many of them failed.
+	Failed int64 `protobuf:"varint,5,opt,name=failed,proto3" json:"failed,omitempty"`
+	// How many of them were canceled.
+	Canceled int64 `protobuf:"varint,6,opt,name=canceled,proto3" json:"canceled,omitempty"`
+	// Share of the finished ones that failed, 0 to 1.
+	FailureRate float64 `protobuf:"fixed64,7,opt,name=failure_rate,json=failureRate,proto3" json:"failure_rate,omitempty"`
+	// From dispatch until all resources were granted.
+	Unblock *Percentiles `protobuf:"bytes,8,opt,name=unblock,proto3" json:"unblock,omitempty"`
+	// From there until an executor was given it.
+	Start *Percentiles `protobuf:"bytes,9,opt,name=start,proto3" json:"start,omitempty"`
+	// From there to the end.
+	Run           *Percentiles `protobuf:"bytes,10,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TaskStats) Reset() {
+	*x = TaskStats{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TaskStats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TaskStats) ProtoMessage() {}
+
+func (x *TaskStats) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TaskStats.ProtoReflect.Descriptor instead.
+func (*TaskStats) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *TaskStats) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TaskStats) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *TaskStats) GetFinished() int64 {
+	if x != nil {
+		return x.Finished
+	}
+	return 0
+}
+
+func (x *TaskStats) GetCompleted() int64 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+func (x *TaskStats) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *TaskStats) GetCanceled() int64 {
+	if x != nil {
+		return x.Canceled
+	}
+	return 0
+}
+
+func (x *TaskStats) GetFailureRate() float64 {
+	if x != nil {
+		return x.FailureRate
+	}
+	return 0
+}
+
+func (x *TaskStats) GetUnblock() *Percentiles {
+	if x != nil {
+		return x.Unblock
+	}
+	return nil
+}
+
+func (x *TaskStats) GetStart() *Percentiles {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *TaskStats) GetRun() *Percentiles {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
+// Percentiles of a time, in seconds.
+type Percentiles struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many were measured.
+	Count int64 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// Half took at most this long.
+	P50 float64 `protobuf:"fixed64,2,opt,name=p50,proto3" json:"p50,omitempty"`
+	// 95 in 100.
+	P95 float64 `protobuf:"fixed64,3,opt,name=p95,proto3" json:"p95,omitempty"`
+	// 99 in 100.
+	P99 float64 `protobuf:"fixed64,4,opt,name=p99,proto3" json:"p99,omitempty"`
+	// The longest.
+	Max           float64 `protobuf:"fixed64,5,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Percentiles) Reset() {
+	*x = Percentiles{}
+	mi := &file_pulp_v3_tasks_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Percentiles) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Percentiles) ProtoMessage() {}
+
+func (x *Percentiles) ProtoReflect() protoreflect.Message {
+	mi := &file_pulp_v3_tasks_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Percentiles.ProtoReflect.Descriptor instead.
+func (*Percentiles) Descriptor() ([]byte, []int) {
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Percentiles) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Percentiles) GetP50() float64 {
+	if x != nil {
+		return x.P50
+	}
+	return 0
+}
+
+func (x *Percentiles) GetP95() float64 {
+	if x != nil {
+		return x.P95
+	}
+	return 0
+}
+
+func (x *Percentiles) GetP99() float64 {
+	if x != nil {
+		return x.P99
+	}
+	return 0
+}
+
+func (x *Percentiles) GetMax() float64 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
+}
+
 // ListTaskRolesRequest names a task.
 type ListTaskRolesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2132,7 +3189,7 @@ type ListTaskRolesRequest struct {
 
 func (x *ListTaskRolesRequest) Reset() {
 	*x = ListTaskRolesRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[19]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +3201,7 @@ func (x *ListTaskRolesRequest) String() string {
 func (*ListTaskRolesRequest) ProtoMessage() {}
 
 func (x *ListTaskRolesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[19]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +3214,7 @@ func (x *ListTaskRolesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTaskRolesRequest.ProtoReflect.Descriptor instead.
 func (*ListTaskRolesRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{19}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListTaskRolesRequest) GetPulpId() string {
@@ -2192,7 +3249,7 @@ type ListTaskRolesResponse struct {
 
 func (x *ListTaskRolesResponse) Reset() {
 	*x = ListTaskRolesResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[20]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2204,7 +3261,7 @@ func (x *ListTaskRolesResponse) String() string {
 func (*ListTaskRolesResponse) ProtoMessage() {}
 
 func (x *ListTaskRolesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[20]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2217,7 +3274,7 @@ func (x *ListTaskRolesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTaskRolesResponse.ProtoReflect.Descriptor instead.
 func (*ListTaskRolesResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{20}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListTaskRolesResponse) GetRoles() []*RoleHolders {
@@ -2242,7 +3299,7 @@ type RoleHolders struct {
 
 func (x *RoleHolders) Reset() {
 	*x = RoleHolders{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[21]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +3311,7 @@ func (x *RoleHolders) String() string {
 func (*RoleHolders) ProtoMessage() {}
 
 func (x *RoleHolders) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[21]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +3324,7 @@ func (x *RoleHolders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RoleHolders.ProtoReflect.Descriptor instead.
 func (*RoleHolders) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{21}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RoleHolders) GetRole() string {
@@ -2306,7 +3363,7 @@ type ReadTaskPermissionsRequest struct {
 
 func (x *ReadTaskPermissionsRequest) Reset() {
 	*x = ReadTaskPermissionsRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[22]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2318,7 +3375,7 @@ func (x *ReadTaskPermissionsRequest) String() string {
 func (*ReadTaskPermissionsRequest) ProtoMessage() {}
 
 func (x *ReadTaskPermissionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[22]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2331,7 +3388,7 @@ func (x *ReadTaskPermissionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTaskPermissionsRequest.ProtoReflect.Descriptor instead.
 func (*ReadTaskPermissionsRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{22}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReadTaskPermissionsRequest) GetPulpId() string {
@@ -2366,7 +3423,7 @@ type ReadTaskPermissionsResponse struct {
 
 func (x *ReadTaskPermissionsResponse) Reset() {
 	*x = ReadTaskPermissionsResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[23]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +3435,7 @@ func (x *ReadTaskPermissionsResponse) String() string {
 func (*ReadTaskPermissionsResponse) ProtoMessage() {}
 
 func (x *ReadTaskPermissionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[23]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +3448,7 @@ func (x *ReadTaskPermissionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTaskPermissionsResponse.ProtoReflect.Descriptor instead.
 func (*ReadTaskPermissionsResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{23}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReadTaskPermissionsResponse) GetPermissions() []string {
@@ -2418,7 +3475,7 @@ type AddTaskRoleRequest struct {
 
 func (x *AddTaskRoleRequest) Reset() {
 	*x = AddTaskRoleRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[24]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +3487,7 @@ func (x *AddTaskRoleRequest) String() string {
 func (*AddTaskRoleRequest) ProtoMessage() {}
 
 func (x *AddTaskRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[24]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +3500,7 @@ func (x *AddTaskRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTaskRoleRequest.ProtoReflect.Descriptor instead.
 func (*AddTaskRoleRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{24}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AddTaskRoleRequest) GetPulpId() string {
@@ -2489,7 +3546,7 @@ type AddTaskRoleResponse struct {
 
 func (x *AddTaskRoleResponse) Reset() {
 	*x = AddTaskRoleResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[25]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +3558,7 @@ func (x *AddTaskRoleResponse) String() string {
 func (*AddTaskRoleResponse) ProtoMessage() {}
 
 func (x *AddTaskRoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[25]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +3571,7 @@ func (x *AddTaskRoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddTaskRoleResponse.ProtoReflect.Descriptor instead.
 func (*AddTaskRoleResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{25}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AddTaskRoleResponse) GetRole() string {
@@ -2555,7 +3612,7 @@ type RemoveTaskRoleRequest struct {
 
 func (x *RemoveTaskRoleRequest) Reset() {
 	*x = RemoveTaskRoleRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[26]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2567,7 +3624,7 @@ func (x *RemoveTaskRoleRequest) String() string {
 func (*RemoveTaskRoleRequest) ProtoMessage() {}
 
 func (x *RemoveTaskRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[26]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2580,7 +3637,7 @@ func (x *RemoveTaskRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRoleRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRoleRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{26}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RemoveTaskRoleRequest) GetPulpId() string {
@@ -2626,7 +3683,7 @@ type RemoveTaskRoleResponse struct {
 
 func (x *RemoveTaskRoleResponse) Reset() {
 	*x = RemoveTaskRoleResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[27]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +3695,7 @@ func (x *RemoveTaskRoleResponse) String() string {
 func (*RemoveTaskRoleResponse) ProtoMessage() {}
 
 func (x *RemoveTaskRoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[27]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +3708,7 @@ func (x *RemoveTaskRoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTaskRoleResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTaskRoleResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{27}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveTaskRoleResponse) GetRole() string {
@@ -2692,7 +3749,7 @@ type WaitTasksResponse struct {
 
 func (x *WaitTasksResponse) Reset() {
 	*x = WaitTasksResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[28]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2704,7 +3761,7 @@ func (x *WaitTasksResponse) String() string {
 func (*WaitTasksResponse) ProtoMessage() {}
 
 func (x *WaitTasksResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[28]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2717,7 +3774,7 @@ func (x *WaitTasksResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WaitTasksResponse.ProtoReflect.Descriptor instead.
 func (*WaitTasksResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{28}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WaitTasksResponse) GetDone() bool {
@@ -2765,7 +3822,7 @@ type ReadTaskRequest struct {
 
 func (x *ReadTaskRequest) Reset() {
 	*x = ReadTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[29]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +3834,7 @@ func (x *ReadTaskRequest) String() string {
 func (*ReadTaskRequest) ProtoMessage() {}
 
 func (x *ReadTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[29]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2790,7 +3847,7 @@ func (x *ReadTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTaskRequest.ProtoReflect.Descriptor instead.
 func (*ReadTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{29}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReadTaskRequest) GetPulpId() string {
@@ -2832,7 +3889,7 @@ type ReadTaskResponse struct {
 
 func (x *ReadTaskResponse) Reset() {
 	*x = ReadTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[30]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2844,7 +3901,7 @@ func (x *ReadTaskResponse) String() string {
 func (*ReadTaskResponse) ProtoMessage() {}
 
 func (x *ReadTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[30]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2857,7 +3914,7 @@ func (x *ReadTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTaskResponse.ProtoReflect.Descriptor instead.
 func (*ReadTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{30}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReadTaskResponse) GetTask() *Task {
@@ -2880,7 +3937,7 @@ type CancelTaskRequest struct {
 
 func (x *CancelTaskRequest) Reset() {
 	*x = CancelTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[31]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +3949,7 @@ func (x *CancelTaskRequest) String() string {
 func (*CancelTaskRequest) ProtoMessage() {}
 
 func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[31]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +3962,7 @@ func (x *CancelTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskRequest.ProtoReflect.Descriptor instead.
 func (*CancelTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{31}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CancelTaskRequest) GetPulpId() string {
@@ -2935,7 +3992,7 @@ type CancelTaskResponse struct {
 
 func (x *CancelTaskResponse) Reset() {
 	*x = CancelTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[32]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2947,7 +4004,7 @@ func (x *CancelTaskResponse) String() string {
 func (*CancelTaskResponse) ProtoMessage() {}
 
 func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[32]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2960,7 +4017,7 @@ func (x *CancelTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTaskResponse.ProtoReflect.Descriptor instead.
 func (*CancelTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{32}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CancelTaskResponse) GetTask() *Task {
@@ -2988,7 +4045,7 @@ type DeleteTaskRequest struct {
 
 func (x *DeleteTaskRequest) Reset() {
 	*x = DeleteTaskRequest{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[33]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3000,7 +4057,7 @@ func (x *DeleteTaskRequest) String() string {
 func (*DeleteTaskRequest) ProtoMessage() {}
 
 func (x *DeleteTaskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[33]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3013,7 +4070,7 @@ func (x *DeleteTaskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTaskRequest.ProtoReflect.Descriptor instead.
 func (*DeleteTaskRequest) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{33}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DeleteTaskRequest) GetPulpId() string {
@@ -3032,7 +4089,7 @@ type DeleteTaskResponse struct {
 
 func (x *DeleteTaskResponse) Reset() {
 	*x = DeleteTaskResponse{}
-	mi := &file_pulp_v3_tasks_proto_msgTypes[34]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3044,7 +4101,7 @@ func (x *DeleteTaskResponse) String() string {
 func (*DeleteTaskResponse) ProtoMessage() {}
 
 func (x *DeleteTaskResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pulp_v3_tasks_proto_msgTypes[34]
+	mi := &file_pulp_v3_tasks_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3057,7 +4114,7 @@ func (x *DeleteTaskResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteTaskResponse.ProtoReflect.Descriptor instead.
 func (*DeleteTaskResponse) Descriptor() ([]byte, []int) {
-	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{34}
+	return file_pulp_v3_tasks_proto_rawDescGZIP(), []int{47}
 }
 
 var File_pulp_v3_tasks_proto protoreflect.FileDescriptor
@@ -3272,7 +4329,7 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"-\n" +
 	"\x12ExplainTaskRequest\x12\x17\n" +
-	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\"\xce\x02\n" +
+	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\"\xdd\a\n" +
 	"\x13ExplainTaskResponse\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12\x1c\n" +
@@ -3282,12 +4339,101 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\x17executors_with_versions\x18\x06 \x01(\x05R\x15executorsWithVersions\x12\x1d\n" +
 	"\n" +
 	"free_slots\x18\a \x01(\x05R\tfreeSlots\x125\n" +
-	"\bretry_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\"w\n" +
+	"\bretry_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12*\n" +
+	"\x05chain\x18\t \x03(\v2\x14.pulp.v3.BlockerLinkR\x05chain\x12/\n" +
+	"\anearest\x18\n" +
+	" \x03(\v2\x15.pulp.v3.NearExecutorR\anearest\x12\x1f\n" +
+	"\vready_ahead\x18\v \x01(\x03R\n" +
+	"readyAhead\x12\x1f\n" +
+	"\bestimate\x18\f \x01(\x01H\x00R\bestimate\x88\x01\x01\x12\x1f\n" +
+	"\bexecutor\x18\r \x01(\tH\x01R\bexecutor\x88\x01\x01\x129\n" +
+	"\n" +
+	"started_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12<\n" +
+	"\flast_beat_at\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastBeatAt\x12;\n" +
+	"\vprogress_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"progressAt\x12B\n" +
+	"\x10progress_reports\x18\x11 \x03(\v2\x17.pulp.v3.ProgressReportR\x0fprogressReports\x12=\n" +
+	"\fpulp_created\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\vpulpCreated\x12=\n" +
+	"\funblocked_at\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\vunblockedAt\x12;\n" +
+	"\vfinished_at\x18\x14 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"finishedAtB\v\n" +
+	"\t_estimateB\v\n" +
+	"\t_executor\"o\n" +
+	"\vBlockerLink\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x12(\n" +
+	"\x04task\x18\x02 \x01(\v2\x14.pulp.v3.ResourceUseR\x04task\x12\x1a\n" +
+	"\bstanding\x18\x03 \x01(\tR\bstanding\"S\n" +
+	"\fNearExecutor\x12\x1a\n" +
+	"\bexecutor\x18\x01 \x01(\tR\bexecutor\x12'\n" +
+	"\x04gaps\x18\x02 \x03(\v2\x13.pulp.v3.VersionGapR\x04gaps\"T\n" +
+	"\n" +
+	"VersionGap\x12\x1c\n" +
+	"\tcomponent\x18\x01 \x01(\tR\tcomponent\x12\x16\n" +
+	"\x06wanted\x18\x02 \x01(\tR\x06wanted\x12\x10\n" +
+	"\x03has\x18\x03 \x01(\tR\x03has\"\x88\x02\n" +
 	"\fResourceWait\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\texclusive\x18\x02 \x01(\bR\texclusive\x12\x17\n" +
 	"\aheld_by\x18\x03 \x03(\tR\x06heldBy\x12\x14\n" +
-	"\x05ahead\x18\x04 \x01(\x03R\x05ahead\"n\n" +
+	"\x05ahead\x18\x04 \x01(\x03R\x05ahead\x12.\n" +
+	"\aholders\x18\x05 \x03(\v2\x14.pulp.v3.ResourceUseR\aholders\x129\n" +
+	"\rwaiting_ahead\x18\x06 \x03(\v2\x14.pulp.v3.ResourceUseR\fwaitingAhead\x12$\n" +
+	"\x0eahead_at_least\x18\a \x01(\bR\faheadAtLeast\"\xe3\x01\n" +
+	"\vResourceUse\x12\x12\n" +
+	"\x04task\x18\x01 \x01(\tR\x04task\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
+	"\texclusive\x18\x03 \x01(\bR\texclusive\x12\x18\n" +
+	"\agranted\x18\x04 \x01(\bR\agranted\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05state\x18\x06 \x01(\tR\x05state\x12\x1f\n" +
+	"\bexecutor\x18\a \x01(\tH\x00R\bexecutor\x88\x01\x01B\v\n" +
+	"\t_executor\",\n" +
+	"\x14ListResourcesRequest\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\x05R\x05limit\"Z\n" +
+	"\x15ListResourcesResponse\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x03R\x05count\x12+\n" +
+	"\aresults\x18\x02 \x03(\v2\x11.pulp.v3.ResourceR\aresults\"\xec\x01\n" +
+	"\bResource\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\texclusive\x18\x02 \x01(\bR\texclusive\x12\x18\n" +
+	"\aholders\x18\x03 \x01(\x03R\aholders\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\x03R\awaiting\x129\n" +
+	"\n" +
+	"held_since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\theldSince\x12?\n" +
+	"\rwaiting_since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fwaitingSince\"?\n" +
+	"\x13ReadResourceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\"q\n" +
+	"\x14ReadResourceResponse\x12-\n" +
+	"\bresource\x18\x01 \x01(\v2\x11.pulp.v3.ResourceR\bresource\x12*\n" +
+	"\x05queue\x18\x02 \x03(\v2\x14.pulp.v3.ResourceUseR\x05queue\"X\n" +
+	"\x14ReadTaskStatsRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x14\n" +
+	"\x05since\x18\x03 \x01(\x01R\x05since\"\x9f\x01\n" +
+	"\x15ReadTaskStatsResponse\x12.\n" +
+	"\x04from\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x12(\n" +
+	"\x05total\x18\x02 \x01(\v2\x12.pulp.v3.TaskStatsR\x05total\x12,\n" +
+	"\aresults\x18\x03 \x03(\v2\x12.pulp.v3.TaskStatsR\aresults\"\xcc\x02\n" +
+	"\tTaskStats\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06domain\x18\x02 \x01(\tR\x06domain\x12\x1a\n" +
+	"\bfinished\x18\x03 \x01(\x03R\bfinished\x12\x1c\n" +
+	"\tcompleted\x18\x04 \x01(\x03R\tcompleted\x12\x16\n" +
+	"\x06failed\x18\x05 \x01(\x03R\x06failed\x12\x1a\n" +
+	"\bcanceled\x18\x06 \x01(\x03R\bcanceled\x12!\n" +
+	"\ffailure_rate\x18\a \x01(\x01R\vfailureRate\x12.\n" +
+	"\aunblock\x18\b \x01(\v2\x14.pulp.v3.PercentilesR\aunblock\x12*\n" +
+	"\x05start\x18\t \x01(\v2\x14.pulp.v3.PercentilesR\x05start\x12&\n" +
+	"\x03run\x18\n" +
+	" \x01(\v2\x14.pulp.v3.PercentilesR\x03run\"k\n" +
+	"\vPercentiles\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x03R\x05count\x12\x10\n" +
+	"\x03p50\x18\x02 \x01(\x01R\x03p50\x12\x10\n" +
+	"\x03p95\x18\x03 \x01(\x01R\x03p95\x12\x10\n" +
+	"\x03p99\x18\x04 \x01(\x01R\x03p99\x12\x10\n" +
+	"\x03max\x18\x05 \x01(\x01R\x03max\"n\n" +
 	"\x14ListTaskRolesRequest\x12\x17\n" +
 	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\x12\x16\n" +
 	"\x06fields\x18\x02 \x03(\tR\x06fields\x12%\n" +
@@ -3342,7 +4488,8 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"\bconflict\x18\x02 \x01(\bR\bconflict\",\n" +
 	"\x11DeleteTaskRequest\x12\x17\n" +
 	"\apulp_id\x18\x01 \x01(\tR\x06pulpId\"\x14\n" +
-	"\x12DeleteTaskResponse2\x9f\b\n" +
+	"\x12DeleteTaskResponse2\x9b\n" +
+	"\n" +
 	"\fTasksService\x12G\n" +
 	"\tListTasks\x12\x19.pulp.v3.ListTasksRequest\x1a\x1a.pulp.v3.ListTasksResponse\"\x03\x90\x02\x01\x12E\n" +
 	"\n" +
@@ -3357,6 +4504,9 @@ const file_pulp_v3_tasks_proto_rawDesc = "" +
 	"PurgeTasks\x12\x1a.pulp.v3.PurgeTasksRequest\x1a\x1b.pulp.v3.PurgeTasksResponse\x12h\n" +
 	"\x14ReadProfileArtifacts\x12$.pulp.v3.ReadProfileArtifactsRequest\x1a%.pulp.v3.ReadProfileArtifactsResponse\"\x03\x90\x02\x01\x12M\n" +
 	"\vExplainTask\x12\x1b.pulp.v3.ExplainTaskRequest\x1a\x1c.pulp.v3.ExplainTaskResponse\"\x03\x90\x02\x01\x12S\n" +
+	"\rReadTaskStats\x12\x1d.pulp.v3.ReadTaskStatsRequest\x1a\x1e.pulp.v3.ReadTaskStatsResponse\"\x03\x90\x02\x01\x12S\n" +
+	"\rListResources\x12\x1d.pulp.v3.ListResourcesRequest\x1a\x1e.pulp.v3.ListResourcesResponse\"\x03\x90\x02\x01\x12P\n" +
+	"\fReadResource\x12\x1c.pulp.v3.ReadResourceRequest\x1a\x1d.pulp.v3.ReadResourceResponse\"\x03\x90\x02\x01\x12S\n" +
 	"\rListTaskRoles\x12\x1d.pulp.v3.ListTaskRolesRequest\x1a\x1e.pulp.v3.ListTaskRolesResponse\"\x03\x90\x02\x01\x12e\n" +
 	"\x13ReadTaskPermissions\x12#.pulp.v3.ReadTaskPermissionsRequest\x1a$.pulp.v3.ReadTaskPermissionsResponse\"\x03\x90\x02\x01\x12H\n" +
 	"\vAddTaskRole\x12\x1b.pulp.v3.AddTaskRoleRequest\x1a\x1c.pulp.v3.AddTaskRoleResponse\x12Q\n" +
@@ -3374,7 +4524,7 @@ func file_pulp_v3_tasks_proto_rawDescGZIP() []byte {
 	return file_pulp_v3_tasks_proto_rawDescData
 }
 
-var file_pulp_v3_tasks_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_pulp_v3_tasks_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_pulp_v3_tasks_proto_goTypes = []any{
 	(*Json)(nil),                         // 0: pulp.v3.Json
 	(*Task)(nil),                         // 1: pulp.v3.Task
@@ -3394,91 +4544,135 @@ var file_pulp_v3_tasks_proto_goTypes = []any{
 	(*ReadProfileArtifactsResponse)(nil), // 15: pulp.v3.ReadProfileArtifactsResponse
 	(*ExplainTaskRequest)(nil),           // 16: pulp.v3.ExplainTaskRequest
 	(*ExplainTaskResponse)(nil),          // 17: pulp.v3.ExplainTaskResponse
-	(*ResourceWait)(nil),                 // 18: pulp.v3.ResourceWait
-	(*ListTaskRolesRequest)(nil),         // 19: pulp.v3.ListTaskRolesRequest
-	(*ListTaskRolesResponse)(nil),        // 20: pulp.v3.ListTaskRolesResponse
-	(*RoleHolders)(nil),                  // 21: pulp.v3.RoleHolders
-	(*ReadTaskPermissionsRequest)(nil),   // 22: pulp.v3.ReadTaskPermissionsRequest
-	(*ReadTaskPermissionsResponse)(nil),  // 23: pulp.v3.ReadTaskPermissionsResponse
-	(*AddTaskRoleRequest)(nil),           // 24: pulp.v3.AddTaskRoleRequest
-	(*AddTaskRoleResponse)(nil),          // 25: pulp.v3.AddTaskRoleResponse
-	(*RemoveTaskRoleRequest)(nil),        // 26: pulp.v3.RemoveTaskRoleRequest
-	(*RemoveTaskRoleResponse)(nil),       // 27: pulp.v3.RemoveTaskRoleResponse
-	(*WaitTasksResponse)(nil),            // 28: pulp.v3.WaitTasksResponse
-	(*ReadTaskRequest)(nil),              // 29: pulp.v3.ReadTaskRequest
-	(*ReadTaskResponse)(nil),             // 30: pulp.v3.ReadTaskResponse
-	(*CancelTaskRequest)(nil),            // 31: pulp.v3.CancelTaskRequest
-	(*CancelTaskResponse)(nil),           // 32: pulp.v3.CancelTaskResponse
-	(*DeleteTaskRequest)(nil),            // 33: pulp.v3.DeleteTaskRequest
-	(*DeleteTaskResponse)(nil),           // 34: pulp.v3.DeleteTaskResponse
-	nil,                                  // 35: pulp.v3.CreateTaskRequest.VersionsEntry
-	nil,                                  // 36: pulp.v3.ReadProfileArtifactsResponse.UrlsEntry
-	(*timestamppb.Timestamp)(nil),        // 37: google.protobuf.Timestamp
+	(*BlockerLink)(nil),                  // 18: pulp.v3.BlockerLink
+	(*NearExecutor)(nil),                 // 19: pulp.v3.NearExecutor
+	(*VersionGap)(nil),                   // 20: pulp.v3.VersionGap
+	(*ResourceWait)(nil),                 // 21: pulp.v3.ResourceWait
+	(*ResourceUse)(nil),                  // 22: pulp.v3.ResourceUse
+	(*ListResourcesRequest)(nil),         // 23: pulp.v3.ListResourcesRequest
+	(*ListResourcesResponse)(nil),        // 24: pulp.v3.ListResourcesResponse
+	(*Resource)(nil),                     // 25: pulp.v3.Resource
+	(*ReadResourceRequest)(nil),          // 26: pulp.v3.ReadResourceRequest
+	(*ReadResourceResponse)(nil),         // 27: pulp.v3.ReadResourceResponse
+	(*ReadTaskStatsRequest)(nil),         // 28: pulp.v3.ReadTaskStatsRequest
+	(*ReadTaskStatsResponse)(nil),        // 29: pulp.v3.ReadTaskStatsResponse
+	(*TaskStats)(nil),                    // 30: pulp.v3.TaskStats
+	(*Percentiles)(nil),                  // 31: pulp.v3.Percentiles
+	(*ListTaskRolesRequest)(nil),         // 32: pulp.v3.ListTaskRolesRequest
+	(*ListTaskRolesResponse)(nil),        // 33: pulp.v3.ListTaskRolesResponse
+	(*RoleHolders)(nil),                  // 34: pulp.v3.RoleHolders
+	(*ReadTaskPermissionsRequest)(nil),   // 35: pulp.v3.ReadTaskPermissionsRequest
+	(*ReadTaskPermissionsResponse)(nil),  // 36: pulp.v3.ReadTaskPermissionsResponse
+	(*AddTaskRoleRequest)(nil),           // 37: pulp.v3.AddTaskRoleRequest
+	(*AddTaskRoleResponse)(nil),          // 38: pulp.v3.AddTaskRoleResponse
+	(*RemoveTaskRoleRequest)(nil),        // 39: pulp.v3.RemoveTaskRoleRequest
+	(*RemoveTaskRoleResponse)(nil),       // 40: pulp.v3.RemoveTaskRoleResponse
+	(*WaitTasksResponse)(nil),            // 41: pulp.v3.WaitTasksResponse
+	(*ReadTaskRequest)(nil),              // 42: pulp.v3.ReadTaskRequest
+	(*ReadTaskResponse)(nil),             // 43: pulp.v3.ReadTaskResponse
+	(*CancelTaskRequest)(nil),            // 44: pulp.v3.CancelTaskRequest
+	(*CancelTaskResponse)(nil),           // 45: pulp.v3.CancelTaskResponse
+	(*DeleteTaskRequest)(nil),            // 46: pulp.v3.DeleteTaskRequest
+	(*DeleteTaskResponse)(nil),           // 47: pulp.v3.DeleteTaskResponse
+	nil,                                  // 48: pulp.v3.CreateTaskRequest.VersionsEntry
+	nil,                                  // 49: pulp.v3.ReadProfileArtifactsResponse.UrlsEntry
+	(*timestamppb.Timestamp)(nil),        // 50: google.protobuf.Timestamp
 }
 var file_pulp_v3_tasks_proto_depIdxs = []int32{
-	37, // 0: pulp.v3.Task.pulp_created:type_name -> google.protobuf.Timestamp
-	37, // 1: pulp.v3.Task.pulp_last_updated:type_name -> google.protobuf.Timestamp
-	37, // 2: pulp.v3.Task.unblocked_at:type_name -> google.protobuf.Timestamp
-	37, // 3: pulp.v3.Task.started_at:type_name -> google.protobuf.Timestamp
-	37, // 4: pulp.v3.Task.finished_at:type_name -> google.protobuf.Timestamp
+	50, // 0: pulp.v3.Task.pulp_created:type_name -> google.protobuf.Timestamp
+	50, // 1: pulp.v3.Task.pulp_last_updated:type_name -> google.protobuf.Timestamp
+	50, // 2: pulp.v3.Task.unblocked_at:type_name -> google.protobuf.Timestamp
+	50, // 3: pulp.v3.Task.started_at:type_name -> google.protobuf.Timestamp
+	50, // 4: pulp.v3.Task.finished_at:type_name -> google.protobuf.Timestamp
 	0,  // 5: pulp.v3.Task.error:type_name -> pulp.v3.Json
 	5,  // 6: pulp.v3.Task.progress_reports:type_name -> pulp.v3.ProgressReport
 	0,  // 7: pulp.v3.Task.result:type_name -> pulp.v3.Json
 	2,  // 8: pulp.v3.Task.retry:type_name -> pulp.v3.Retry
-	37, // 9: pulp.v3.Task.retry_at:type_name -> google.protobuf.Timestamp
+	50, // 9: pulp.v3.Task.retry_at:type_name -> google.protobuf.Timestamp
 	3,  // 10: pulp.v3.Task.attempts:type_name -> pulp.v3.Attempt
-	37, // 11: pulp.v3.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	37, // 12: pulp.v3.Attempt.finished_at:type_name -> google.protobuf.Timestamp
+	50, // 11: pulp.v3.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	50, // 12: pulp.v3.Attempt.finished_at:type_name -> google.protobuf.Timestamp
 	0,  // 13: pulp.v3.Attempt.error:type_name -> pulp.v3.Json
-	37, // 14: pulp.v3.MinimalTask.pulp_created:type_name -> google.protobuf.Timestamp
-	37, // 15: pulp.v3.MinimalTask.pulp_last_updated:type_name -> google.protobuf.Timestamp
-	37, // 16: pulp.v3.MinimalTask.unblocked_at:type_name -> google.protobuf.Timestamp
-	37, // 17: pulp.v3.MinimalTask.started_at:type_name -> google.protobuf.Timestamp
-	37, // 18: pulp.v3.MinimalTask.finished_at:type_name -> google.protobuf.Timestamp
+	50, // 14: pulp.v3.MinimalTask.pulp_created:type_name -> google.protobuf.Timestamp
+	50, // 15: pulp.v3.MinimalTask.pulp_last_updated:type_name -> google.protobuf.Timestamp
+	50, // 16: pulp.v3.MinimalTask.unblocked_at:type_name -> google.protobuf.Timestamp
+	50, // 17: pulp.v3.MinimalTask.started_at:type_name -> google.protobuf.Timestamp
+	50, // 18: pulp.v3.MinimalTask.finished_at:type_name -> google.protobuf.Timestamp
 	1,  // 19: pulp.v3.ListTasksResponse.results:type_name -> pulp.v3.Task
 	0,  // 20: pulp.v3.CreateTaskRequest.args:type_name -> pulp.v3.Json
 	0,  // 21: pulp.v3.CreateTaskRequest.kwargs:type_name -> pulp.v3.Json
-	35, // 22: pulp.v3.CreateTaskRequest.versions:type_name -> pulp.v3.CreateTaskRequest.VersionsEntry
+	48, // 22: pulp.v3.CreateTaskRequest.versions:type_name -> pulp.v3.CreateTaskRequest.VersionsEntry
 	2,  // 23: pulp.v3.CreateTaskRequest.retry:type_name -> pulp.v3.Retry
 	8,  // 24: pulp.v3.CreateTasksRequest.tasks:type_name -> pulp.v3.CreateTaskRequest
-	36, // 25: pulp.v3.ReadProfileArtifactsResponse.urls:type_name -> pulp.v3.ReadProfileArtifactsResponse.UrlsEntry
-	18, // 26: pulp.v3.ExplainTaskResponse.waits:type_name -> pulp.v3.ResourceWait
-	37, // 27: pulp.v3.ExplainTaskResponse.retry_at:type_name -> google.protobuf.Timestamp
-	21, // 28: pulp.v3.ListTaskRolesResponse.roles:type_name -> pulp.v3.RoleHolders
-	4,  // 29: pulp.v3.WaitTasksResponse.tasks:type_name -> pulp.v3.MinimalTask
-	1,  // 30: pulp.v3.ReadTaskResponse.task:type_name -> pulp.v3.Task
-	1,  // 31: pulp.v3.CancelTaskResponse.task:type_name -> pulp.v3.Task
-	6,  // 32: pulp.v3.TasksService.ListTasks:input_type -> pulp.v3.ListTasksRequest
-	8,  // 33: pulp.v3.TasksService.CreateTask:input_type -> pulp.v3.CreateTaskRequest
-	29, // 34: pulp.v3.TasksService.ReadTask:input_type -> pulp.v3.ReadTaskRequest
-	31, // 35: pulp.v3.TasksService.CancelTask:input_type -> pulp.v3.CancelTaskRequest
-	33, // 36: pulp.v3.TasksService.DeleteTask:input_type -> pulp.v3.DeleteTaskRequest
-	10, // 37: pulp.v3.TasksService.CreateTasks:input_type -> pulp.v3.CreateTasksRequest
-	12, // 38: pulp.v3.TasksService.PurgeTasks:input_type -> pulp.v3.PurgeTasksRequest
-	14, // 39: pulp.v3.TasksService.ReadProfileArtifacts:input_type -> pulp.v3.ReadProfileArtifactsRequest
-	16, // 40: pulp.v3.TasksService.ExplainTask:input_type -> pulp.v3.ExplainTaskRequest
-	19, // 41: pulp.v3.TasksService.ListTaskRoles:input_type -> pulp.v3.ListTaskRolesRequest
-	22, // 42: pulp.v3.TasksService.ReadTaskPermissions:input_type -> pulp.v3.ReadTaskPermissionsRequest
-	24, // 43: pulp.v3.TasksService.AddTaskRole:input_type -> pulp.v3.AddTaskRoleRequest
-	26, // 44: pulp.v3.TasksService.RemoveTaskRole:input_type -> pulp.v3.RemoveTaskRoleRequest
-	7,  // 45: pulp.v3.TasksService.ListTasks:output_type -> pulp.v3.ListTasksResponse
-	9,  // 46: pulp.v3.TasksService.CreateTask:output_type -> pulp.v3.CreateTaskResponse
-	30, // 47: pulp.v3.TasksService.ReadTask:output_type -> pulp.v3.ReadTaskResponse
-	32, // 48: pulp.v3.TasksService.CancelTask:output_type -> pulp.v3.CancelTaskResponse
-	34, // 49: pulp.v3.TasksService.DeleteTask:output_type -> pulp.v3.DeleteTaskResponse
-	11, // 50: pulp.v3.TasksService.CreateTasks:output_type -> pulp.v3.CreateTasksResponse
-	13, // 51: pulp.v3.TasksService.PurgeTasks:output_type -> pulp.v3.PurgeTasksResponse
-	15, // 52: pulp.v3.TasksService.ReadProfileArtifacts:output_type -> pulp.v3.ReadProfileArtifactsResponse
-	17, // 53: pulp.v3.TasksService.ExplainTask:output_type -> pulp.v3.ExplainTaskResponse
-	20, // 54: pulp.v3.TasksService.ListTaskRoles:output_type -> pulp.v3.ListTaskRolesResponse
-	23, // 55: pulp.v3.TasksService.ReadTaskPermissions:output_type -> pulp.v3.ReadTaskPermissionsResponse
-	25, // 56: pulp.v3.TasksService.AddTaskRole:output_type -> pulp.v3.AddTaskRoleResponse
-	27, // 57: pulp.v3.TasksService.RemoveTaskRole:output_type -> pulp.v3.RemoveTaskRoleResponse
-	45, // [45:58] is the sub-list for method output_type
-	32, // [32:45] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	49, // 25: pulp.v3.ReadProfileArtifactsResponse.urls:type_name -> pulp.v3.ReadProfileArtifactsResponse.UrlsEntry
+	21, // 26: pulp.v3.ExplainTaskResponse.waits:type_name -> pulp.v3.ResourceWait
+	50, // 27: pulp.v3.ExplainTaskResponse.retry_at:type_name -> google.protobuf.Timestamp
+	18, // 28: pulp.v3.ExplainTaskResponse.chain:type_name -> pulp.v3.BlockerLink
+	19, // 29: pulp.v3.ExplainTaskResponse.nearest:type_name -> pulp.v3.NearExecutor
+	50, // 30: pulp.v3.ExplainTaskResponse.started_at:type_name -> google.protobuf.Timestamp
+	50, // 31: pulp.v3.ExplainTaskResponse.last_beat_at:type_name -> google.protobuf.Timestamp
+	50, // 32: pulp.v3.ExplainTaskResponse.progress_at:type_name -> google.protobuf.Timestamp
+	5,  // 33: pulp.v3.ExplainTaskResponse.progress_reports:type_name -> pulp.v3.ProgressReport
+	50, // 34: pulp.v3.ExplainTaskResponse.pulp_created:type_name -> google.protobuf.Timestamp
+	50, // 35: pulp.v3.ExplainTaskResponse.unblocked_at:type_name -> google.protobuf.Timestamp
+	50, // 36: pulp.v3.ExplainTaskResponse.finished_at:type_name -> google.protobuf.Timestamp
+	22, // 37: pulp.v3.BlockerLink.task:type_name -> pulp.v3.ResourceUse
+	20, // 38: pulp.v3.NearExecutor.gaps:type_name -> pulp.v3.VersionGap
+	22, // 39: pulp.v3.ResourceWait.holders:type_name -> pulp.v3.ResourceUse
+	22, // 40: pulp.v3.ResourceWait.waiting_ahead:type_name -> pulp.v3.ResourceUse
+	50, // 41: pulp.v3.ResourceUse.since:type_name -> google.protobuf.Timestamp
+	25, // 42: pulp.v3.ListResourcesResponse.results:type_name -> pulp.v3.Resource
+	50, // 43: pulp.v3.Resource.held_since:type_name -> google.protobuf.Timestamp
+	50, // 44: pulp.v3.Resource.waiting_since:type_name -> google.protobuf.Timestamp
+	25, // 45: pulp.v3.ReadResourceResponse.resource:type_name -> pulp.v3.Resource
+	22, // 46: pulp.v3.ReadResourceResponse.queue:type_name -> pulp.v3.ResourceUse
+	50, // 47: pulp.v3.ReadTaskStatsResponse.from:type_name -> google.protobuf.Timestamp
+	30, // 48: pulp.v3.ReadTaskStatsResponse.total:type_name -> pulp.v3.TaskStats
+	30, // 49: pulp.v3.ReadTaskStatsResponse.results:type_name -> pulp.v3.TaskStats
+	31, // 50: pulp.v3.TaskStats.unblock:type_name -> pulp.v3.Percentiles
+	31, // 51: pulp.v3.TaskStats.start:type_name -> pulp.v3.Percentiles
+	31, // 52: pulp.v3.TaskStats.run:type_name -> pulp.v3.Percentiles
+	34, // 53: pulp.v3.ListTaskRolesResponse.roles:type_name -> pulp.v3.RoleHolders
+	4,  // 54: pulp.v3.WaitTasksResponse.tasks:type_name -> pulp.v3.MinimalTask
+	1,  // 55: pulp.v3.ReadTaskResponse.task:type_name -> pulp.v3.Task
+	1,  // 56: pulp.v3.CancelTaskResponse.task:type_name -> pulp.v3.Task
+	6,  // 57: pulp.v3.TasksService.ListTasks:input_type -> pulp.v3.ListTasksRequest
+	8,  // 58: pulp.v3.TasksService.CreateTask:input_type -> pulp.v3.CreateTaskRequest
+	42, // 59: pulp.v3.TasksService.ReadTask:input_type -> pulp.v3.ReadTaskRequest
+	44, // 60: pulp.v3.TasksService.CancelTask:input_type -> pulp.v3.CancelTaskRequest
+	46, // 61: pulp.v3.TasksService.DeleteTask:input_type -> pulp.v3.DeleteTaskRequest
+	10, // 62: pulp.v3.TasksService.CreateTasks:input_type -> pulp.v3.CreateTasksRequest
+	12, // 63: pulp.v3.TasksService.PurgeTasks:input_type -> pulp.v3.PurgeTasksRequest
+	14, // 64: pulp.v3.TasksService.ReadProfileArtifacts:input_type -> pulp.v3.ReadProfileArtifactsRequest
+	16, // 65: pulp.v3.TasksService.ExplainTask:input_type -> pulp.v3.ExplainTaskRequest
+	28, // 66: pulp.v3.TasksService.ReadTaskStats:input_type -> pulp.v3.ReadTaskStatsRequest
+	23, // 67: pulp.v3.TasksService.ListResources:input_type -> pulp.v3.ListResourcesRequest
+	26, // 68: pulp.v3.TasksService.ReadResource:input_type -> pulp.v3.ReadResourceRequest
+	32, // 69: pulp.v3.TasksService.ListTaskRoles:input_type -> pulp.v3.ListTaskRolesRequest
+	35, // 70: pulp.v3.TasksService.ReadTaskPermissions:input_type -> pulp.v3.ReadTaskPermissionsRequest
+	37, // 71: pulp.v3.TasksService.AddTaskRole:input_type -> pulp.v3.AddTaskRoleRequest
+	39, // 72: pulp.v3.TasksService.RemoveTaskRole:input_type -> pulp.v3.RemoveTaskRoleRequest
+	7,  // 73: pulp.v3.TasksService.ListTasks:output_type -> pulp.v3.ListTasksResponse
+	9,  // 74: pulp.v3.TasksService.CreateTask:output_type -> pulp.v3.CreateTaskResponse
+	43, // 75: pulp.v3.TasksService.ReadTask:output_type -> pulp.v3.ReadTaskResponse
+	45, // 76: pulp.v3.TasksService.CancelTask:output_type -> pulp.v3.CancelTaskResponse
+	47, // 77: pulp.v3.TasksService.DeleteTask:output_type -> pulp.v3.DeleteTaskResponse
+	11, // 78: pulp.v3.TasksService.CreateTasks:output_type -> pulp.v3.CreateTasksResponse
+	13, // 79: pulp.v3.TasksService.PurgeTasks:output_type -> pulp.v3.PurgeTasksResponse
+	15, // 80: pulp.v3.TasksService.ReadProfileArtifacts:output_type -> pulp.v3.ReadProfileArtifactsResponse
+	17, // 81: pulp.v3.TasksService.ExplainTask:output_type -> pulp.v3.ExplainTaskResponse
+	29, // 82: pulp.v3.TasksService.ReadTaskStats:output_type -> pulp.v3.ReadTaskStatsResponse
+	24, // 83: pulp.v3.TasksService.ListResources:output_type -> pulp.v3.ListResourcesResponse
+	27, // 84: pulp.v3.TasksService.ReadResource:output_type -> pulp.v3.ReadResourceResponse
+	33, // 85: pulp.v3.TasksService.ListTaskRoles:output_type -> pulp.v3.ListTaskRolesResponse
+	36, // 86: pulp.v3.TasksService.ReadTaskPermissions:output_type -> pulp.v3.ReadTaskPermissionsResponse
+	38, // 87: pulp.v3.TasksService.AddTaskRole:output_type -> pulp.v3.AddTaskRoleResponse
+	40, // 88: pulp.v3.TasksService.RemoveTaskRole:output_type -> pulp.v3.RemoveTaskRoleResponse
+	73, // [73:89] is the sub-list for method output_type
+	57, // [57:73] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_pulp_v3_tasks_proto_init() }
@@ -3492,13 +4686,15 @@ func file_pulp_v3_tasks_proto_init() {
 	file_pulp_v3_tasks_proto_msgTypes[5].OneofWrappers = []any{}
 	file_pulp_v3_tasks_proto_msgTypes[7].OneofWrappers = []any{}
 	file_pulp_v3_tasks_proto_msgTypes[8].OneofWrappers = []any{}
+	file_pulp_v3_tasks_proto_msgTypes[17].OneofWrappers = []any{}
+	file_pulp_v3_tasks_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pulp_v3_tasks_proto_rawDesc), len(file_pulp_v3_tasks_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

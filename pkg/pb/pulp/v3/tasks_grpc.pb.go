@@ -31,6 +31,9 @@ const (
 	TasksService_PurgeTasks_FullMethodName           = "/pulp.v3.TasksService/PurgeTasks"
 	TasksService_ReadProfileArtifacts_FullMethodName = "/pulp.v3.TasksService/ReadProfileArtifacts"
 	TasksService_ExplainTask_FullMethodName          = "/pulp.v3.TasksService/ExplainTask"
+	TasksService_ReadTaskStats_FullMethodName        = "/pulp.v3.TasksService/ReadTaskStats"
+	TasksService_ListResources_FullMethodName        = "/pulp.v3.TasksService/ListResources"
+	TasksService_ReadResource_FullMethodName         = "/pulp.v3.TasksService/ReadResource"
 	TasksService_ListTaskRoles_FullMethodName        = "/pulp.v3.TasksService/ListTaskRoles"
 	TasksService_ReadTaskPermissions_FullMethodName  = "/pulp.v3.TasksService/ReadTaskPermissions"
 	TasksService_AddTaskRole_FullMethodName          = "/pulp.v3.TasksService/AddTaskRole"
@@ -59,8 +62,14 @@ type TasksServiceClient interface {
 	PurgeTasks(ctx context.Context, in *PurgeTasksRequest, opts ...grpc.CallOption) (*PurgeTasksResponse, error)
 	// ReadProfileArtifacts returns where the diagnostics of a task can be read, without credentials.
 	ReadProfileArtifacts(ctx context.Context, in *ReadProfileArtifactsRequest, opts ...grpc.CallOption) (*ReadProfileArtifactsResponse, error)
-	// ExplainTask says why a task waits.
+	// ExplainTask says why a task waits, where it runs, or how it ended.
 	ExplainTask(ctx context.Context, in *ExplainTaskRequest, opts ...grpc.CallOption) (*ExplainTaskResponse, error)
+	// ReadTaskStats says how long tasks waited and ran, and how many failed.
+	ReadTaskStats(ctx context.Context, in *ReadTaskStatsRequest, opts ...grpc.CallOption) (*ReadTaskStatsResponse, error)
+	// ListResources lists the resources that are held or waited for.
+	ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error)
+	// ReadResource says who holds a resource and who waits for it: 404 if nobody does.
+	ReadResource(ctx context.Context, in *ReadResourceRequest, opts ...grpc.CallOption) (*ReadResourceResponse, error)
 	// ListTaskRoles lists who has which role on a task. Every user is an administrator, so nobody needs one.
 	ListTaskRoles(ctx context.Context, in *ListTaskRolesRequest, opts ...grpc.CallOption) (*ListTaskRolesResponse, error)
 	// ReadTaskPermissions lists what the caller may do with a task.
@@ -169,6 +178,36 @@ func (c *tasksServiceClient) ExplainTask(ctx context.Context, in *ExplainTaskReq
 	return out, nil
 }
 
+func (c *tasksServiceClient) ReadTaskStats(ctx context.Context, in *ReadTaskStatsRequest, opts ...grpc.CallOption) (*ReadTaskStatsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadTaskStatsResponse)
+	err := c.cc.Invoke(ctx, TasksService_ReadTaskStats_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tasksServiceClient) ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListResourcesResponse)
+	err := c.cc.Invoke(ctx, TasksService_ListResources_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tasksServiceClient) ReadResource(ctx context.Context, in *ReadResourceRequest, opts ...grpc.CallOption) (*ReadResourceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReadResourceResponse)
+	err := c.cc.Invoke(ctx, TasksService_ReadResource_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *tasksServiceClient) ListTaskRoles(ctx context.Context, in *ListTaskRolesRequest, opts ...grpc.CallOption) (*ListTaskRolesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListTaskRolesResponse)
@@ -231,8 +270,14 @@ type TasksServiceServer interface {
 	PurgeTasks(context.Context, *PurgeTasksRequest) (*PurgeTasksResponse, error)
 	// ReadProfileArtifacts returns where the diagnostics of a task can be read, without credentials.
 	ReadProfileArtifacts(context.Context, *ReadProfileArtifactsRequest) (*ReadProfileArtifactsResponse, error)
-	// ExplainTask says why a task waits.
+	// ExplainTask says why a task waits, where it runs, or how it ended.
 	ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error)
+	// ReadTaskStats says how long tasks waited and ran, and how many failed.
+	ReadTaskStats(context.Context, *ReadTaskStatsRequest) (*ReadTaskStatsResponse, error)
+	// ListResources lists the resources that are held or waited for.
+	ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error)
+	// ReadResource says who holds a resource and who waits for it: 404 if nobody does.
+	ReadResource(context.Context, *ReadResourceRequest) (*ReadResourceResponse, error)
 	// ListTaskRoles lists who has which role on a task. Every user is an administrator, so nobody needs one.
 	ListTaskRoles(context.Context, *ListTaskRolesRequest) (*ListTaskRolesResponse, error)
 	// ReadTaskPermissions lists what the caller may do with a task.
@@ -277,6 +322,15 @@ func (UnimplementedTasksServiceServer) ReadProfileArtifacts(context.Context, *Re
 }
 func (UnimplementedTasksServiceServer) ExplainTask(context.Context, *ExplainTaskRequest) (*ExplainTaskResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ExplainTask not implemented")
+}
+func (UnimplementedTasksServiceServer) ReadTaskStats(context.Context, *ReadTaskStatsRequest) (*ReadTaskStatsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadTaskStats not implemented")
+}
+func (UnimplementedTasksServiceServer) ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListResources not implemented")
+}
+func (UnimplementedTasksServiceServer) ReadResource(context.Context, *ReadResourceRequest) (*ReadResourceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReadResource not implemented")
 }
 func (UnimplementedTasksServiceServer) ListTaskRoles(context.Context, *ListTaskRolesRequest) (*ListTaskRolesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTaskRoles not implemented")
@@ -473,6 +527,60 @@ func _TasksService_ExplainTask_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _TasksService_ReadTaskStats_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadTaskStatsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).ReadTaskStats(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_ReadTaskStats_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).ReadTaskStats(ctx, req.(*ReadTaskStatsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TasksService_ListResources_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListResourcesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).ListResources(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_ListResources_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).ListResources(ctx, req.(*ListResourcesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TasksService_ReadResource_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReadResourceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TasksServiceServer).ReadResource(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TasksService_ReadResource_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TasksServiceServer).ReadResource(ctx, req.(*ReadResourceRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _TasksService_ListTaskRoles_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListTaskRolesRequest)
 	if err := dec(in); err != nil {
@@ -587,6 +695,18 @@ var TasksService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExplainTask",
 			Handler:    _TasksService_ExplainTask_Handler,
+		},
+		{
+			MethodName: "ReadTaskStats",
+			Handler:    _TasksService_ReadTaskStats_Handler,
+		},
+		{
+			MethodName: "ListResources",
+			Handler:    _TasksService_ListResources_Handler,
+		},
+		{
+			MethodName: "ReadResource",
+			Handler:    _TasksService_ReadResource_Handler,
 		},
 		{
 			MethodName: "ListTaskRoles",

@@ -1340,7 +1340,7 @@ func (x *ExplainRequest) GetTaskId() string {
 	return ""
 }
 
-// ExplainResponse says what stands between a task and its start.
+// ExplainResponse says what stands between a task and its start, where it runs, or how it ended.
 type ExplainResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The task is known to the scheduler, which means that it is not final.
@@ -1358,7 +1358,39 @@ type ExplainResponse struct {
 	// Free slots on those.
 	FreeSlots int32 `protobuf:"varint,7,opt,name=free_slots,json=freeSlots,proto3" json:"free_slots,omitempty"`
 	// When its next attempt begins at the earliest; set while it waits for that.
-	RetryAt       *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	RetryAt *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=retry_at,json=retryAt,proto3" json:"retry_at,omitempty"`
+	// Where it is in its life.
+	State v1.State `protobuf:"varint,9,opt,name=state,proto3,enum=sluice.task.v1.State" json:"state,omitempty"`
+	// What it is.
+	Name string `protobuf:"bytes,10,opt,name=name,proto3" json:"name,omitempty"`
+	// When it was dispatched.
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// When all its resources had been granted; unset before.
+	UnblockedAt *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=unblocked_at,json=unblockedAt,proto3" json:"unblocked_at,omitempty"`
+	// Who waits for whom: the first link is the task that holds up the explained one, the second the one that holds up that one, down to
+	// one that is not blocked. Where several hold up, the one that has for longest. At most 20.
+	Chain []*BlockerLink `protobuf:"bytes,13,rep,name=chain,proto3" json:"chain,omitempty"`
+	// Connected executors that know the name and lack a version, those that lack least first; at most 5. Only if nobody has all.
+	Nearest []*NearExecutor `protobuf:"bytes,14,rep,name=nearest,proto3" json:"nearest,omitempty"`
+	// Tasks that have all their resources, too, and get a free slot before this one does.
+	ReadyAhead int64 `protobuf:"varint,15,opt,name=ready_ahead,json=readyAhead,proto3" json:"ready_ahead,omitempty"`
+	// About how long until a slot is free for it, by how long tasks of the same names took lately. Unset if there is nothing to go by, or a
+	// slot is free.
+	Estimate *durationpb.Duration `protobuf:"bytes,16,opt,name=estimate,proto3" json:"estimate,omitempty"`
+	// Name of the executor that runs it; empty if none does.
+	Executor string `protobuf:"bytes,17,opt,name=executor,proto3" json:"executor,omitempty"`
+	// When that was given it; unset if it did not begin.
+	StartedAt *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	// When the executor was last heard of, by the heartbeat service; unset if it does not run.
+	LastBeatAt *timestamppb.Timestamp `protobuf:"bytes,19,opt,name=last_beat_at,json=lastBeatAt,proto3" json:"last_beat_at,omitempty"`
+	// How far the run is; at most 100 parts.
+	Progress []*v1.Progress `protobuf:"bytes,20,rep,name=progress,proto3" json:"progress,omitempty"`
+	// When it last reported that; unset if it never did.
+	ProgressAt *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=progress_at,json=progressAt,proto3" json:"progress_at,omitempty"`
+	// When it reached a final state; unset before.
+	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,22,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
+	// Which attempt it is at, 0 before the first.
+	Attempt       int32 `protobuf:"varint,23,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1449,6 +1481,294 @@ func (x *ExplainResponse) GetRetryAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ExplainResponse) GetState() v1.State {
+	if x != nil {
+		return x.State
+	}
+	return v1.State(0)
+}
+
+func (x *ExplainResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetUnblockedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UnblockedAt
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetChain() []*BlockerLink {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetNearest() []*NearExecutor {
+	if x != nil {
+		return x.Nearest
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetReadyAhead() int64 {
+	if x != nil {
+		return x.ReadyAhead
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetEstimate() *durationpb.Duration {
+	if x != nil {
+		return x.Estimate
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetExecutor() string {
+	if x != nil {
+		return x.Executor
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetLastBeatAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastBeatAt
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetProgress() []*v1.Progress {
+	if x != nil {
+		return x.Progress
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetProgressAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ProgressAt
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetFinishedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FinishedAt
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+// BlockerLink is one task in a chain of tasks that wait for each other.
+type BlockerLink struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the one before it waits for.
+	Resource string `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// The task that is in the way there.
+	Task *ResourceUse `protobuf:"bytes,2,opt,name=task,proto3" json:"task,omitempty"`
+	// How that one stands, in a few words.
+	Standing      string `protobuf:"bytes,3,opt,name=standing,proto3" json:"standing,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BlockerLink) Reset() {
+	*x = BlockerLink{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BlockerLink) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BlockerLink) ProtoMessage() {}
+
+func (x *BlockerLink) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BlockerLink.ProtoReflect.Descriptor instead.
+func (*BlockerLink) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *BlockerLink) GetResource() string {
+	if x != nil {
+		return x.Resource
+	}
+	return ""
+}
+
+func (x *BlockerLink) GetTask() *ResourceUse {
+	if x != nil {
+		return x.Task
+	}
+	return nil
+}
+
+func (x *BlockerLink) GetStanding() string {
+	if x != nil {
+		return x.Standing
+	}
+	return ""
+}
+
+// NearExecutor is one that could run a task if it had other versions.
+type NearExecutor struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Executor string `protobuf:"bytes,1,opt,name=executor,proto3" json:"executor,omitempty"`
+	// What it lacks.
+	Gaps          []*VersionGap `protobuf:"bytes,2,rep,name=gaps,proto3" json:"gaps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NearExecutor) Reset() {
+	*x = NearExecutor{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NearExecutor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NearExecutor) ProtoMessage() {}
+
+func (x *NearExecutor) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NearExecutor.ProtoReflect.Descriptor instead.
+func (*NearExecutor) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *NearExecutor) GetExecutor() string {
+	if x != nil {
+		return x.Executor
+	}
+	return ""
+}
+
+func (x *NearExecutor) GetGaps() []*VersionGap {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
+// VersionGap is a component whose version does not suffice.
+type VersionGap struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The component.
+	Component string `protobuf:"bytes,1,opt,name=component,proto3" json:"component,omitempty"`
+	// The lowest version that will do.
+	Wanted string `protobuf:"bytes,2,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	// What the executor has; empty if it lacks the component.
+	Has           string `protobuf:"bytes,3,opt,name=has,proto3" json:"has,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VersionGap) Reset() {
+	*x = VersionGap{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VersionGap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VersionGap) ProtoMessage() {}
+
+func (x *VersionGap) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VersionGap.ProtoReflect.Descriptor instead.
+func (*VersionGap) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *VersionGap) GetComponent() string {
+	if x != nil {
+		return x.Component
+	}
+	return ""
+}
+
+func (x *VersionGap) GetWanted() string {
+	if x != nil {
+		return x.Wanted
+	}
+	return ""
+}
+
+func (x *VersionGap) GetHas() string {
+	if x != nil {
+		return x.Has
+	}
+	return ""
+}
+
 // ResourceWait is one resource that a task lacks.
 type ResourceWait struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1461,14 +1781,18 @@ type ResourceWait struct {
 	// How many hold it.
 	HolderCount int64 `protobuf:"varint,4,opt,name=holder_count,json=holderCount,proto3" json:"holder_count,omitempty"`
 	// How many tasks must go first: all that hold the resource, and those that wait for it in front of this one and conflict.
-	Ahead         int64 `protobuf:"varint,5,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	Ahead int64 `protobuf:"varint,5,opt,name=ahead,proto3" json:"ahead,omitempty"`
+	// There may be more than ahead says: the queue was too long to count.
+	AheadAtLeast bool `protobuf:"varint,6,opt,name=ahead_at_least,json=aheadAtLeast,proto3" json:"ahead_at_least,omitempty"`
+	// Those of them that wait, the next one first; at most 10.
+	WaitingAhead  []*ResourceUse `protobuf:"bytes,7,rep,name=waiting_ahead,json=waitingAhead,proto3" json:"waiting_ahead,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourceWait) Reset() {
 	*x = ResourceWait{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1804,7 @@ func (x *ResourceWait) String() string {
 func (*ResourceWait) ProtoMessage() {}
 
 func (x *ResourceWait) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[21]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,7 +1817,7 @@ func (x *ResourceWait) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceWait.ProtoReflect.Descriptor instead.
 func (*ResourceWait) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{21}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResourceWait) GetResource() string {
@@ -1531,6 +1855,20 @@ func (x *ResourceWait) GetAhead() int64 {
 	return 0
 }
 
+func (x *ResourceWait) GetAheadAtLeast() bool {
+	if x != nil {
+		return x.AheadAtLeast
+	}
+	return false
+}
+
+func (x *ResourceWait) GetWaitingAhead() []*ResourceUse {
+	if x != nil {
+		return x.WaitingAhead
+	}
+	return nil
+}
+
 // ResourceUse is one task that holds a resource or waits for it.
 type ResourceUse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1543,14 +1881,20 @@ type ResourceUse struct {
 	// It holds the resource.
 	Granted bool `protobuf:"varint,4,opt,name=granted,proto3" json:"granted,omitempty"`
 	// When it was dispatched.
-	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Since when it holds the resource or waits for it.
+	Since *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	// Where it is in its life.
+	State v1.State `protobuf:"varint,7,opt,name=state,proto3,enum=sluice.task.v1.State" json:"state,omitempty"`
+	// Name of the executor that runs it; empty if none does.
+	Executor      string `protobuf:"bytes,8,opt,name=executor,proto3" json:"executor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResourceUse) Reset() {
 	*x = ResourceUse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1906,7 @@ func (x *ResourceUse) String() string {
 func (*ResourceUse) ProtoMessage() {}
 
 func (x *ResourceUse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[22]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1919,7 @@ func (x *ResourceUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceUse.ProtoReflect.Descriptor instead.
 func (*ResourceUse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{22}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResourceUse) GetTaskId() string {
@@ -1613,6 +1957,27 @@ func (x *ResourceUse) GetCreatedAt() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ResourceUse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ResourceUse) GetState() v1.State {
+	if x != nil {
+		return x.State
+	}
+	return v1.State(0)
+}
+
+func (x *ResourceUse) GetExecutor() string {
+	if x != nil {
+		return x.Executor
+	}
+	return ""
+}
+
 // ListResourcesRequest limits the list.
 type ListResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1624,7 +1989,7 @@ type ListResourcesRequest struct {
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1636,7 +2001,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[23]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1649,7 +2014,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{23}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListResourcesRequest) GetPageSize() int32 {
@@ -1672,7 +2037,7 @@ type ListResourcesResponse struct {
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +2049,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[24]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +2062,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{24}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ListResourcesResponse) GetResources() []*Resource {
@@ -1724,14 +2089,18 @@ type Resource struct {
 	// How many tasks hold it.
 	Holders int64 `protobuf:"varint,3,opt,name=holders,proto3" json:"holders,omitempty"`
 	// How many wait for it.
-	Waiting       int64 `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Waiting int64 `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// Since when it is held without a pause by those who hold it now: the grant of the oldest of them.
+	HeldSince *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=held_since,json=heldSince,proto3" json:"held_since,omitempty"`
+	// Since when the first in the queue waits; unset if nobody does.
+	WaitingSince  *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=waiting_since,json=waitingSince,proto3" json:"waiting_since,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Resource) Reset() {
 	*x = Resource{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1743,7 +2112,7 @@ func (x *Resource) String() string {
 func (*Resource) ProtoMessage() {}
 
 func (x *Resource) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[25]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1756,7 +2125,7 @@ func (x *Resource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resource.ProtoReflect.Descriptor instead.
 func (*Resource) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{25}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Resource) GetName() string {
@@ -1787,6 +2156,387 @@ func (x *Resource) GetWaiting() int64 {
 	return 0
 }
 
+func (x *Resource) GetHeldSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.HeldSince
+	}
+	return nil
+}
+
+func (x *Resource) GetWaitingSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WaitingSince
+	}
+	return nil
+}
+
+// GetLoadRequest asks how much there is to do.
+type GetLoadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLoadRequest) Reset() {
+	*x = GetLoadRequest{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLoadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLoadRequest) ProtoMessage() {}
+
+func (x *GetLoadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLoadRequest.ProtoReflect.Descriptor instead.
+func (*GetLoadRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{29}
+}
+
+// GetLoadResponse says how much there is to do, as of the leader's last look, at most some seconds ago.
+type GetLoadResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tasks that lack a resource.
+	Blocked int64 `protobuf:"varint,1,opt,name=blocked,proto3" json:"blocked,omitempty"`
+	// Tasks that have all they need and wait for a slot.
+	Ready int64 `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
+	// Tasks that an executor has been given.
+	Given int64 `protobuf:"varint,3,opt,name=given,proto3" json:"given,omitempty"`
+	// Tasks that wait for the pause between two attempts to end.
+	Resting int64 `protobuf:"varint,4,opt,name=resting,proto3" json:"resting,omitempty"`
+	// Tasks that could run at this moment beside each other, if there were slots for all: ready and given. The figure by which to size
+	// the executors.
+	Runnable int64 `protobuf:"varint,5,opt,name=runnable,proto3" json:"runnable,omitempty"`
+	// Slots of connected executors.
+	Slots int64 `protobuf:"varint,6,opt,name=slots,proto3" json:"slots,omitempty"`
+	// Those of them that are free.
+	FreeSlots int64 `protobuf:"varint,7,opt,name=free_slots,json=freeSlots,proto3" json:"free_slots,omitempty"`
+	// Connected executors.
+	Executors int64 `protobuf:"varint,8,opt,name=executors,proto3" json:"executors,omitempty"`
+	// How long the task has waited that has waited longest for resources; unset if none waits.
+	LongestBlocked *durationpb.Duration `protobuf:"bytes,9,opt,name=longest_blocked,json=longestBlocked,proto3" json:"longest_blocked,omitempty"`
+	// How long the task has waited that has waited longest for a slot; unset if none waits.
+	LongestReady  *durationpb.Duration `protobuf:"bytes,10,opt,name=longest_ready,json=longestReady,proto3" json:"longest_ready,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetLoadResponse) Reset() {
+	*x = GetLoadResponse{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetLoadResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetLoadResponse) ProtoMessage() {}
+
+func (x *GetLoadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetLoadResponse.ProtoReflect.Descriptor instead.
+func (*GetLoadResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *GetLoadResponse) GetBlocked() int64 {
+	if x != nil {
+		return x.Blocked
+	}
+	return 0
+}
+
+func (x *GetLoadResponse) GetReady() int64 {
+	if x != nil {
+		return x.Ready
+	}
+	return 0
+}
+
+func (x *GetLoadResponse) GetGiven() int64 {
+	if x != nil {
+		return x.Given
+	}
+	return 0
+}
+
+func (x *GetLoadResponse) GetResting() int64 {
+	if x != nil {
+		return x.Resting
+	}
+	return 0
+}
+
+func (x *GetLoadResponse) GetRunnable() int64 {
+	if x != nil {
+		return x.Runnable
+	}
+	return 0
+}
+
+func (x *GetLoadResponse) GetSlots() int64 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *GetLoadResponse) GetFreeSlots() int64 {
+	if x != nil {
+		return x.FreeSlots
+	}
+	return 0
+}
+
+func (x *GetLoadResponse) GetExecutors() int64 {
+	if x != nil {
+		return x.Executors
+	}
+	return 0
+}
+
+func (x *GetLoadResponse) GetLongestBlocked() *durationpb.Duration {
+	if x != nil {
+		return x.LongestBlocked
+	}
+	return nil
+}
+
+func (x *GetLoadResponse) GetLongestReady() *durationpb.Duration {
+	if x != nil {
+		return x.LongestReady
+	}
+	return nil
+}
+
+// ListLatenciesRequest asks for what is not stored yet.
+type ListLatenciesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLatenciesRequest) Reset() {
+	*x = ListLatenciesRequest{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLatenciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLatenciesRequest) ProtoMessage() {}
+
+func (x *ListLatenciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLatenciesRequest.ProtoReflect.Descriptor instead.
+func (*ListLatenciesRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{31}
+}
+
+// ListLatenciesResponse holds it.
+type ListLatenciesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One for each minute, name and domain that something happened in.
+	Rows          []*LatencyRow `protobuf:"bytes,1,rep,name=rows,proto3" json:"rows,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListLatenciesResponse) Reset() {
+	*x = ListLatenciesResponse{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListLatenciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListLatenciesResponse) ProtoMessage() {}
+
+func (x *ListLatenciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListLatenciesResponse.ProtoReflect.Descriptor instead.
+func (*ListLatenciesResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListLatenciesResponse) GetRows() []*LatencyRow {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+// LatencyRow is what became of the tasks of one name and domain in one minute, in all, stored or not: it takes the place of what is
+// stored for that minute.
+type LatencyRow struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The beginning of the minute.
+	Minute *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=minute,proto3" json:"minute,omitempty"`
+	// Name of the tasks.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// Their domain.
+	Domain string `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
+	// How many ended, by state.
+	Completed int64 `protobuf:"varint,4,opt,name=completed,proto3" json:"completed,omitempty"`
+	// How many of them failed.
+	Failed int64 `protobuf:"varint,5,opt,name=failed,proto3" json:"failed,omitempty"`
+	// How many of them were canceled.
+	Canceled int64 `protobuf:"varint,6,opt,name=canceled,proto3" json:"canceled,omitempty"`
+	// Histogram of the times from dispatch until all resources were granted, as pkg/latency encodes it.
+	Unblock []byte `protobuf:"bytes,7,opt,name=unblock,proto3" json:"unblock,omitempty"`
+	// The same of the times from there until an executor was given it.
+	Start []byte `protobuf:"bytes,8,opt,name=start,proto3" json:"start,omitempty"`
+	// The same of the times from there to the end.
+	Run           []byte `protobuf:"bytes,9,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LatencyRow) Reset() {
+	*x = LatencyRow{}
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LatencyRow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LatencyRow) ProtoMessage() {}
+
+func (x *LatencyRow) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LatencyRow.ProtoReflect.Descriptor instead.
+func (*LatencyRow) Descriptor() ([]byte, []int) {
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *LatencyRow) GetMinute() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Minute
+	}
+	return nil
+}
+
+func (x *LatencyRow) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LatencyRow) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *LatencyRow) GetCompleted() int64 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+func (x *LatencyRow) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *LatencyRow) GetCanceled() int64 {
+	if x != nil {
+		return x.Canceled
+	}
+	return 0
+}
+
+func (x *LatencyRow) GetUnblock() []byte {
+	if x != nil {
+		return x.Unblock
+	}
+	return nil
+}
+
+func (x *LatencyRow) GetStart() []byte {
+	if x != nil {
+		return x.Start
+	}
+	return nil
+}
+
+func (x *LatencyRow) GetRun() []byte {
+	if x != nil {
+		return x.Run
+	}
+	return nil
+}
+
 // GetResourceRequest names a resource.
 type GetResourceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1800,7 +2550,7 @@ type GetResourceRequest struct {
 
 func (x *GetResourceRequest) Reset() {
 	*x = GetResourceRequest{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1812,7 +2562,7 @@ func (x *GetResourceRequest) String() string {
 func (*GetResourceRequest) ProtoMessage() {}
 
 func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[26]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1825,7 +2575,7 @@ func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceRequest.ProtoReflect.Descriptor instead.
 func (*GetResourceRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{26}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetResourceRequest) GetName() string {
@@ -1855,7 +2605,7 @@ type GetResourceResponse struct {
 
 func (x *GetResourceResponse) Reset() {
 	*x = GetResourceResponse{}
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[27]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2617,7 @@ func (x *GetResourceResponse) String() string {
 func (*GetResourceResponse) ProtoMessage() {}
 
 func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[27]
+	mi := &file_sluice_scheduler_v1_scheduler_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2630,7 @@ func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceResponse.ProtoReflect.Descriptor instead.
 func (*GetResourceResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{27}
+	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *GetResourceResponse) GetResource() *Resource {
@@ -1988,7 +2738,7 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12+\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\")\n" +
 	"\x0eExplainRequest\x12\x17\n" +
-	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xd4\x02\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xbb\b\n" +
 	"\x0fExplainResponse\x12\x12\n" +
 	"\x04live\x18\x01 \x01(\bR\x04live\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x127\n" +
@@ -1998,36 +2748,106 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x17executors_with_versions\x18\x06 \x01(\x05R\x15executorsWithVersions\x12\x1d\n" +
 	"\n" +
 	"free_slots\x18\a \x01(\x05R\tfreeSlots\x125\n" +
-	"\bretry_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\"\xbd\x01\n" +
+	"\bretry_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\aretryAt\x12+\n" +
+	"\x05state\x18\t \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\x12\x12\n" +
+	"\x04name\x18\n" +
+	" \x01(\tR\x04name\x129\n" +
+	"\n" +
+	"created_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12=\n" +
+	"\funblocked_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\vunblockedAt\x126\n" +
+	"\x05chain\x18\r \x03(\v2 .sluice.scheduler.v1.BlockerLinkR\x05chain\x12;\n" +
+	"\anearest\x18\x0e \x03(\v2!.sluice.scheduler.v1.NearExecutorR\anearest\x12\x1f\n" +
+	"\vready_ahead\x18\x0f \x01(\x03R\n" +
+	"readyAhead\x125\n" +
+	"\bestimate\x18\x10 \x01(\v2\x19.google.protobuf.DurationR\bestimate\x12\x1a\n" +
+	"\bexecutor\x18\x11 \x01(\tR\bexecutor\x129\n" +
+	"\n" +
+	"started_at\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12<\n" +
+	"\flast_beat_at\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"lastBeatAt\x124\n" +
+	"\bprogress\x18\x14 \x03(\v2\x18.sluice.task.v1.ProgressR\bprogress\x12;\n" +
+	"\vprogress_at\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"progressAt\x12;\n" +
+	"\vfinished_at\x18\x16 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"finishedAt\x12\x18\n" +
+	"\aattempt\x18\x17 \x01(\x05R\aattempt\"{\n" +
+	"\vBlockerLink\x12\x1a\n" +
+	"\bresource\x18\x01 \x01(\tR\bresource\x124\n" +
+	"\x04task\x18\x02 \x01(\v2 .sluice.scheduler.v1.ResourceUseR\x04task\x12\x1a\n" +
+	"\bstanding\x18\x03 \x01(\tR\bstanding\"_\n" +
+	"\fNearExecutor\x12\x1a\n" +
+	"\bexecutor\x18\x01 \x01(\tR\bexecutor\x123\n" +
+	"\x04gaps\x18\x02 \x03(\v2\x1f.sluice.scheduler.v1.VersionGapR\x04gaps\"T\n" +
+	"\n" +
+	"VersionGap\x12\x1c\n" +
+	"\tcomponent\x18\x01 \x01(\tR\tcomponent\x12\x16\n" +
+	"\x06wanted\x18\x02 \x01(\tR\x06wanted\x12\x10\n" +
+	"\x03has\x18\x03 \x01(\tR\x03has\"\xaa\x02\n" +
 	"\fResourceWait\x12\x1a\n" +
 	"\bresource\x18\x01 \x01(\tR\bresource\x12\x1c\n" +
 	"\texclusive\x18\x02 \x01(\bR\texclusive\x12:\n" +
 	"\aholders\x18\x03 \x03(\v2 .sluice.scheduler.v1.ResourceUseR\aholders\x12!\n" +
 	"\fholder_count\x18\x04 \x01(\x03R\vholderCount\x12\x14\n" +
-	"\x05ahead\x18\x05 \x01(\x03R\x05ahead\"\xad\x01\n" +
+	"\x05ahead\x18\x05 \x01(\x03R\x05ahead\x12$\n" +
+	"\x0eahead_at_least\x18\x06 \x01(\bR\faheadAtLeast\x12E\n" +
+	"\rwaiting_ahead\x18\a \x03(\v2 .sluice.scheduler.v1.ResourceUseR\fwaitingAhead\"\xa8\x02\n" +
 	"\vResourceUse\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1c\n" +
 	"\texclusive\x18\x03 \x01(\bR\texclusive\x12\x18\n" +
 	"\agranted\x18\x04 \x01(\bR\agranted\x129\n" +
 	"\n" +
-	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"3\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12+\n" +
+	"\x05state\x18\a \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\x12\x1a\n" +
+	"\bexecutor\x18\b \x01(\tR\bexecutor\"3\n" +
 	"\x14ListResourcesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\"j\n" +
 	"\x15ListResourcesResponse\x12;\n" +
 	"\tresources\x18\x01 \x03(\v2\x1d.sluice.scheduler.v1.ResourceR\tresources\x12\x14\n" +
-	"\x05total\x18\x02 \x01(\x03R\x05total\"p\n" +
+	"\x05total\x18\x02 \x01(\x03R\x05total\"\xec\x01\n" +
 	"\bResource\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\texclusive\x18\x02 \x01(\bR\texclusive\x12\x18\n" +
 	"\aholders\x18\x03 \x01(\x03R\aholders\x12\x18\n" +
-	"\awaiting\x18\x04 \x01(\x03R\awaiting\"E\n" +
+	"\awaiting\x18\x04 \x01(\x03R\awaiting\x129\n" +
+	"\n" +
+	"held_since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\theldSince\x12?\n" +
+	"\rwaiting_since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fwaitingSince\"\x10\n" +
+	"\x0eGetLoadRequest\"\xe4\x02\n" +
+	"\x0fGetLoadResponse\x12\x18\n" +
+	"\ablocked\x18\x01 \x01(\x03R\ablocked\x12\x14\n" +
+	"\x05ready\x18\x02 \x01(\x03R\x05ready\x12\x14\n" +
+	"\x05given\x18\x03 \x01(\x03R\x05given\x12\x18\n" +
+	"\aresting\x18\x04 \x01(\x03R\aresting\x12\x1a\n" +
+	"\brunnable\x18\x05 \x01(\x03R\brunnable\x12\x14\n" +
+	"\x05slots\x18\x06 \x01(\x03R\x05slots\x12\x1d\n" +
+	"\n" +
+	"free_slots\x18\a \x01(\x03R\tfreeSlots\x12\x1c\n" +
+	"\texecutors\x18\b \x01(\x03R\texecutors\x12B\n" +
+	"\x0flongest_blocked\x18\t \x01(\v2\x19.google.protobuf.DurationR\x0elongestBlocked\x12>\n" +
+	"\rlongest_ready\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\flongestReady\"\x16\n" +
+	"\x14ListLatenciesRequest\"L\n" +
+	"\x15ListLatenciesResponse\x123\n" +
+	"\x04rows\x18\x01 \x03(\v2\x1f.sluice.scheduler.v1.LatencyRowR\x04rows\"\x80\x02\n" +
+	"\n" +
+	"LatencyRow\x122\n" +
+	"\x06minute\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x06minute\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06domain\x18\x03 \x01(\tR\x06domain\x12\x1c\n" +
+	"\tcompleted\x18\x04 \x01(\x03R\tcompleted\x12\x16\n" +
+	"\x06failed\x18\x05 \x01(\x03R\x06failed\x12\x1a\n" +
+	"\bcanceled\x18\x06 \x01(\x03R\bcanceled\x12\x18\n" +
+	"\aunblock\x18\a \x01(\fR\aunblock\x12\x14\n" +
+	"\x05start\x18\b \x01(\fR\x05start\x12\x10\n" +
+	"\x03run\x18\t \x01(\fR\x03run\"E\n" +
 	"\x12GetResourceRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\"\x88\x01\n" +
 	"\x13GetResourceResponse\x129\n" +
 	"\bresource\x18\x01 \x01(\v2\x1d.sluice.scheduler.v1.ResourceR\bresource\x126\n" +
-	"\x05queue\x18\x02 \x03(\v2 .sluice.scheduler.v1.ResourceUseR\x05queue2\xb5\x05\n" +
+	"\x05queue\x18\x02 \x03(\v2 .sluice.scheduler.v1.ResourceUseR\x05queue2\xfd\x06\n" +
 	"\x10SchedulerService\x12S\n" +
 	"\x05Offer\x12!.sluice.scheduler.v1.OfferRequest\x1a\".sluice.scheduler.v1.OfferResponse\"\x03\x90\x02\x02\x12X\n" +
 	"\aAcquire\x12#.sluice.scheduler.v1.AcquireRequest\x1a$.sluice.scheduler.v1.AcquireResponse(\x010\x01\x12n\n" +
@@ -2035,7 +2855,9 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\x06Follow\x12\".sluice.scheduler.v1.FollowRequest\x1a#.sluice.scheduler.v1.FollowResponse0\x01\x12Y\n" +
 	"\aExplain\x12#.sluice.scheduler.v1.ExplainRequest\x1a$.sluice.scheduler.v1.ExplainResponse\"\x03\x90\x02\x01\x12k\n" +
 	"\rListResources\x12).sluice.scheduler.v1.ListResourcesRequest\x1a*.sluice.scheduler.v1.ListResourcesResponse\"\x03\x90\x02\x01\x12e\n" +
-	"\vGetResource\x12'.sluice.scheduler.v1.GetResourceRequest\x1a(.sluice.scheduler.v1.GetResourceResponse\"\x03\x90\x02\x01BGZEgithub.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1;schedulerv1b\x06proto3"
+	"\vGetResource\x12'.sluice.scheduler.v1.GetResourceRequest\x1a(.sluice.scheduler.v1.GetResourceResponse\"\x03\x90\x02\x01\x12Y\n" +
+	"\aGetLoad\x12#.sluice.scheduler.v1.GetLoadRequest\x1a$.sluice.scheduler.v1.GetLoadResponse\"\x03\x90\x02\x01\x12k\n" +
+	"\rListLatencies\x12).sluice.scheduler.v1.ListLatenciesRequest\x1a*.sluice.scheduler.v1.ListLatenciesResponse\"\x03\x90\x02\x01BGZEgithub.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1;schedulerv1b\x06proto3"
 
 var (
 	file_sluice_scheduler_v1_scheduler_service_proto_rawDescOnce sync.Once
@@ -2049,7 +2871,7 @@ func file_sluice_scheduler_v1_scheduler_service_proto_rawDescGZIP() []byte {
 	return file_sluice_scheduler_v1_scheduler_service_proto_rawDescData
 }
 
-var file_sluice_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_sluice_scheduler_v1_scheduler_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_sluice_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*OfferRequest)(nil),            // 0: sluice.scheduler.v1.OfferRequest
 	(*OfferedTask)(nil),             // 1: sluice.scheduler.v1.OfferedTask
@@ -2072,75 +2894,110 @@ var file_sluice_scheduler_v1_scheduler_service_proto_goTypes = []any{
 	(*Change)(nil),                  // 18: sluice.scheduler.v1.Change
 	(*ExplainRequest)(nil),          // 19: sluice.scheduler.v1.ExplainRequest
 	(*ExplainResponse)(nil),         // 20: sluice.scheduler.v1.ExplainResponse
-	(*ResourceWait)(nil),            // 21: sluice.scheduler.v1.ResourceWait
-	(*ResourceUse)(nil),             // 22: sluice.scheduler.v1.ResourceUse
-	(*ListResourcesRequest)(nil),    // 23: sluice.scheduler.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),   // 24: sluice.scheduler.v1.ListResourcesResponse
-	(*Resource)(nil),                // 25: sluice.scheduler.v1.Resource
-	(*GetResourceRequest)(nil),      // 26: sluice.scheduler.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),     // 27: sluice.scheduler.v1.GetResourceResponse
-	nil,                             // 28: sluice.scheduler.v1.OfferedTask.VersionsEntry
-	nil,                             // 29: sluice.scheduler.v1.Hello.VersionsEntry
-	(*timestamppb.Timestamp)(nil),   // 30: google.protobuf.Timestamp
-	(*v1.RetryPolicy)(nil),          // 31: sluice.task.v1.RetryPolicy
-	(*v1.Outcome)(nil),              // 32: sluice.task.v1.Outcome
-	(*v1.Assignment)(nil),           // 33: sluice.task.v1.Assignment
-	(*durationpb.Duration)(nil),     // 34: google.protobuf.Duration
-	(v1.State)(0),                   // 35: sluice.task.v1.State
+	(*BlockerLink)(nil),             // 21: sluice.scheduler.v1.BlockerLink
+	(*NearExecutor)(nil),            // 22: sluice.scheduler.v1.NearExecutor
+	(*VersionGap)(nil),              // 23: sluice.scheduler.v1.VersionGap
+	(*ResourceWait)(nil),            // 24: sluice.scheduler.v1.ResourceWait
+	(*ResourceUse)(nil),             // 25: sluice.scheduler.v1.ResourceUse
+	(*ListResourcesRequest)(nil),    // 26: sluice.scheduler.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),   // 27: sluice.scheduler.v1.ListResourcesResponse
+	(*Resource)(nil),                // 28: sluice.scheduler.v1.Resource
+	(*GetLoadRequest)(nil),          // 29: sluice.scheduler.v1.GetLoadRequest
+	(*GetLoadResponse)(nil),         // 30: sluice.scheduler.v1.GetLoadResponse
+	(*ListLatenciesRequest)(nil),    // 31: sluice.scheduler.v1.ListLatenciesRequest
+	(*ListLatenciesResponse)(nil),   // 32: sluice.scheduler.v1.ListLatenciesResponse
+	(*LatencyRow)(nil),              // 33: sluice.scheduler.v1.LatencyRow
+	(*GetResourceRequest)(nil),      // 34: sluice.scheduler.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),     // 35: sluice.scheduler.v1.GetResourceResponse
+	nil,                             // 36: sluice.scheduler.v1.OfferedTask.VersionsEntry
+	nil,                             // 37: sluice.scheduler.v1.Hello.VersionsEntry
+	(*timestamppb.Timestamp)(nil),   // 38: google.protobuf.Timestamp
+	(*v1.RetryPolicy)(nil),          // 39: sluice.task.v1.RetryPolicy
+	(*v1.Outcome)(nil),              // 40: sluice.task.v1.Outcome
+	(*v1.Assignment)(nil),           // 41: sluice.task.v1.Assignment
+	(*durationpb.Duration)(nil),     // 42: google.protobuf.Duration
+	(v1.State)(0),                   // 43: sluice.task.v1.State
+	(*v1.Progress)(nil),             // 44: sluice.task.v1.Progress
 }
 var file_sluice_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
 	1,  // 0: sluice.scheduler.v1.OfferRequest.tasks:type_name -> sluice.scheduler.v1.OfferedTask
-	28, // 1: sluice.scheduler.v1.OfferedTask.versions:type_name -> sluice.scheduler.v1.OfferedTask.VersionsEntry
-	30, // 2: sluice.scheduler.v1.OfferedTask.created_at:type_name -> google.protobuf.Timestamp
-	31, // 3: sluice.scheduler.v1.OfferedTask.retry:type_name -> sluice.task.v1.RetryPolicy
+	36, // 1: sluice.scheduler.v1.OfferedTask.versions:type_name -> sluice.scheduler.v1.OfferedTask.VersionsEntry
+	38, // 2: sluice.scheduler.v1.OfferedTask.created_at:type_name -> google.protobuf.Timestamp
+	39, // 3: sluice.scheduler.v1.OfferedTask.retry:type_name -> sluice.task.v1.RetryPolicy
 	5,  // 4: sluice.scheduler.v1.AcquireRequest.hello:type_name -> sluice.scheduler.v1.Hello
 	9,  // 5: sluice.scheduler.v1.AcquireRequest.drain:type_name -> sluice.scheduler.v1.Drain
 	7,  // 6: sluice.scheduler.v1.AcquireRequest.report:type_name -> sluice.scheduler.v1.Report
 	4,  // 7: sluice.scheduler.v1.AcquireRequest.pulse:type_name -> sluice.scheduler.v1.Pulse
-	29, // 8: sluice.scheduler.v1.Hello.versions:type_name -> sluice.scheduler.v1.Hello.VersionsEntry
+	37, // 8: sluice.scheduler.v1.Hello.versions:type_name -> sluice.scheduler.v1.Hello.VersionsEntry
 	6,  // 9: sluice.scheduler.v1.Hello.held:type_name -> sluice.scheduler.v1.Claim
 	6,  // 10: sluice.scheduler.v1.Report.acknowledged:type_name -> sluice.scheduler.v1.Claim
 	8,  // 11: sluice.scheduler.v1.Report.finished:type_name -> sluice.scheduler.v1.Finish
 	6,  // 12: sluice.scheduler.v1.Finish.claim:type_name -> sluice.scheduler.v1.Claim
-	32, // 13: sluice.scheduler.v1.Finish.outcome:type_name -> sluice.task.v1.Outcome
+	40, // 13: sluice.scheduler.v1.Finish.outcome:type_name -> sluice.task.v1.Outcome
 	12, // 14: sluice.scheduler.v1.AcquireResponse.welcome:type_name -> sluice.scheduler.v1.Welcome
 	11, // 15: sluice.scheduler.v1.AcquireResponse.orders:type_name -> sluice.scheduler.v1.Orders
 	4,  // 16: sluice.scheduler.v1.AcquireResponse.pulse:type_name -> sluice.scheduler.v1.Pulse
-	33, // 17: sluice.scheduler.v1.Orders.assign:type_name -> sluice.task.v1.Assignment
+	41, // 17: sluice.scheduler.v1.Orders.assign:type_name -> sluice.task.v1.Assignment
 	6,  // 18: sluice.scheduler.v1.Orders.cancel:type_name -> sluice.scheduler.v1.Claim
 	6,  // 19: sluice.scheduler.v1.Orders.finished:type_name -> sluice.scheduler.v1.Claim
 	13, // 20: sluice.scheduler.v1.Orders.refused:type_name -> sluice.scheduler.v1.Refused
 	6,  // 21: sluice.scheduler.v1.Orders.begin:type_name -> sluice.scheduler.v1.Claim
-	34, // 22: sluice.scheduler.v1.Welcome.pulse_every:type_name -> google.protobuf.Duration
+	42, // 22: sluice.scheduler.v1.Welcome.pulse_every:type_name -> google.protobuf.Duration
 	6,  // 23: sluice.scheduler.v1.Refused.claim:type_name -> sluice.scheduler.v1.Claim
 	18, // 24: sluice.scheduler.v1.FollowResponse.changes:type_name -> sluice.scheduler.v1.Change
-	35, // 25: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
-	21, // 26: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
-	30, // 27: sluice.scheduler.v1.ExplainResponse.retry_at:type_name -> google.protobuf.Timestamp
-	22, // 28: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
-	30, // 29: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
-	25, // 30: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
-	25, // 31: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
-	22, // 32: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
-	0,  // 33: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
-	3,  // 34: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
-	14, // 35: sluice.scheduler.v1.SchedulerService.WatchLeadership:input_type -> sluice.scheduler.v1.WatchLeadershipRequest
-	16, // 36: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
-	19, // 37: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
-	23, // 38: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
-	26, // 39: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
-	2,  // 40: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
-	10, // 41: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
-	15, // 42: sluice.scheduler.v1.SchedulerService.WatchLeadership:output_type -> sluice.scheduler.v1.WatchLeadershipResponse
-	17, // 43: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
-	20, // 44: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
-	24, // 45: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
-	27, // 46: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
-	40, // [40:47] is the sub-list for method output_type
-	33, // [33:40] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	43, // 25: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
+	24, // 26: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
+	38, // 27: sluice.scheduler.v1.ExplainResponse.retry_at:type_name -> google.protobuf.Timestamp
+	43, // 28: sluice.scheduler.v1.ExplainResponse.state:type_name -> sluice.task.v1.State
+	38, // 29: sluice.scheduler.v1.ExplainResponse.created_at:type_name -> google.protobuf.Timestamp
+	38, // 30: sluice.scheduler.v1.ExplainResponse.unblocked_at:type_name -> google.protobuf.Timestamp
+	21, // 31: sluice.scheduler.v1.ExplainResponse.chain:type_name -> sluice.scheduler.v1.BlockerLink
+	22, // 32: sluice.scheduler.v1.ExplainResponse.nearest:type_name -> sluice.scheduler.v1.NearExecutor
+	42, // 33: sluice.scheduler.v1.ExplainResponse.estimate:type_name -> google.protobuf.Duration
+	38, // 34: sluice.scheduler.v1.ExplainResponse.started_at:type_name -> google.protobuf.Timestamp
+	38, // 35: sluice.scheduler.v1.ExplainResponse.last_beat_at:type_name -> google.protobuf.Timestamp
+	44, // 36: sluice.scheduler.v1.ExplainResponse.progress:type_name -> sluice.task.v1.Progress
+	38, // 37: sluice.scheduler.v1.ExplainResponse.progress_at:type_name -> google.protobuf.Timestamp
+	38, // 38: sluice.scheduler.v1.ExplainResponse.finished_at:type_name -> google.protobuf.Timestamp
+	25, // 39: sluice.scheduler.v1.BlockerLink.task:type_name -> sluice.scheduler.v1.ResourceUse
+	23, // 40: sluice.scheduler.v1.NearExecutor.gaps:type_name -> sluice.scheduler.v1.VersionGap
+	25, // 41: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
+	25, // 42: sluice.scheduler.v1.ResourceWait.waiting_ahead:type_name -> sluice.scheduler.v1.ResourceUse
+	38, // 43: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
+	38, // 44: sluice.scheduler.v1.ResourceUse.since:type_name -> google.protobuf.Timestamp
+	43, // 45: sluice.scheduler.v1.ResourceUse.state:type_name -> sluice.task.v1.State
+	28, // 46: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
+	38, // 47: sluice.scheduler.v1.Resource.held_since:type_name -> google.protobuf.Timestamp
+	38, // 48: sluice.scheduler.v1.Resource.waiting_since:type_name -> google.protobuf.Timestamp
+	42, // 49: sluice.scheduler.v1.GetLoadResponse.longest_blocked:type_name -> google.protobuf.Duration
+	42, // 50: sluice.scheduler.v1.GetLoadResponse.longest_ready:type_name -> google.protobuf.Duration
+	33, // 51: sluice.scheduler.v1.ListLatenciesResponse.rows:type_name -> sluice.scheduler.v1.LatencyRow
+	38, // 52: sluice.scheduler.v1.LatencyRow.minute:type_name -> google.protobuf.Timestamp
+	28, // 53: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
+	25, // 54: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
+	0,  // 55: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
+	3,  // 56: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
+	14, // 57: sluice.scheduler.v1.SchedulerService.WatchLeadership:input_type -> sluice.scheduler.v1.WatchLeadershipRequest
+	16, // 58: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
+	19, // 59: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
+	26, // 60: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
+	34, // 61: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
+	29, // 62: sluice.scheduler.v1.SchedulerService.GetLoad:input_type -> sluice.scheduler.v1.GetLoadRequest
+	31, // 63: sluice.scheduler.v1.SchedulerService.ListLatencies:input_type -> sluice.scheduler.v1.ListLatenciesRequest
+	2,  // 64: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
+	10, // 65: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
+	15, // 66: sluice.scheduler.v1.SchedulerService.WatchLeadership:output_type -> sluice.scheduler.v1.WatchLeadershipResponse
+	17, // 67: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
+	20, // 68: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
+	27, // 69: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
+	35, // 70: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
+	30, // 71: sluice.scheduler.v1.SchedulerService.GetLoad:output_type -> sluice.scheduler.v1.GetLoadResponse
+	32, // 72: sluice.scheduler.v1.SchedulerService.ListLatencies:output_type -> sluice.scheduler.v1.ListLatenciesResponse
+	64, // [64:73] is the sub-list for method output_type
+	55, // [55:64] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_sluice_scheduler_v1_scheduler_service_proto_init() }
@@ -2165,7 +3022,7 @@ func file_sluice_scheduler_v1_scheduler_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_scheduler_v1_scheduler_service_proto_rawDesc), len(file_sluice_scheduler_v1_scheduler_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,8 @@ const (
 	SchedulerService_Explain_FullMethodName         = "/sluice.scheduler.v1.SchedulerService/Explain"
 	SchedulerService_ListResources_FullMethodName   = "/sluice.scheduler.v1.SchedulerService/ListResources"
 	SchedulerService_GetResource_FullMethodName     = "/sluice.scheduler.v1.SchedulerService/GetResource"
+	SchedulerService_GetLoad_FullMethodName         = "/sluice.scheduler.v1.SchedulerService/GetLoad"
+	SchedulerService_ListLatencies_FullMethodName   = "/sluice.scheduler.v1.SchedulerService/ListLatencies"
 )
 
 // SchedulerServiceClient is the client API for SchedulerService service.
@@ -51,12 +53,17 @@ type SchedulerServiceClient interface {
 	// Follow streams changes of state after they were committed. Changes can be missed when a follower is slow or the
 	// leadership moves, so a follower must also look by itself.
 	Follow(ctx context.Context, in *FollowRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowResponse], error)
-	// Explain says why a task waits.
+	// Explain says what stands between a task and its start, where it runs, or how it ended.
 	Explain(ctx context.Context, in *ExplainRequest, opts ...grpc.CallOption) (*ExplainResponse, error)
 	// ListResources lists the resources that are held or waited for, the longest queues first.
 	ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error)
 	// GetResource says who holds a resource and who waits for it. One that nobody names: NOT_FOUND.
 	GetResource(ctx context.Context, in *GetResourceRequest, opts ...grpc.CallOption) (*GetResourceResponse, error)
+	// GetLoad says how much there is to do, and how much could be done at the same time.
+	GetLoad(ctx context.Context, in *GetLoadRequest, opts ...grpc.CallOption) (*GetLoadResponse, error)
+	// ListLatencies returns what the leader has measured and not stored yet, some seconds' worth. It is for the status service, which
+	// adds it to what is stored.
+	ListLatencies(ctx context.Context, in *ListLatenciesRequest, opts ...grpc.CallOption) (*ListLatenciesResponse, error)
 }
 
 type schedulerServiceClient struct {
@@ -158,6 +165,26 @@ func (c *schedulerServiceClient) GetResource(ctx context.Context, in *GetResourc
 	return out, nil
 }
 
+func (c *schedulerServiceClient) GetLoad(ctx context.Context, in *GetLoadRequest, opts ...grpc.CallOption) (*GetLoadResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetLoadResponse)
+	err := c.cc.Invoke(ctx, SchedulerService_GetLoad_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *schedulerServiceClient) ListLatencies(ctx context.Context, in *ListLatenciesRequest, opts ...grpc.CallOption) (*ListLatenciesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListLatenciesResponse)
+	err := c.cc.Invoke(ctx, SchedulerService_ListLatencies_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SchedulerServiceServer is the server API for SchedulerService service.
 // All implementations must embed UnimplementedSchedulerServiceServer
 // for forward compatibility.
@@ -179,12 +206,17 @@ type SchedulerServiceServer interface {
 	// Follow streams changes of state after they were committed. Changes can be missed when a follower is slow or the
 	// leadership moves, so a follower must also look by itself.
 	Follow(*FollowRequest, grpc.ServerStreamingServer[FollowResponse]) error
-	// Explain says why a task waits.
+	// Explain says what stands between a task and its start, where it runs, or how it ended.
 	Explain(context.Context, *ExplainRequest) (*ExplainResponse, error)
 	// ListResources lists the resources that are held or waited for, the longest queues first.
 	ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error)
 	// GetResource says who holds a resource and who waits for it. One that nobody names: NOT_FOUND.
 	GetResource(context.Context, *GetResourceRequest) (*GetResourceResponse, error)
+	// GetLoad says how much there is to do, and how much could be done at the same time.
+	GetLoad(context.Context, *GetLoadRequest) (*GetLoadResponse, error)
+	// ListLatencies returns what the leader has measured and not stored yet, some seconds' worth. It is for the status service, which
+	// adds it to what is stored.
+	ListLatencies(context.Context, *ListLatenciesRequest) (*ListLatenciesResponse, error)
 	mustEmbedUnimplementedSchedulerServiceServer()
 }
 
@@ -215,6 +247,12 @@ func (UnimplementedSchedulerServiceServer) ListResources(context.Context, *ListR
 }
 func (UnimplementedSchedulerServiceServer) GetResource(context.Context, *GetResourceRequest) (*GetResourceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetResource not implemented")
+}
+func (UnimplementedSchedulerServiceServer) GetLoad(context.Context, *GetLoadRequest) (*GetLoadResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetLoad not implemented")
+}
+func (UnimplementedSchedulerServiceServer) ListLatencies(context.Context, *ListLatenciesRequest) (*ListLatenciesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListLatencies not implemented")
 }
 func (UnimplementedSchedulerServiceServer) mustEmbedUnimplementedSchedulerServiceServer() {}
 func (UnimplementedSchedulerServiceServer) testEmbeddedByValue()                          {}
@@ -338,6 +376,42 @@ func _SchedulerService_GetResource_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SchedulerService_GetLoad_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetLoadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SchedulerServiceServer).GetLoad(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SchedulerService_GetLoad_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SchedulerServiceServer).GetLoad(ctx, req.(*GetLoadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SchedulerService_ListLatencies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListLatenciesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SchedulerServiceServer).ListLatencies(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SchedulerService_ListLatencies_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SchedulerServiceServer).ListLatencies(ctx, req.(*ListLatenciesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SchedulerService_ServiceDesc is the grpc.ServiceDesc for SchedulerService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -360,6 +434,14 @@ var SchedulerService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "GetResource",
 			Handler:    _SchedulerService_GetResource_Handler,
+		},
+		{
+			MethodName: "GetLoad",
+			Handler:    _SchedulerService_GetLoad_Handler,
+		},
+		{
+			MethodName: "ListLatencies",
+			Handler:    _SchedulerService_ListLatencies_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

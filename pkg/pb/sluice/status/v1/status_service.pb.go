@@ -9,6 +9,7 @@
 package statusv1
 
 import (
+	v11 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	v1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -2341,6 +2342,125 @@ func (x *GetTaskLogRequest) GetTaskId() string {
 	return ""
 }
 
+// FollowTaskLogRequest names a task.
+type FollowTaskLogRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// UUID of the task. Required.
+	TaskId        string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowTaskLogRequest) Reset() {
+	*x = FollowTaskLogRequest{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowTaskLogRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowTaskLogRequest) ProtoMessage() {}
+
+func (x *FollowTaskLogRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowTaskLogRequest.ProtoReflect.Descriptor instead.
+func (*FollowTaskLogRequest) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *FollowTaskLogRequest) GetTaskId() string {
+	if x != nil {
+		return x.TaskId
+	}
+	return ""
+}
+
+// FollowTaskLogResponse is what a task has written since the last message.
+type FollowTaskLogResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Text as it was written, invalid UTF-8 replaced. Can be empty: then only the rest is news.
+	Text string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	// Something was left out before the text: it was written faster than it is kept.
+	Skipped bool `protobuf:"varint,2,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// Number of the attempt that wrote it; the log of a new one begins anew.
+	Attempt int32 `protobuf:"varint,3,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	// Where the task is in its life. The stream ends after a final state.
+	State         v1.State `protobuf:"varint,4,opt,name=state,proto3,enum=sluice.task.v1.State" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowTaskLogResponse) Reset() {
+	*x = FollowTaskLogResponse{}
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowTaskLogResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowTaskLogResponse) ProtoMessage() {}
+
+func (x *FollowTaskLogResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowTaskLogResponse.ProtoReflect.Descriptor instead.
+func (*FollowTaskLogResponse) Descriptor() ([]byte, []int) {
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *FollowTaskLogResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *FollowTaskLogResponse) GetSkipped() bool {
+	if x != nil {
+		return x.Skipped
+	}
+	return false
+}
+
+func (x *FollowTaskLogResponse) GetAttempt() int32 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *FollowTaskLogResponse) GetState() v1.State {
+	if x != nil {
+		return x.State
+	}
+	return v1.State(0)
+}
+
 // GetTaskLogResponse holds the log.
 type GetTaskLogResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2354,7 +2474,7 @@ type GetTaskLogResponse struct {
 
 func (x *GetTaskLogResponse) Reset() {
 	*x = GetTaskLogResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[32]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2486,7 @@ func (x *GetTaskLogResponse) String() string {
 func (*GetTaskLogResponse) ProtoMessage() {}
 
 func (x *GetTaskLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[32]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2379,7 +2499,7 @@ func (x *GetTaskLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTaskLogResponse.ProtoReflect.Descriptor instead.
 func (*GetTaskLogResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{32}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GetTaskLogResponse) GetText() string {
@@ -2406,14 +2526,16 @@ type PutTaskLogRequest struct {
 	// At most 256 KiB of UTF-8.
 	Text string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
 	// Something was cut off at the front.
-	Truncated     bool `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Truncated bool `protobuf:"varint,4,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	// How many bytes the run has written in all, as far as text goes. 0: what text holds, and nothing was cut off.
+	Written       int64 `protobuf:"varint,5,opt,name=written,proto3" json:"written,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutTaskLogRequest) Reset() {
 	*x = PutTaskLogRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[33]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2425,7 +2547,7 @@ func (x *PutTaskLogRequest) String() string {
 func (*PutTaskLogRequest) ProtoMessage() {}
 
 func (x *PutTaskLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[33]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2438,7 +2560,7 @@ func (x *PutTaskLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskLogRequest.ProtoReflect.Descriptor instead.
 func (*PutTaskLogRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{33}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PutTaskLogRequest) GetTaskId() string {
@@ -2469,6 +2591,13 @@ func (x *PutTaskLogRequest) GetTruncated() bool {
 	return false
 }
 
+func (x *PutTaskLogRequest) GetWritten() int64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
+}
+
 // PutTaskLogResponse says that the log is stored.
 type PutTaskLogResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2478,7 +2607,7 @@ type PutTaskLogResponse struct {
 
 func (x *PutTaskLogResponse) Reset() {
 	*x = PutTaskLogResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[34]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2619,7 @@ func (x *PutTaskLogResponse) String() string {
 func (*PutTaskLogResponse) ProtoMessage() {}
 
 func (x *PutTaskLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[34]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2632,7 @@ func (x *PutTaskLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskLogResponse.ProtoReflect.Descriptor instead.
 func (*PutTaskLogResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{34}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{36}
 }
 
 // PutTaskReportRequest is the whole report of one run.
@@ -2528,7 +2657,7 @@ type PutTaskReportRequest struct {
 
 func (x *PutTaskReportRequest) Reset() {
 	*x = PutTaskReportRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[35]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2540,7 +2669,7 @@ func (x *PutTaskReportRequest) String() string {
 func (*PutTaskReportRequest) ProtoMessage() {}
 
 func (x *PutTaskReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[35]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2553,7 +2682,7 @@ func (x *PutTaskReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskReportRequest.ProtoReflect.Descriptor instead.
 func (*PutTaskReportRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{35}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *PutTaskReportRequest) GetTaskId() string {
@@ -2607,7 +2736,7 @@ type PutTaskReportResponse struct {
 
 func (x *PutTaskReportResponse) Reset() {
 	*x = PutTaskReportResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[36]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2619,7 +2748,7 @@ func (x *PutTaskReportResponse) String() string {
 func (*PutTaskReportResponse) ProtoMessage() {}
 
 func (x *PutTaskReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[36]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2632,7 +2761,7 @@ func (x *PutTaskReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTaskReportResponse.ProtoReflect.Descriptor instead.
 func (*PutTaskReportResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{36}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{38}
 }
 
 // GetStatsRequest selects finished tasks.
@@ -2640,15 +2769,18 @@ type GetStatsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Exactly this name; empty means all, by name. At most 255 bytes.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// How far back. 1 second to 30 days; unset means 1 hour.
-	Since         *durationpb.Duration `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// How far back. 1 second to 30 days; unset means 1 hour. What is kept is whole minutes for some hours and whole hours for longer, so
+	// it is rounded up to these.
+	Since *durationpb.Duration `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// Exactly this domain; empty means all. At most 255 bytes.
+	Domain        string `protobuf:"bytes,3,opt,name=domain,proto3" json:"domain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatsRequest) Reset() {
 	*x = GetStatsRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[37]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2660,7 +2792,7 @@ func (x *GetStatsRequest) String() string {
 func (*GetStatsRequest) ProtoMessage() {}
 
 func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[37]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2673,7 +2805,7 @@ func (x *GetStatsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsRequest.ProtoReflect.Descriptor instead.
 func (*GetStatsRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{37}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetStatsRequest) GetName() string {
@@ -2690,18 +2822,29 @@ func (x *GetStatsRequest) GetSince() *durationpb.Duration {
 	return nil
 }
 
-// GetStatsResponse holds one row for each task name.
+func (x *GetStatsRequest) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+// GetStatsResponse holds one row for each task name and domain.
 type GetStatsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rows, by name.
-	Names         []*NameStats `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// The rows, by name and domain. At most 1,000, those with most finished tasks; the total is of all.
+	Names []*NameStats `protobuf:"bytes,1,rep,name=names,proto3" json:"names,omitempty"`
+	// All of them together; its name and domain are empty.
+	Total *NameStats `protobuf:"bytes,2,opt,name=total,proto3" json:"total,omitempty"`
+	// From when on: since, rounded.
+	From          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetStatsResponse) Reset() {
 	*x = GetStatsResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[38]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2856,7 @@ func (x *GetStatsResponse) String() string {
 func (*GetStatsResponse) ProtoMessage() {}
 
 func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[38]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,12 +2869,26 @@ func (x *GetStatsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatsResponse.ProtoReflect.Descriptor instead.
 func (*GetStatsResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{38}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetStatsResponse) GetNames() []*NameStats {
 	if x != nil {
 		return x.Names
+	}
+	return nil
+}
+
+func (x *GetStatsResponse) GetTotal() *NameStats {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *GetStatsResponse) GetFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.From
 	}
 	return nil
 }
@@ -2752,14 +2909,20 @@ type NameStats struct {
 	// From there until an executor was given it.
 	Start *Percentiles `protobuf:"bytes,6,opt,name=start,proto3" json:"start,omitempty"`
 	// From there to the end.
-	Run           *Percentiles `protobuf:"bytes,7,opt,name=run,proto3" json:"run,omitempty"`
+	Run *Percentiles `protobuf:"bytes,7,opt,name=run,proto3" json:"run,omitempty"`
+	// Domain of the tasks.
+	Domain string `protobuf:"bytes,8,opt,name=domain,proto3" json:"domain,omitempty"`
+	// How many of them completed.
+	Completed int64 `protobuf:"varint,9,opt,name=completed,proto3" json:"completed,omitempty"`
+	// Share of the finished ones that failed, 0 to 1.
+	FailureRate   float64 `protobuf:"fixed64,10,opt,name=failure_rate,json=failureRate,proto3" json:"failure_rate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NameStats) Reset() {
 	*x = NameStats{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[39]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2771,7 +2934,7 @@ func (x *NameStats) String() string {
 func (*NameStats) ProtoMessage() {}
 
 func (x *NameStats) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[39]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2784,7 +2947,7 @@ func (x *NameStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameStats.ProtoReflect.Descriptor instead.
 func (*NameStats) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{39}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *NameStats) GetName() string {
@@ -2836,6 +2999,27 @@ func (x *NameStats) GetRun() *Percentiles {
 	return nil
 }
 
+func (x *NameStats) GetDomain() string {
+	if x != nil {
+		return x.Domain
+	}
+	return ""
+}
+
+func (x *NameStats) GetCompleted() int64 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+func (x *NameStats) GetFailureRate() float64 {
+	if x != nil {
+		return x.FailureRate
+	}
+	return 0
+}
+
 // Percentiles of a time, in seconds.
 type Percentiles struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2846,14 +3030,16 @@ type Percentiles struct {
 	// 99 in 100.
 	P99 float64 `protobuf:"fixed64,3,opt,name=p99,proto3" json:"p99,omitempty"`
 	// The longest.
-	Max           float64 `protobuf:"fixed64,4,opt,name=max,proto3" json:"max,omitempty"`
+	Max float64 `protobuf:"fixed64,4,opt,name=max,proto3" json:"max,omitempty"`
+	// How many were measured: a task that was canceled before it started has no time to run.
+	Count         int64 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Percentiles) Reset() {
 	*x = Percentiles{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[40]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2865,7 +3051,7 @@ func (x *Percentiles) String() string {
 func (*Percentiles) ProtoMessage() {}
 
 func (x *Percentiles) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[40]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2878,7 +3064,7 @@ func (x *Percentiles) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Percentiles.ProtoReflect.Descriptor instead.
 func (*Percentiles) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{40}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Percentiles) GetP50() float64 {
@@ -2909,6 +3095,13 @@ func (x *Percentiles) GetMax() float64 {
 	return 0
 }
 
+func (x *Percentiles) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 // GetSystemStatusRequest asks how the whole is doing.
 type GetSystemStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2918,7 +3111,7 @@ type GetSystemStatusRequest struct {
 
 func (x *GetSystemStatusRequest) Reset() {
 	*x = GetSystemStatusRequest{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[41]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2930,7 +3123,7 @@ func (x *GetSystemStatusRequest) String() string {
 func (*GetSystemStatusRequest) ProtoMessage() {}
 
 func (x *GetSystemStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[41]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2943,7 +3136,7 @@ func (x *GetSystemStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSystemStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetSystemStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{41}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{43}
 }
 
 // GetSystemStatusResponse says how the whole is doing.
@@ -2960,14 +3153,16 @@ type GetSystemStatusResponse struct {
 	// Tasks that are not final, by state.
 	Live []*StateCount `protobuf:"bytes,5,rep,name=live,proto3" json:"live,omitempty"`
 	// Executors that are online.
-	Executors     int32 `protobuf:"varint,6,opt,name=executors,proto3" json:"executors,omitempty"`
+	Executors int32 `protobuf:"varint,6,opt,name=executors,proto3" json:"executors,omitempty"`
+	// How much there is to do; unset while no scheduler answers.
+	Load          *v11.GetLoadResponse `protobuf:"bytes,7,opt,name=load,proto3" json:"load,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetSystemStatusResponse) Reset() {
 	*x = GetSystemStatusResponse{}
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[42]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2979,7 +3174,7 @@ func (x *GetSystemStatusResponse) String() string {
 func (*GetSystemStatusResponse) ProtoMessage() {}
 
 func (x *GetSystemStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sluice_status_v1_status_service_proto_msgTypes[42]
+	mi := &file_sluice_status_v1_status_service_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2992,7 +3187,7 @@ func (x *GetSystemStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSystemStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetSystemStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{42}
+	return file_sluice_status_v1_status_service_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetSystemStatusResponse) GetVersion() string {
@@ -3037,11 +3232,18 @@ func (x *GetSystemStatusResponse) GetExecutors() int32 {
 	return 0
 }
 
+func (x *GetSystemStatusResponse) GetLoad() *v11.GetLoadResponse {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
 var File_sluice_status_v1_status_service_proto protoreflect.FileDescriptor
 
 const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\n" +
-	"%sluice/status/v1/status_service.proto\x12\x10sluice.status.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19sluice/task/v1/task.proto\")\n" +
+	"%sluice/status/v1/status_service.proto\x12\x10sluice.status.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a+sluice/scheduler/v1/scheduler_service.proto\x1a\x19sluice/task/v1/task.proto\")\n" +
 	"\x0eGetTaskRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\xc5\x01\n" +
 	"\x0fGetTaskResponse\x12(\n" +
@@ -3187,15 +3389,23 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x05state\x18\x01 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\",\n" +
 	"\x11GetTaskLogRequest\x12\x17\n" +
-	"\atask_id\x18\x01 \x01(\tR\x06taskId\"F\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\"/\n" +
+	"\x14FollowTaskLogRequest\x12\x17\n" +
+	"\atask_id\x18\x01 \x01(\tR\x06taskId\"\x8c\x01\n" +
+	"\x15FollowTaskLogResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\x12\x18\n" +
+	"\askipped\x18\x02 \x01(\bR\askipped\x12\x18\n" +
+	"\aattempt\x18\x03 \x01(\x05R\aattempt\x12+\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x15.sluice.task.v1.StateR\x05state\"F\n" +
 	"\x12GetTaskLogResponse\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x1c\n" +
-	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"t\n" +
+	"\ttruncated\x18\x02 \x01(\bR\ttruncated\"\x8e\x01\n" +
 	"\x11PutTaskLogRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
 	"\x05claim\x18\x02 \x01(\x03R\x05claim\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x1c\n" +
-	"\ttruncated\x18\x04 \x01(\bR\ttruncated\"\x14\n" +
+	"\ttruncated\x18\x04 \x01(\bR\ttruncated\x12\x18\n" +
+	"\awritten\x18\x05 \x01(\x03R\awritten\"\x14\n" +
 	"\x12PutTaskLogResponse\"\x9a\x02\n" +
 	"\x14PutTaskReportRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x14\n" +
@@ -3204,12 +3414,15 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\acreated\x18\x04 \x03(\v2\x1f.sluice.task.v1.CreatedResourceR\acreated\x12\x1c\n" +
 	"\tdiscarded\x18\x05 \x03(\tR\tdiscarded\x12D\n" +
 	"\x0egroup_progress\x18\x06 \x03(\v2\x1d.sluice.task.v1.GroupProgressR\rgroupProgress\"\x17\n" +
-	"\x15PutTaskReportResponse\"V\n" +
+	"\x15PutTaskReportResponse\"n\n" +
 	"\x0fGetStatsRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
-	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\"E\n" +
+	"\x05since\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05since\x12\x16\n" +
+	"\x06domain\x18\x03 \x01(\tR\x06domain\"\xa8\x01\n" +
 	"\x10GetStatsResponse\x121\n" +
-	"\x05names\x18\x01 \x03(\v2\x1b.sluice.status.v1.NameStatsR\x05names\"\x8e\x02\n" +
+	"\x05names\x18\x01 \x03(\v2\x1b.sluice.status.v1.NameStatsR\x05names\x121\n" +
+	"\x05total\x18\x02 \x01(\v2\x1b.sluice.status.v1.NameStatsR\x05total\x12.\n" +
+	"\x04from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\"\xe7\x02\n" +
 	"\tNameStats\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bfinished\x18\x02 \x01(\x03R\bfinished\x12\x16\n" +
@@ -3217,20 +3430,26 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\bcanceled\x18\x04 \x01(\x03R\bcanceled\x127\n" +
 	"\aunblock\x18\x05 \x01(\v2\x1d.sluice.status.v1.PercentilesR\aunblock\x123\n" +
 	"\x05start\x18\x06 \x01(\v2\x1d.sluice.status.v1.PercentilesR\x05start\x12/\n" +
-	"\x03run\x18\a \x01(\v2\x1d.sluice.status.v1.PercentilesR\x03run\"U\n" +
+	"\x03run\x18\a \x01(\v2\x1d.sluice.status.v1.PercentilesR\x03run\x12\x16\n" +
+	"\x06domain\x18\b \x01(\tR\x06domain\x12\x1c\n" +
+	"\tcompleted\x18\t \x01(\x03R\tcompleted\x12!\n" +
+	"\ffailure_rate\x18\n" +
+	" \x01(\x01R\vfailureRate\"k\n" +
 	"\vPercentiles\x12\x10\n" +
 	"\x03p50\x18\x01 \x01(\x01R\x03p50\x12\x10\n" +
 	"\x03p95\x18\x02 \x01(\x01R\x03p95\x12\x10\n" +
 	"\x03p99\x18\x03 \x01(\x01R\x03p99\x12\x10\n" +
-	"\x03max\x18\x04 \x01(\x01R\x03max\"\x18\n" +
-	"\x16GetSystemStatusRequest\"\xf1\x01\n" +
+	"\x03max\x18\x04 \x01(\x01R\x03max\x12\x14\n" +
+	"\x05count\x18\x05 \x01(\x03R\x05count\"\x18\n" +
+	"\x16GetSystemStatusRequest\"\xab\x02\n" +
 	"\x17GetSystemStatusResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12-\n" +
 	"\x12database_connected\x18\x02 \x01(\bR\x11databaseConnected\x12'\n" +
 	"\x0fscheduler_leads\x18\x03 \x01(\bR\x0eschedulerLeads\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x03R\x05epoch\x120\n" +
 	"\x04live\x18\x05 \x03(\v2\x1c.sluice.status.v1.StateCountR\x04live\x12\x1c\n" +
-	"\texecutors\x18\x06 \x01(\x05R\texecutors*\xf0\x04\n" +
+	"\texecutors\x18\x06 \x01(\x05R\texecutors\x128\n" +
+	"\x04load\x18\a \x01(\v2$.sluice.scheduler.v1.GetLoadResponseR\x04load*\xf0\x04\n" +
 	"\tTaskField\x12\x1a\n" +
 	"\x16TASK_FIELD_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rTASK_FIELD_ID\x10\x01\x12\x13\n" +
@@ -3270,7 +3489,7 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x10COMPARISON_RANGE\x10\t\x12\x16\n" +
 	"\x12COMPARISON_IS_NULL\x10\n" +
 	"\x12\x12\n" +
-	"\x0eCOMPARISON_ALL\x10\v2\xae\f\n" +
+	"\x0eCOMPARISON_ALL\x10\v2\x92\r\n" +
 	"\rStatusService\x12S\n" +
 	"\aGetTask\x12 .sluice.status.v1.GetTaskRequest\x1a!.sluice.status.v1.GetTaskResponse\"\x03\x90\x02\x01\x12Y\n" +
 	"\tListTasks\x12\".sluice.status.v1.ListTasksRequest\x1a#.sluice.status.v1.ListTasksResponse\"\x03\x90\x02\x01\x12Y\n" +
@@ -3283,7 +3502,8 @@ const file_sluice_status_v1_status_service_proto_rawDesc = "" +
 	"\x0eListTaskGroups\x12'.sluice.status.v1.ListTaskGroupsRequest\x1a(.sluice.status.v1.ListTaskGroupsResponse\"\x03\x90\x02\x01\x12b\n" +
 	"\fGetTaskGroup\x12%.sluice.status.v1.GetTaskGroupRequest\x1a&.sluice.status.v1.GetTaskGroupResponse\"\x03\x90\x02\x01\x12\\\n" +
 	"\n" +
-	"GetTaskLog\x12#.sluice.status.v1.GetTaskLogRequest\x1a$.sluice.status.v1.GetTaskLogResponse\"\x03\x90\x02\x01\x12\\\n" +
+	"GetTaskLog\x12#.sluice.status.v1.GetTaskLogRequest\x1a$.sluice.status.v1.GetTaskLogResponse\"\x03\x90\x02\x01\x12b\n" +
+	"\rFollowTaskLog\x12&.sluice.status.v1.FollowTaskLogRequest\x1a'.sluice.status.v1.FollowTaskLogResponse0\x01\x12\\\n" +
 	"\n" +
 	"PutTaskLog\x12#.sluice.status.v1.PutTaskLogRequest\x1a$.sluice.status.v1.PutTaskLogResponse\"\x03\x90\x02\x02\x12e\n" +
 	"\rPutTaskReport\x12&.sluice.status.v1.PutTaskReportRequest\x1a'.sluice.status.v1.PutTaskReportResponse\"\x03\x90\x02\x02\x12k\n" +
@@ -3306,7 +3526,7 @@ func file_sluice_status_v1_status_service_proto_rawDescGZIP() []byte {
 }
 
 var file_sluice_status_v1_status_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_sluice_status_v1_status_service_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_sluice_status_v1_status_service_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_sluice_status_v1_status_service_proto_goTypes = []any{
 	(TaskField)(0),                    // 0: sluice.status.v1.TaskField
 	(Comparison)(0),                   // 1: sluice.status.v1.Comparison
@@ -3342,38 +3562,41 @@ var file_sluice_status_v1_status_service_proto_goTypes = []any{
 	(*GetTaskGroupResponse)(nil),      // 31: sluice.status.v1.GetTaskGroupResponse
 	(*StateCount)(nil),                // 32: sluice.status.v1.StateCount
 	(*GetTaskLogRequest)(nil),         // 33: sluice.status.v1.GetTaskLogRequest
-	(*GetTaskLogResponse)(nil),        // 34: sluice.status.v1.GetTaskLogResponse
-	(*PutTaskLogRequest)(nil),         // 35: sluice.status.v1.PutTaskLogRequest
-	(*PutTaskLogResponse)(nil),        // 36: sluice.status.v1.PutTaskLogResponse
-	(*PutTaskReportRequest)(nil),      // 37: sluice.status.v1.PutTaskReportRequest
-	(*PutTaskReportResponse)(nil),     // 38: sluice.status.v1.PutTaskReportResponse
-	(*GetStatsRequest)(nil),           // 39: sluice.status.v1.GetStatsRequest
-	(*GetStatsResponse)(nil),          // 40: sluice.status.v1.GetStatsResponse
-	(*NameStats)(nil),                 // 41: sluice.status.v1.NameStats
-	(*Percentiles)(nil),               // 42: sluice.status.v1.Percentiles
-	(*GetSystemStatusRequest)(nil),    // 43: sluice.status.v1.GetSystemStatusRequest
-	(*GetSystemStatusResponse)(nil),   // 44: sluice.status.v1.GetSystemStatusResponse
-	nil,                               // 45: sluice.status.v1.ListTasksResponse.ReportsEntry
-	nil,                               // 46: sluice.status.v1.ListTasksResponse.ChildrenEntry
-	(*v1.Task)(nil),                   // 47: sluice.task.v1.Task
-	(*v1.Progress)(nil),               // 48: sluice.task.v1.Progress
-	(*v1.CreatedResource)(nil),        // 49: sluice.task.v1.CreatedResource
-	(*timestamppb.Timestamp)(nil),     // 50: google.protobuf.Timestamp
-	(*v1.TaskError)(nil),              // 51: sluice.task.v1.TaskError
-	(v1.State)(0),                     // 52: sluice.task.v1.State
-	(*durationpb.Duration)(nil),       // 53: google.protobuf.Duration
-	(*v1.GroupProgress)(nil),          // 54: sluice.task.v1.GroupProgress
+	(*FollowTaskLogRequest)(nil),      // 34: sluice.status.v1.FollowTaskLogRequest
+	(*FollowTaskLogResponse)(nil),     // 35: sluice.status.v1.FollowTaskLogResponse
+	(*GetTaskLogResponse)(nil),        // 36: sluice.status.v1.GetTaskLogResponse
+	(*PutTaskLogRequest)(nil),         // 37: sluice.status.v1.PutTaskLogRequest
+	(*PutTaskLogResponse)(nil),        // 38: sluice.status.v1.PutTaskLogResponse
+	(*PutTaskReportRequest)(nil),      // 39: sluice.status.v1.PutTaskReportRequest
+	(*PutTaskReportResponse)(nil),     // 40: sluice.status.v1.PutTaskReportResponse
+	(*GetStatsRequest)(nil),           // 41: sluice.status.v1.GetStatsRequest
+	(*GetStatsResponse)(nil),          // 42: sluice.status.v1.GetStatsResponse
+	(*NameStats)(nil),                 // 43: sluice.status.v1.NameStats
+	(*Percentiles)(nil),               // 44: sluice.status.v1.Percentiles
+	(*GetSystemStatusRequest)(nil),    // 45: sluice.status.v1.GetSystemStatusRequest
+	(*GetSystemStatusResponse)(nil),   // 46: sluice.status.v1.GetSystemStatusResponse
+	nil,                               // 47: sluice.status.v1.ListTasksResponse.ReportsEntry
+	nil,                               // 48: sluice.status.v1.ListTasksResponse.ChildrenEntry
+	(*v1.Task)(nil),                   // 49: sluice.task.v1.Task
+	(*v1.Progress)(nil),               // 50: sluice.task.v1.Progress
+	(*v1.CreatedResource)(nil),        // 51: sluice.task.v1.CreatedResource
+	(*timestamppb.Timestamp)(nil),     // 52: google.protobuf.Timestamp
+	(*v1.TaskError)(nil),              // 53: sluice.task.v1.TaskError
+	(v1.State)(0),                     // 54: sluice.task.v1.State
+	(*durationpb.Duration)(nil),       // 55: google.protobuf.Duration
+	(*v1.GroupProgress)(nil),          // 56: sluice.task.v1.GroupProgress
+	(*v11.GetLoadResponse)(nil),       // 57: sluice.scheduler.v1.GetLoadResponse
 }
 var file_sluice_status_v1_status_service_proto_depIdxs = []int32{
-	47, // 0: sluice.status.v1.GetTaskResponse.task:type_name -> sluice.task.v1.Task
+	49, // 0: sluice.status.v1.GetTaskResponse.task:type_name -> sluice.task.v1.Task
 	4,  // 1: sluice.status.v1.GetTaskResponse.report:type_name -> sluice.status.v1.TaskReport
 	5,  // 2: sluice.status.v1.GetTaskResponse.attempts:type_name -> sluice.status.v1.Attempt
-	48, // 3: sluice.status.v1.TaskReport.progress:type_name -> sluice.task.v1.Progress
-	49, // 4: sluice.status.v1.TaskReport.created:type_name -> sluice.task.v1.CreatedResource
-	50, // 5: sluice.status.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
-	50, // 6: sluice.status.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
-	51, // 7: sluice.status.v1.Attempt.error:type_name -> sluice.task.v1.TaskError
-	52, // 8: sluice.status.v1.ListTasksRequest.states:type_name -> sluice.task.v1.State
+	50, // 3: sluice.status.v1.TaskReport.progress:type_name -> sluice.task.v1.Progress
+	51, // 4: sluice.status.v1.TaskReport.created:type_name -> sluice.task.v1.CreatedResource
+	52, // 5: sluice.status.v1.Attempt.started_at:type_name -> google.protobuf.Timestamp
+	52, // 6: sluice.status.v1.Attempt.ended_at:type_name -> google.protobuf.Timestamp
+	53, // 7: sluice.status.v1.Attempt.error:type_name -> sluice.task.v1.TaskError
+	54, // 8: sluice.status.v1.ListTasksRequest.states:type_name -> sluice.task.v1.State
 	7,  // 9: sluice.status.v1.ListTasksRequest.filter:type_name -> sluice.status.v1.Filter
 	10, // 10: sluice.status.v1.ListTasksRequest.order:type_name -> sluice.status.v1.Order
 	9,  // 11: sluice.status.v1.Filter.condition:type_name -> sluice.status.v1.Condition
@@ -3384,72 +3607,78 @@ var file_sluice_status_v1_status_service_proto_depIdxs = []int32{
 	0,  // 16: sluice.status.v1.Condition.field:type_name -> sluice.status.v1.TaskField
 	1,  // 17: sluice.status.v1.Condition.comparison:type_name -> sluice.status.v1.Comparison
 	0,  // 18: sluice.status.v1.Order.field:type_name -> sluice.status.v1.TaskField
-	47, // 19: sluice.status.v1.ListTasksResponse.tasks:type_name -> sluice.task.v1.Task
-	45, // 20: sluice.status.v1.ListTasksResponse.reports:type_name -> sluice.status.v1.ListTasksResponse.ReportsEntry
-	46, // 21: sluice.status.v1.ListTasksResponse.children:type_name -> sluice.status.v1.ListTasksResponse.ChildrenEntry
+	49, // 19: sluice.status.v1.ListTasksResponse.tasks:type_name -> sluice.task.v1.Task
+	47, // 20: sluice.status.v1.ListTasksResponse.reports:type_name -> sluice.status.v1.ListTasksResponse.ReportsEntry
+	48, // 21: sluice.status.v1.ListTasksResponse.children:type_name -> sluice.status.v1.ListTasksResponse.ChildrenEntry
 	7,  // 22: sluice.status.v1.AwaitTasksRequest.filter:type_name -> sluice.status.v1.Filter
-	53, // 23: sluice.status.v1.AwaitTasksRequest.timeout:type_name -> google.protobuf.Duration
-	47, // 24: sluice.status.v1.AwaitTasksResponse.tasks:type_name -> sluice.task.v1.Task
+	55, // 23: sluice.status.v1.AwaitTasksRequest.timeout:type_name -> google.protobuf.Duration
+	49, // 24: sluice.status.v1.AwaitTasksResponse.tasks:type_name -> sluice.task.v1.Task
 	7,  // 25: sluice.status.v1.WatchTasksRequest.filter:type_name -> sluice.status.v1.Filter
-	47, // 26: sluice.status.v1.WatchTasksResponse.task:type_name -> sluice.task.v1.Task
+	49, // 26: sluice.status.v1.WatchTasksResponse.task:type_name -> sluice.task.v1.Task
 	4,  // 27: sluice.status.v1.WatchTasksResponse.report:type_name -> sluice.status.v1.TaskReport
 	31, // 28: sluice.status.v1.ListTaskGroupsResponse.groups:type_name -> sluice.status.v1.GetTaskGroupResponse
 	23, // 29: sluice.status.v1.ListTaskArtifactsResponse.artifacts:type_name -> sluice.status.v1.TaskArtifact
-	53, // 30: sluice.status.v1.WaitTasksRequest.timeout:type_name -> google.protobuf.Duration
-	47, // 31: sluice.status.v1.WaitTasksResponse.tasks:type_name -> sluice.task.v1.Task
-	47, // 32: sluice.status.v1.WatchTaskResponse.task:type_name -> sluice.task.v1.Task
-	50, // 33: sluice.status.v1.GetTaskGroupResponse.created_at:type_name -> google.protobuf.Timestamp
+	55, // 30: sluice.status.v1.WaitTasksRequest.timeout:type_name -> google.protobuf.Duration
+	49, // 31: sluice.status.v1.WaitTasksResponse.tasks:type_name -> sluice.task.v1.Task
+	49, // 32: sluice.status.v1.WatchTaskResponse.task:type_name -> sluice.task.v1.Task
+	52, // 33: sluice.status.v1.GetTaskGroupResponse.created_at:type_name -> google.protobuf.Timestamp
 	32, // 34: sluice.status.v1.GetTaskGroupResponse.counts:type_name -> sluice.status.v1.StateCount
-	54, // 35: sluice.status.v1.GetTaskGroupResponse.progress:type_name -> sluice.task.v1.GroupProgress
-	52, // 36: sluice.status.v1.StateCount.state:type_name -> sluice.task.v1.State
-	48, // 37: sluice.status.v1.PutTaskReportRequest.progress:type_name -> sluice.task.v1.Progress
-	49, // 38: sluice.status.v1.PutTaskReportRequest.created:type_name -> sluice.task.v1.CreatedResource
-	54, // 39: sluice.status.v1.PutTaskReportRequest.group_progress:type_name -> sluice.task.v1.GroupProgress
-	53, // 40: sluice.status.v1.GetStatsRequest.since:type_name -> google.protobuf.Duration
-	41, // 41: sluice.status.v1.GetStatsResponse.names:type_name -> sluice.status.v1.NameStats
-	42, // 42: sluice.status.v1.NameStats.unblock:type_name -> sluice.status.v1.Percentiles
-	42, // 43: sluice.status.v1.NameStats.start:type_name -> sluice.status.v1.Percentiles
-	42, // 44: sluice.status.v1.NameStats.run:type_name -> sluice.status.v1.Percentiles
-	32, // 45: sluice.status.v1.GetSystemStatusResponse.live:type_name -> sluice.status.v1.StateCount
-	4,  // 46: sluice.status.v1.ListTasksResponse.ReportsEntry.value:type_name -> sluice.status.v1.TaskReport
-	12, // 47: sluice.status.v1.ListTasksResponse.ChildrenEntry.value:type_name -> sluice.status.v1.TaskIds
-	2,  // 48: sluice.status.v1.StatusService.GetTask:input_type -> sluice.status.v1.GetTaskRequest
-	6,  // 49: sluice.status.v1.StatusService.ListTasks:input_type -> sluice.status.v1.ListTasksRequest
-	26, // 50: sluice.status.v1.StatusService.WaitTasks:input_type -> sluice.status.v1.WaitTasksRequest
-	28, // 51: sluice.status.v1.StatusService.WatchTask:input_type -> sluice.status.v1.WatchTaskRequest
-	13, // 52: sluice.status.v1.StatusService.AwaitTasks:input_type -> sluice.status.v1.AwaitTasksRequest
-	15, // 53: sluice.status.v1.StatusService.WatchTasks:input_type -> sluice.status.v1.WatchTasksRequest
-	17, // 54: sluice.status.v1.StatusService.ListTaskGroups:input_type -> sluice.status.v1.ListTaskGroupsRequest
-	30, // 55: sluice.status.v1.StatusService.GetTaskGroup:input_type -> sluice.status.v1.GetTaskGroupRequest
-	33, // 56: sluice.status.v1.StatusService.GetTaskLog:input_type -> sluice.status.v1.GetTaskLogRequest
-	35, // 57: sluice.status.v1.StatusService.PutTaskLog:input_type -> sluice.status.v1.PutTaskLogRequest
-	37, // 58: sluice.status.v1.StatusService.PutTaskReport:input_type -> sluice.status.v1.PutTaskReportRequest
-	19, // 59: sluice.status.v1.StatusService.PutTaskArtifact:input_type -> sluice.status.v1.PutTaskArtifactRequest
-	21, // 60: sluice.status.v1.StatusService.ListTaskArtifacts:input_type -> sluice.status.v1.ListTaskArtifactsRequest
-	24, // 61: sluice.status.v1.StatusService.GetTaskArtifact:input_type -> sluice.status.v1.GetTaskArtifactRequest
-	39, // 62: sluice.status.v1.StatusService.GetStats:input_type -> sluice.status.v1.GetStatsRequest
-	43, // 63: sluice.status.v1.StatusService.GetSystemStatus:input_type -> sluice.status.v1.GetSystemStatusRequest
-	3,  // 64: sluice.status.v1.StatusService.GetTask:output_type -> sluice.status.v1.GetTaskResponse
-	11, // 65: sluice.status.v1.StatusService.ListTasks:output_type -> sluice.status.v1.ListTasksResponse
-	27, // 66: sluice.status.v1.StatusService.WaitTasks:output_type -> sluice.status.v1.WaitTasksResponse
-	29, // 67: sluice.status.v1.StatusService.WatchTask:output_type -> sluice.status.v1.WatchTaskResponse
-	14, // 68: sluice.status.v1.StatusService.AwaitTasks:output_type -> sluice.status.v1.AwaitTasksResponse
-	16, // 69: sluice.status.v1.StatusService.WatchTasks:output_type -> sluice.status.v1.WatchTasksResponse
-	18, // 70: sluice.status.v1.StatusService.ListTaskGroups:output_type -> sluice.status.v1.ListTaskGroupsResponse
-	31, // 71: sluice.status.v1.StatusService.GetTaskGroup:output_type -> sluice.status.v1.GetTaskGroupResponse
-	34, // 72: sluice.status.v1.StatusService.GetTaskLog:output_type -> sluice.status.v1.GetTaskLogResponse
-	36, // 73: sluice.status.v1.StatusService.PutTaskLog:output_type -> sluice.status.v1.PutTaskLogResponse
-	38, // 74: sluice.status.v1.StatusService.PutTaskReport:output_type -> sluice.status.v1.PutTaskReportResponse
-	20, // 75: sluice.status.v1.StatusService.PutTaskArtifact:output_type -> sluice.status.v1.PutTaskArtifactResponse
-	22, // 76: sluice.status.v1.StatusService.ListTaskArtifacts:output_type -> sluice.status.v1.ListTaskArtifactsResponse
-	25, // 77: sluice.status.v1.StatusService.GetTaskArtifact:output_type -> sluice.status.v1.GetTaskArtifactResponse
-	40, // 78: sluice.status.v1.StatusService.GetStats:output_type -> sluice.status.v1.GetStatsResponse
-	44, // 79: sluice.status.v1.StatusService.GetSystemStatus:output_type -> sluice.status.v1.GetSystemStatusResponse
-	64, // [64:80] is the sub-list for method output_type
-	48, // [48:64] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	56, // 35: sluice.status.v1.GetTaskGroupResponse.progress:type_name -> sluice.task.v1.GroupProgress
+	54, // 36: sluice.status.v1.StateCount.state:type_name -> sluice.task.v1.State
+	54, // 37: sluice.status.v1.FollowTaskLogResponse.state:type_name -> sluice.task.v1.State
+	50, // 38: sluice.status.v1.PutTaskReportRequest.progress:type_name -> sluice.task.v1.Progress
+	51, // 39: sluice.status.v1.PutTaskReportRequest.created:type_name -> sluice.task.v1.CreatedResource
+	56, // 40: sluice.status.v1.PutTaskReportRequest.group_progress:type_name -> sluice.task.v1.GroupProgress
+	55, // 41: sluice.status.v1.GetStatsRequest.since:type_name -> google.protobuf.Duration
+	43, // 42: sluice.status.v1.GetStatsResponse.names:type_name -> sluice.status.v1.NameStats
+	43, // 43: sluice.status.v1.GetStatsResponse.total:type_name -> sluice.status.v1.NameStats
+	52, // 44: sluice.status.v1.GetStatsResponse.from:type_name -> google.protobuf.Timestamp
+	44, // 45: sluice.status.v1.NameStats.unblock:type_name -> sluice.status.v1.Percentiles
+	44, // 46: sluice.status.v1.NameStats.start:type_name -> sluice.status.v1.Percentiles
+	44, // 47: sluice.status.v1.NameStats.run:type_name -> sluice.status.v1.Percentiles
+	32, // 48: sluice.status.v1.GetSystemStatusResponse.live:type_name -> sluice.status.v1.StateCount
+	57, // 49: sluice.status.v1.GetSystemStatusResponse.load:type_name -> sluice.scheduler.v1.GetLoadResponse
+	4,  // 50: sluice.status.v1.ListTasksResponse.ReportsEntry.value:type_name -> sluice.status.v1.TaskReport
+	12, // 51: sluice.status.v1.ListTasksResponse.ChildrenEntry.value:type_name -> sluice.status.v1.TaskIds
+	2,  // 52: sluice.status.v1.StatusService.GetTask:input_type -> sluice.status.v1.GetTaskRequest
+	6,  // 53: sluice.status.v1.StatusService.ListTasks:input_type -> sluice.status.v1.ListTasksRequest
+	26, // 54: sluice.status.v1.StatusService.WaitTasks:input_type -> sluice.status.v1.WaitTasksRequest
+	28, // 55: sluice.status.v1.StatusService.WatchTask:input_type -> sluice.status.v1.WatchTaskRequest
+	13, // 56: sluice.status.v1.StatusService.AwaitTasks:input_type -> sluice.status.v1.AwaitTasksRequest
+	15, // 57: sluice.status.v1.StatusService.WatchTasks:input_type -> sluice.status.v1.WatchTasksRequest
+	17, // 58: sluice.status.v1.StatusService.ListTaskGroups:input_type -> sluice.status.v1.ListTaskGroupsRequest
+	30, // 59: sluice.status.v1.StatusService.GetTaskGroup:input_type -> sluice.status.v1.GetTaskGroupRequest
+	33, // 60: sluice.status.v1.StatusService.GetTaskLog:input_type -> sluice.status.v1.GetTaskLogRequest
+	34, // 61: sluice.status.v1.StatusService.FollowTaskLog:input_type -> sluice.status.v1.FollowTaskLogRequest
+	37, // 62: sluice.status.v1.StatusService.PutTaskLog:input_type -> sluice.status.v1.PutTaskLogRequest
+	39, // 63: sluice.status.v1.StatusService.PutTaskReport:input_type -> sluice.status.v1.PutTaskReportRequest
+	19, // 64: sluice.status.v1.StatusService.PutTaskArtifact:input_type -> sluice.status.v1.PutTaskArtifactRequest
+	21, // 65: sluice.status.v1.StatusService.ListTaskArtifacts:input_type -> sluice.status.v1.ListTaskArtifactsRequest
+	24, // 66: sluice.status.v1.StatusService.GetTaskArtifact:input_type -> sluice.status.v1.GetTaskArtifactRequest
+	41, // 67: sluice.status.v1.StatusService.GetStats:input_type -> sluice.status.v1.GetStatsRequest
+	45, // 68: sluice.status.v1.StatusService.GetSystemStatus:input_type -> sluice.status.v1.GetSystemStatusRequest
+	3,  // 69: sluice.status.v1.StatusService.GetTask:output_type -> sluice.status.v1.GetTaskResponse
+	11, // 70: sluice.status.v1.StatusService.ListTasks:output_type -> sluice.status.v1.ListTasksResponse
+	27, // 71: sluice.status.v1.StatusService.WaitTasks:output_type -> sluice.status.v1.WaitTasksResponse
+	29, // 72: sluice.status.v1.StatusService.WatchTask:output_type -> sluice.status.v1.WatchTaskResponse
+	14, // 73: sluice.status.v1.StatusService.AwaitTasks:output_type -> sluice.status.v1.AwaitTasksResponse
+	16, // 74: sluice.status.v1.StatusService.WatchTasks:output_type -> sluice.status.v1.WatchTasksResponse
+	18, // 75: sluice.status.v1.StatusService.ListTaskGroups:output_type -> sluice.status.v1.ListTaskGroupsResponse
+	31, // 76: sluice.status.v1.StatusService.GetTaskGroup:output_type -> sluice.status.v1.GetTaskGroupResponse
+	36, // 77: sluice.status.v1.StatusService.GetTaskLog:output_type -> sluice.status.v1.GetTaskLogResponse
+	35, // 78: sluice.status.v1.StatusService.FollowTaskLog:output_type -> sluice.status.v1.FollowTaskLogResponse
+	38, // 79: sluice.status.v1.StatusService.PutTaskLog:output_type -> sluice.status.v1.PutTaskLogResponse
+	40, // 80: sluice.status.v1.StatusService.PutTaskReport:output_type -> sluice.status.v1.PutTaskReportResponse
+	20, // 81: sluice.status.v1.StatusService.PutTaskArtifact:output_type -> sluice.status.v1.PutTaskArtifactResponse
+	22, // 82: sluice.status.v1.StatusService.ListTaskArtifacts:output_type -> sluice.status.v1.ListTaskArtifactsResponse
+	25, // 83: sluice.status.v1.StatusService.GetTaskArtifact:output_type -> sluice.status.v1.GetTaskArtifactResponse
+	42, // 84: sluice.status.v1.StatusService.GetStats:output_type -> sluice.status.v1.GetStatsResponse
+	46, // 85: sluice.status.v1.StatusService.GetSystemStatus:output_type -> sluice.status.v1.GetSystemStatusResponse
+	69, // [69:86] is the sub-list for method output_type
+	52, // [52:69] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_sluice_status_v1_status_service_proto_init() }
@@ -3469,7 +3698,7 @@ func file_sluice_status_v1_status_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sluice_status_v1_status_service_proto_rawDesc), len(file_sluice_status_v1_status_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   45,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

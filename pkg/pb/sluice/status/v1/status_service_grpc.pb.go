@@ -30,6 +30,7 @@ const (
 	StatusService_ListTaskGroups_FullMethodName    = "/sluice.status.v1.StatusService/ListTaskGroups"
 	StatusService_GetTaskGroup_FullMethodName      = "/sluice.status.v1.StatusService/GetTaskGroup"
 	StatusService_GetTaskLog_FullMethodName        = "/sluice.status.v1.StatusService/GetTaskLog"
+	StatusService_FollowTaskLog_FullMethodName     = "/sluice.status.v1.StatusService/FollowTaskLog"
 	StatusService_PutTaskLog_FullMethodName        = "/sluice.status.v1.StatusService/PutTaskLog"
 	StatusService_PutTaskReport_FullMethodName     = "/sluice.status.v1.StatusService/PutTaskReport"
 	StatusService_PutTaskArtifact_FullMethodName   = "/sluice.status.v1.StatusService/PutTaskArtifact"
@@ -66,6 +67,8 @@ type StatusServiceClient interface {
 	GetTaskGroup(ctx context.Context, in *GetTaskGroupRequest, opts ...grpc.CallOption) (*GetTaskGroupResponse, error)
 	// GetTaskLog returns what a task's process wrote to standard output and standard error.
 	GetTaskLog(ctx context.Context, in *GetTaskLogRequest, opts ...grpc.CallOption) (*GetTaskLogResponse, error)
+	// FollowTaskLog streams what a task prints: first what is there, then what comes, at most about twice a second, until the task is final.
+	FollowTaskLog(ctx context.Context, in *FollowTaskLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowTaskLogResponse], error)
 	// PutTaskLog stores what a run wrote, in place of what was stored for it before. For executors.
 	PutTaskLog(ctx context.Context, in *PutTaskLogRequest, opts ...grpc.CallOption) (*PutTaskLogResponse, error)
 	// PutTaskReport stores how far a run is and what it made. For executors, who send it at most every half second for each task,
@@ -199,6 +202,25 @@ func (c *statusServiceClient) GetTaskLog(ctx context.Context, in *GetTaskLogRequ
 	return out, nil
 }
 
+func (c *statusServiceClient) FollowTaskLog(ctx context.Context, in *FollowTaskLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowTaskLogResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StatusService_ServiceDesc.Streams[2], StatusService_FollowTaskLog_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FollowTaskLogRequest, FollowTaskLogResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StatusService_FollowTaskLogClient = grpc.ServerStreamingClient[FollowTaskLogResponse]
+
 func (c *statusServiceClient) PutTaskLog(ctx context.Context, in *PutTaskLogRequest, opts ...grpc.CallOption) (*PutTaskLogResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PutTaskLogResponse)
@@ -296,6 +318,8 @@ type StatusServiceServer interface {
 	GetTaskGroup(context.Context, *GetTaskGroupRequest) (*GetTaskGroupResponse, error)
 	// GetTaskLog returns what a task's process wrote to standard output and standard error.
 	GetTaskLog(context.Context, *GetTaskLogRequest) (*GetTaskLogResponse, error)
+	// FollowTaskLog streams what a task prints: first what is there, then what comes, at most about twice a second, until the task is final.
+	FollowTaskLog(*FollowTaskLogRequest, grpc.ServerStreamingServer[FollowTaskLogResponse]) error
 	// PutTaskLog stores what a run wrote, in place of what was stored for it before. For executors.
 	PutTaskLog(context.Context, *PutTaskLogRequest) (*PutTaskLogResponse, error)
 	// PutTaskReport stores how far a run is and what it made. For executors, who send it at most every half second for each task,
@@ -347,6 +371,9 @@ func (UnimplementedStatusServiceServer) GetTaskGroup(context.Context, *GetTaskGr
 }
 func (UnimplementedStatusServiceServer) GetTaskLog(context.Context, *GetTaskLogRequest) (*GetTaskLogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTaskLog not implemented")
+}
+func (UnimplementedStatusServiceServer) FollowTaskLog(*FollowTaskLogRequest, grpc.ServerStreamingServer[FollowTaskLogResponse]) error {
+	return status.Error(codes.Unimplemented, "method FollowTaskLog not implemented")
 }
 func (UnimplementedStatusServiceServer) PutTaskLog(context.Context, *PutTaskLogRequest) (*PutTaskLogResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PutTaskLog not implemented")
@@ -537,6 +564,17 @@ func _StatusService_GetTaskLog_Handler(srv interface{}, ctx context.Context, dec
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _StatusService_FollowTaskLog_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FollowTaskLogRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StatusServiceServer).FollowTaskLog(m, &grpc.GenericServerStream[FollowTaskLogRequest, FollowTaskLogResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StatusService_FollowTaskLogServer = grpc.ServerStreamingServer[FollowTaskLogResponse]
 
 func _StatusService_PutTaskLog_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PutTaskLogRequest)
@@ -737,6 +775,11 @@ var StatusService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "WatchTasks",
 			Handler:       _StatusService_WatchTasks_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "FollowTaskLog",
+			Handler:       _StatusService_FollowTaskLog_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -1,0 +1,103 @@
+// Package tasktrace says what the trace of a task looks like: the names of its spans, their attributes, and how the processes
+// that make them agree on parents without asking each other.
+//
+// # Owns
+//
+// Names, and the rule by which the span of a run gets its id: from the task and the attempt. So the executor that runs it, the worker
+// that makes spans below it, the next attempt that links to it, and a scheduler that has to speak for an executor that died, all
+// know it.
+//
+// # States
+//
+// A task that is traced has in its row the context of its dispatch span, flagged as sampled. All other spans are children of that one,
+// but for those of child tasks and of handlers, which are below the run. A task whose row has no context, or one that is not
+// sampled, has no spans.
+//
+// # Failure
+//
+// What can't be read is no context, never an error: nobody's task fails because of its trace.
+package tasktrace
+
+import (
+	"context"
+	"crypto/sha256"
+	"strconv"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// The spans of a task, in their order.
+const (
+	Dispatch      = "dispatch"
+	WaitResources = "wait for resources"
+	WaitWorker    = "wait for a worker"
+	Run           = "run"
+	Finish        = "finish"
+)
+
+// Attributes of the spans of tasks.
+const (
+	TaskID          = attribute.Key("sluice.task.id")
+	TaskName        = attribute.Key("sluice.task.name")
+	Domain          = attribute.Key("sluice.domain")
+	CorrelationID   = attribute.Key("sluice.correlation_id")
+	Exclusive       = attribute.Key("sluice.resources.exclusive")
+	Shared          = attribute.Key("sluice.resources.shared")
+	BlockerTask     = attribute.Key("sluice.blocker.task.id")
+	BlockerResource = attribute.Key("sluice.blocker.resource")
+	Executor        = attribute.Key("sluice.executor")
+	Attempt         = attribute.Key("sluice.attempt")
+	// Outcome is a final state, or "retried".
+	Outcome = attribute.Key("sluice.outcome")
+	// ErrorCode is the code of the error of a task that failed.
+	ErrorCode = attribute.Key("sluice.error.code")
+)
+
+// Parse reads a W3C trace context as it stands in a task's row. The zero SpanContext means that there is none.
+func Parse(traceparent, tracestate string) trace.SpanContext {
+	if traceparent == "" {
+		return trace.SpanContext{}
+	}
+	carrier := propagation.MapCarrier{"traceparent": traceparent, "tracestate": tracestate}
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier))
+}
+
+// Format writes a context as it stands in a task's row; empty for none.
+func Format(c trace.SpanContext) (traceparent, tracestate string) {
+	if !c.IsValid() {
+		return "", ""
+	}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), c), carrier)
+	return carrier["traceparent"], carrier["tracestate"]
+}
+
+// RunID is the id of the span of one attempt of a task.
+func RunID(taskID string, attempt int32) trace.SpanID {
+	sum := sha256.Sum256([]byte(taskID + "/" + strconv.Itoa(int(attempt))))
+	id := trace.SpanID(sum[:8])
+	if !id.IsValid() {
+		id[0] = 1
+	}
+	return id
+}
+
+// RunContext is the context of the span of one attempt of a task whose dispatch span had that context.
+func RunContext(dispatch trace.SpanContext, taskID string, attempt int32) trace.SpanContext {
+	return dispatch.WithSpanID(RunID(taskID, attempt)).WithRemote(true)
+}
+
+type spanIDKey struct{}
+
+// WithSpanID makes the next span that is started with the context get that id, if its tracer comes from pkg/telemetry.
+func WithSpanID(ctx context.Context, id trace.SpanID) context.Context {
+	return context.WithValue(ctx, spanIDKey{}, id)
+}
+
+// SpanID is what WithSpanID has set; the zero id if nothing was.
+func SpanID(ctx context.Context) trace.SpanID {
+	id, _ := ctx.Value(spanIDKey{}).(trace.SpanID)
+	return id
+}

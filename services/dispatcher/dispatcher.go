@@ -152,6 +152,8 @@ type Service struct {
 	intake *intake
 	reader *reader
 	log    *slog.Logger
+	// metrics are those of nobody until Observe.
+	metrics *metrics
 	// moving has an entry for each part of a file on its way to the database or from it.
 	moving chan struct{}
 	// vanished says that there are parts to be deleted.
@@ -170,8 +172,8 @@ func NewService(cfg Config, db Database, leader Leader, log *slog.Logger) *Servi
 	cfg.RetainEvery = cmp.Or(cfg.RetainEvery, retainEvery)
 	return &Service{
 		cfg: cfg, db: db, leader: leader, intake: newIntake(db, leader.Offer, cfg.MaxPending, cfg.MaxPendingBytes), log: log,
-		reader: newReader(reads, readQueue, cmp.Or(cfg.ReadFor, readFor)),
-		moving: make(chan struct{}, moves), vanished: make(chan struct{}, 1),
+		reader:  newReader(reads, readQueue, cmp.Or(cfg.ReadFor, readFor)),
+		metrics: unmeasured(), moving: make(chan struct{}, moves), vanished: make(chan struct{}, 1),
 	}
 }
 
@@ -193,11 +195,15 @@ func (s *Service) Dispatch(ctx context.Context, tasks []*New) ([]*task.Task, err
 			t.CorrelationID = correlation.String()
 		}
 	}
-	if err := s.roomFor(len(tasks)); err != nil {
-		return nil, err
+	err := s.roomFor(len(tasks))
+	if err == nil {
+		if err = s.intake.store(ctx, tasks); err != nil {
+			err = s.explained(ctx, tasks, err)
+		}
 	}
-	if err := s.intake.store(ctx, tasks); err != nil {
-		return nil, s.explained(ctx, tasks, err)
+	if err != nil {
+		s.metrics.refuse(ctx, len(tasks), err)
+		return nil, err
 	}
 	if err := s.recall(ctx, tasks); err != nil {
 		return nil, err
@@ -362,6 +368,7 @@ func (s *Service) Cancel(ctx context.Context, id string) (*task.Task, error) {
 	case err != nil:
 		return nil, err
 	case changed:
+		s.metrics.cancel(ctx, t.State)
 		s.log.InfoContext(ctx, "canceling", slog.String("task_id", t.ID), slog.String("state", string(t.State)))
 		s.leader.Offer()
 	case t.State.Final() && t.State != task.Canceled:

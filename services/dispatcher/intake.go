@@ -13,8 +13,10 @@ import (
 //
 // One transaction at a time, so that the numbers of this dispatcher's tasks become visible in their order.
 type intake struct {
-	db       Database
-	offer    func(...*New)
+	db    Database
+	offer func(...*New)
+	// stored, if set, is told of each transaction that stored tasks: how many they were, and how many of them were there already.
+	stored   func(tasks, repeated int, took time.Duration)
 	most     int
 	maxBytes int64
 
@@ -99,6 +101,13 @@ func (q *intake) withdraw(u *unit) bool {
 	return true
 }
 
+// load is what waits and what is under way.
+func (q *intake) load() (tasks int, bytes int64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.tasks, q.bytes
+}
+
 // leave counts out a call. The lock must be held.
 func (q *intake) leave(u *unit) {
 	q.tasks -= len(u.tasks)
@@ -171,10 +180,16 @@ func (q *intake) insert(units []*unit) {
 	began := time.Now()
 	err := q.db.Insert(ctx, tasks)
 	cancel()
-	q.took(len(tasks), time.Since(began))
+	took := time.Since(began)
+	q.took(len(tasks), took)
 	switch {
 	case err == nil:
-		if fresh := slices.DeleteFunc(tasks, func(t *New) bool { return t.Repeated }); len(fresh) > 0 {
+		total := len(tasks) // before the repeated ones are left out
+		fresh := slices.DeleteFunc(tasks, func(t *New) bool { return t.Repeated })
+		if q.stored != nil {
+			q.stored(total, total-len(fresh), took)
+		}
+		if len(fresh) > 0 {
 			q.offer(fresh...)
 		}
 	case errors.Is(err, ErrReused):

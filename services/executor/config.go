@@ -68,6 +68,9 @@ type Config struct {
 	HeartbeatAddr string
 	// Versions are the components this executor has.
 	Versions map[string]string
+
+	// metrics are nil in a Config that New has not seen.
+	metrics *metrics
 }
 
 // Peers are the services that an executor talks to.

@@ -281,6 +281,7 @@ func listen(every time.Duration, giveUp context.CancelCauseFunc) (heard, stop fu
 func (s *station) hello(l *life) *schedulerv1.Hello {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.config.metrics.count(countLine)
 	s.hellos++
 	s.takenBack = false
 	hello := &schedulerv1.Hello{

@@ -102,6 +102,7 @@ func (p *pool) get(ctx context.Context) (*child, error) {
 		p.ending.Done()
 		return nil, err
 	}
+	p.config.metrics.count(countFork)
 	p.log.DebugContext(ctx, "started a child", slog.Int("pid", c.pid))
 	patience, cancel := context.WithTimeout(ctx, p.config.StartTimeout)
 	defer cancel()

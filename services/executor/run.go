@@ -135,6 +135,7 @@ func unfit(format string, args ...any) *taskv1.Outcome {
 // conduct takes a run through its life and reports its end.
 func (s *station) conduct(r *run) {
 	outcome := s.presentable(r, s.attempt(r))
+	s.config.metrics.ended(outcome)
 	var diagnosed sync.WaitGroup // beside the rest, so that the end is not reported later for it
 	if r.diagnosis.any() {
 		diagnosed.Go(func() { s.keepDiagnosis(r) })

@@ -234,6 +234,7 @@ func (s *station) live(l *life) (dead bool) {
 	}
 	fenced := l.fenced()
 	if fenced {
+		s.config.metrics.count(countFenced)
 		s.log.ErrorContext(s.begun, "giving up all tasks", slog.Any("error", context.Cause(l.over)))
 		s.dropAll() // first: of how a worker's tasks end because it is sent away, nothing is to be said
 		s.place.fenced()

@@ -134,6 +134,7 @@ func (s *Service) flush(ctx context.Context) {
 	limited, cancel := context.WithTimeout(ctx, statementLimit)
 	defer cancel()
 	beaten, err := s.db.Beat(limited, beats)
+	s.metrics.wrote(ctx, beats, err)
 	if err != nil {
 		if ctx.Err() != nil {
 			err = errStopping()

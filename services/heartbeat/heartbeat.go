@@ -109,6 +109,8 @@ type Service struct {
 	log   *slog.Logger
 	clock clock
 	hints *hinter
+	// metrics are those of nobody until Observe.
+	metrics *metrics
 
 	mu sync.Mutex
 	// pending are the beats since the last flush.
@@ -125,7 +127,7 @@ type Service struct {
 // New makes a heartbeat service. The scheduler is told, as a hint, when lives of executors are over.
 func New(cfg Config, db Database, scheduler schedulerv1.SchedulerServiceClient, log *slog.Logger) *Service {
 	return &Service{
-		cfg: cfg, db: db, log: log, hints: newHinter(scheduler, log),
+		cfg: cfg, db: db, log: log, hints: newHinter(scheduler, log), metrics: unmeasured(),
 		pending: map[uuid.UUID]*pending{}, sooner: make(chan struct{}, 1),
 	}
 }
@@ -157,6 +159,7 @@ func (s *Service) begin(ctx context.Context, a App, replaces string) (string, er
 	case made.Taken:
 		return "", errs.Exists(errs.NameTaken, "a living %s is registered as %q: stop it, choose another name, or wait until it is declared missing", a.Kind, a.Name)
 	case err == nil && ctx.Err() == nil:
+		s.metrics.registers(ctx, a.Kind)
 		s.log.InfoContext(ctx, "registered", slog.String("kind", a.Kind), slog.String("name", a.Name), slog.String("incarnation", a.Incarnation))
 		s.sweepBy(sent.Add(a.TTL))
 		return a.Incarnation, nil

@@ -50,6 +50,7 @@ func (s *Service) sweep(ctx context.Context) {
 		s.sweepBy(time.Now().Add(max(swept.Next+sweepLate, sweepPause)))
 	}
 	s.saw(ctx, sent, swept.At)
+	s.metrics.declared(ctx, swept.Missing)
 	executors := false
 	for _, who := range swept.Missing {
 		s.log.WarnContext(ctx, "declared missing", slog.String("app", who))

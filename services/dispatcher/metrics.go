@@ -76,9 +76,23 @@ func (s *Service) Observe(meter metric.Meter) error {
 	if err != nil {
 		return fmt.Errorf("make the gauge of pending tasks: %w", err)
 	}
+	m.begin()
 	s.metrics = m
 	s.intake.stored = m.stored
 	return nil
+}
+
+// begin has what alerts ask for there from the start: a counter that begins with its first event never seems to rise by it.
+func (m *metrics) begin() {
+	ctx := context.Background()
+	m.dispatched.Add(ctx, 0, m.isStored)
+	m.dispatched.Add(ctx, 0, m.isRepeated)
+	for _, reason := range []errs.Reason{errs.Overloaded, errs.DatabaseAway} {
+		m.refused.Add(ctx, 0, metric.WithAttributes(attribute.String("reason", string(reason))))
+	}
+	for _, outcome := range []task.State{task.Canceled, task.Canceling} {
+		m.canceled.Add(ctx, 0, metric.WithAttributes(attribute.String("outcome", string(outcome))))
+	}
 }
 
 // stored is told of each transaction.

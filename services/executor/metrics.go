@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/task"
 	"github.com/sluice-tasks/sluice/pkg/wire"
 )
 
@@ -49,6 +50,14 @@ func (s *Service) Observe(meter metric.Meter) error {
 	if err := s.config.metrics.use(meter); err != nil {
 		return fmt.Errorf("make the executor's metrics: %w", err)
 	}
+	// There from the start: a counter that begins with its first event never seems to rise by it.
+	ctx := context.Background()
+	for _, outcome := range []string{string(task.Completed), string(task.Failed), string(task.Canceled), abandoned} {
+		s.config.metrics.runs.Add(ctx, 0, metric.WithAttributes(attribute.String("outcome", outcome)))
+	}
+	for _, which := range []func(*metrics) metric.Int64Counter{countLine, countFork, countFenced} {
+		which(s.config.metrics).Add(ctx, 0)
+	}
 	slots, err := meter.Int64ObservableGauge("sluice.executor.slots", metric.WithUnit("{slot}"),
 		metric.WithDescription("slots here and of the connected workers, by state (taken or free) and kind (ordinary or immediate)"))
 	if err != nil {
@@ -83,12 +92,15 @@ func (s *Service) Observe(meter metric.Meter) error {
 	return nil
 }
 
+// abandoned is the outcome of a run that goes on although nothing can be done about it.
+const abandoned = "abandoned"
+
 // ended counts a run; nil is one that goes on although nothing can be done about it.
 func (m *metrics) ended(outcome *taskv1.Outcome) {
 	if m == nil {
 		return
 	}
-	is := "abandoned"
+	is := abandoned
 	if outcome != nil {
 		is = string(wire.FromState(outcome.GetState()))
 	}

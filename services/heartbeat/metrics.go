@@ -50,6 +50,15 @@ func (s *Service) Observe(meter metric.Meter) error {
 	if err != nil {
 		return fmt.Errorf("make the metrics of heartbeats: %w", err)
 	}
+	// There from the start: a counter that begins with its first event never seems to rise by it.
+	ctx := context.Background()
+	for _, kind := range []string{kindWorker, kindAPI} {
+		of := metric.WithAttributes(attribute.String("kind", kind))
+		m.registered.Add(ctx, 0, of)
+		m.missing.Add(ctx, 0, of)
+	}
+	m.beats.Add(ctx, 0)
+	m.unwritten.Add(ctx, 0)
 	s.metrics = m
 	return nil
 }

@@ -3,6 +3,9 @@ package gateway_test
 import (
 	"context"
 	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/sluice-tasks/sluice/gateway"
 	"github.com/sluice-tasks/sluice/pkg/errs"
@@ -72,6 +75,19 @@ func TestADiagnosticIsDownloadedByItsKey(t *testing.T) {
 	}
 }
 
+// use is a task in a queue, as the scheduler shows it.
+func use(id string, granted bool, executor string) *schedulerv1.ResourceUse {
+	return &schedulerv1.ResourceUse{
+		TaskId: id, Name: "test.sleep", Exclusive: true, Granted: granted, CreatedAt: at(1), Since: at(2),
+		State: map[bool]taskv1.State{true: taskv1.State_STATE_RUNNING, false: taskv1.State_STATE_WAITING}[executor != ""], Executor: executor,
+	}
+}
+
+const (
+	otherHolds = `{"task":"` + tasksPath + otherID + `/","name":"test.sleep","exclusive":true,"granted":true,"since":"2026-11-22T10:15:02.120000Z","state":"running","executor":"x"}`
+	childWaits = `{"task":"` + tasksPath + childID + `/","name":"test.sleep","exclusive":true,"granted":false,"since":"2026-11-22T10:15:02.120000Z","state":"waiting","executor":null}`
+)
+
 func TestExplainSaysWhatATaskWaitsFor(t *testing.T) {
 	n := &native{
 		getTask: func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
@@ -79,24 +95,53 @@ func TestExplainSaysWhatATaskWaitsFor(t *testing.T) {
 		},
 		explain: func(_ context.Context, r *schedulerv1.ExplainRequest) (*schedulerv1.ExplainResponse, error) {
 			return &schedulerv1.ExplainResponse{
-				Live: true, Summary: "It waits for a.", ExecutorsWithName: 3, ExecutorsWithVersions: 2, FreeSlots: 7, RetryAt: at(9),
-				Waits: []*schedulerv1.ResourceWait{{Resource: "a", Exclusive: true, Holders: []*schedulerv1.ResourceUse{{TaskId: otherID}}, HolderCount: 1, Ahead: 4}},
+				Live: true, State: taskv1.State_STATE_WAITING, CreatedAt: at(0), Summary: "It waits for a.", ExecutorsWithName: 3, ExecutorsWithVersions: 2,
+				FreeSlots: 7, RetryAt: at(9),
+				Waits: []*schedulerv1.ResourceWait{{
+					Resource: "a", Exclusive: true, Holders: []*schedulerv1.ResourceUse{use(otherID, true, "x")}, HolderCount: 1, Ahead: 4,
+					WaitingAhead: []*schedulerv1.ResourceUse{use(childID, false, "")}, AheadAtLeast: true,
+				}},
+				Chain: []*schedulerv1.BlockerLink{{Resource: "a", Task: use(otherID, true, "x"), Standing: "runs on x"}},
 			}, nil
 		},
 	}
 	f := newFace(t, n, gateway.Config{})
 	want(t, f.do(t, "GET", explainPath, ""), 200, `{"state":"waiting","summary":"It waits for a.","unblocked":false,`+
-		`"waits":[{"resource":"a","exclusive":true,"held_by":["`+tasksPath+otherID+`/"],"ahead":4}],`+
-		`"executors_with_name":3,"executors_with_versions":2,"free_slots":7,"retry_at":"2026-11-22T10:15:09.120000Z"}`)
+		`"waits":[{"resource":"a","exclusive":true,"held_by":["`+tasksPath+otherID+`/"],"ahead":4,"holders":[`+otherHolds+`],"waiting_ahead":[`+childWaits+`],"ahead_at_least":true}],`+
+		`"executors_with_name":3,"executors_with_versions":2,"free_slots":7,"retry_at":"2026-11-22T10:15:09.120000Z",`+
+		`"chain":[{"resource":"a","task":`+otherHolds+`,"standing":"runs on x"}],"nearest":[],"ready_ahead":0,"estimate":null,`+
+		`"executor":null,"started_at":null,"last_beat_at":null,"progress_at":null,"progress_reports":[],`+
+		`"pulp_created":"2026-11-22T10:15:00.120000Z","unblocked_at":null,"finished_at":null}`)
+}
+
+func TestExplainSaysWhatATaskNeedsOfAnExecutorAndHowItsRunIs(t *testing.T) {
+	n := &native{explain: func(_ context.Context, r *schedulerv1.ExplainRequest) (*schedulerv1.ExplainResponse, error) {
+		return &schedulerv1.ExplainResponse{
+			Live: true, Summary: "s", Unblocked: true, ReadyAhead: 2, Estimate: durationpb.New(1500 * time.Millisecond),
+			Nearest:  []*schedulerv1.NearExecutor{{Executor: "x", Gaps: []*schedulerv1.VersionGap{{Component: "core", Wanted: "3.10"}}}},
+			Executor: "x", StartedAt: at(2), UnblockedAt: at(1), LastBeatAt: at(4), ProgressAt: at(3),
+			Progress: []*taskv1.Progress{{Code: "sync", Message: "Syncing", State: taskv1.State_STATE_RUNNING, Done: 3}},
+		}, nil
+	}}
+	f := newFace(t, n, gateway.Config{})
+	// The rest is what a scheduler of an older version says.
+	want(t, f.do(t, "GET", explainPath, ""), 200, `{"state":"running","summary":"s","unblocked":true,"waits":[],`+
+		`"executors_with_name":0,"executors_with_versions":0,"free_slots":0,"retry_at":null,"chain":[],`+
+		`"nearest":[{"executor":"x","gaps":[{"component":"core","wanted":"3.10","has":""}]}],"ready_ahead":2,"estimate":1.5,`+
+		`"executor":"x","started_at":"2026-11-22T10:15:02.120000Z","last_beat_at":"2026-11-22T10:15:04.120000Z","progress_at":"2026-11-22T10:15:03.120000Z",`+
+		`"progress_reports":[{"message":"Syncing","code":"sync","state":"running","total":null,"done":3,"suffix":null}],`+
+		`"pulp_created":"2026-11-22T10:15:00.120000Z","unblocked_at":"2026-11-22T10:15:01.120000Z","finished_at":null}`)
 }
 
 func TestExplainOfAFinalTaskAsksNoScheduler(t *testing.T) {
 	n := &native{getTask: func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error) {
-		return &statusv1.GetTaskResponse{Task: &taskv1.Task{Id: taskID, State: taskv1.State_STATE_FAILED, UnblockedAt: at(1)}}, nil
+		return &statusv1.GetTaskResponse{Task: &taskv1.Task{Id: taskID, State: taskv1.State_STATE_FAILED, CreatedAt: at(0), UnblockedAt: at(1)}}, nil
 	}}
 	f := newFace(t, n, gateway.Config{})
 	want(t, f.do(t, "GET", explainPath, ""), 200, `{"state":"failed","summary":"It is failed: nothing is left to wait for.","unblocked":true,`+
-		`"waits":[],"executors_with_name":0,"executors_with_versions":0,"free_slots":0,"retry_at":null}`)
+		`"waits":[],"executors_with_name":0,"executors_with_versions":0,"free_slots":0,"retry_at":null,"chain":[],"nearest":[],"ready_ahead":0,`+
+		`"estimate":null,"executor":null,"started_at":null,"last_beat_at":null,"progress_at":null,"progress_reports":[],`+
+		`"pulp_created":"2026-11-22T10:15:00.120000Z","unblocked_at":"2026-11-22T10:15:01.120000Z","finished_at":null}`)
 	if n.calls != 1 {
 		t.Errorf("%d calls", n.calls)
 	}

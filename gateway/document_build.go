@@ -260,8 +260,11 @@ func (b *builder) responses(made *apiOperation, d documented, at place, output p
 	if !d.anonymous {
 		set("403", "The user may not do that.", schemaDetail)
 	}
-	if d.of != "" {
+	switch {
+	case d.of != "":
 		set("404", "There is no such "+strings.ReplaceAll(d.of, "_", " ")+".", schemaDetail)
+	case d.absent != "":
+		set("404", d.absent, schemaDetail)
 	}
 	switch {
 	case d.conflict != "":

@@ -22,6 +22,8 @@ type documented struct {
 	of string
 	// selector is the method in http.yaml. Empty: the operation is made by hand, and the rest of these say how it looks.
 	selector protoreflect.FullName
+	// absent describes the 404 of an operation whose path names nothing, if there is one.
+	absent string
 	// status is that of success. Zero means 200.
 	status int
 	// conflict describes the 409, if there is one. Its body is what success has, none after a 204.
@@ -58,6 +60,7 @@ const (
 	tagStatus    = "Status"
 	tagLivez     = "Livez"
 	tagArtifacts = "Artifacts"
+	tagResources = "Resources"
 	tagGalaxy    = "Galaxy"
 )
 
@@ -67,6 +70,7 @@ var apiTags = []apiTag{
 	{tagGroups, "Tasks that belong together, counted by state, with progress of their own."},
 	{tagSchedules, "Tasks that are dispatched at a time, once or again and again."},
 	{tagWorkers, "The executors, which run tasks."},
+	{tagResources, "What tasks reserve: who holds it, who waits for it, and since when."},
 	{tagStatus, "How the whole is doing."},
 	{tagLivez, "Whether this process answers."},
 	{tagArtifacts, "Anything that has an href, for clients that know nothing else about it."},
@@ -131,6 +135,7 @@ var documentedOperations = []documented{
 			"Who comes back after that gets 204.",
 		input: "pulp.v3.ReadTaskRequest", also: []*apiParameter{lastEventID}, asks: resuming, ends: true, media: "text/event-stream",
 	},
+	{id: "tasks_stats", tag: tagTasks, selector: "pulp.v3.TasksService.ReadTaskStats"},
 	{id: "tasks_explain", tag: tagTasks, of: "task", selector: "pulp.v3.TasksService.ExplainTask"},
 	{
 		id: "tasks_profile_artifacts", tag: tagTasks, of: "task", selector: "pulp.v3.TasksService.ReadProfileArtifacts",
@@ -185,6 +190,12 @@ var documentedOperations = []documented{
 	{
 		id: "task_schedules_remove_role", tag: tagSchedules, of: "task_schedule",
 		selector: "pulp.v3.TaskSchedulesService.RemoveTaskScheduleRole", status: http.StatusCreated,
+	},
+
+	{id: "resources_list", tag: tagResources, selector: "pulp.v3.TasksService.ListResources"},
+	{
+		id: "resources_read", tag: tagResources, selector: "pulp.v3.TasksService.ReadResource",
+		absent: "Nobody holds the resource or waits for it.",
 	},
 
 	{id: "workers_list", tag: tagWorkers, selector: "pulp.v3.SystemService.ListWorkers", ordering: workerOrderings},
@@ -276,6 +287,9 @@ var schemaNames = map[protoreflect.Name]string{
 	"CancelTaskGroupRequest":              "PatchedTaskCancel",
 	"ReadProfileArtifactsResponse":        "ProfileArtifactResponse",
 	"ExplainTaskResponse":                 "TaskExplanationResponse",
+	"ReadTaskStatsResponse":               "TaskStatisticsResponse",
+	"ListResourcesResponse":               "ResourceListResponse",
+	"ReadResourceResponse":                "ResourceQueueResponse",
 	"WaitTasksResponse":                   "TasksWaitResponse",
 	"ListTaskRolesResponse":               "ObjectRolesResponse",
 	"ListTaskScheduleRolesResponse":       "ObjectRolesResponse",
@@ -316,6 +330,7 @@ var always = map[protoreflect.FullName]bool{
 	"pulp.v3.Worker.pulp_last_updated":               true,
 	"pulp.v3.Worker.last_heartbeat":                  true,
 	"pulp.v3.OnlineApp.last_heartbeat":               true,
+	"pulp.v3.ExplainTaskResponse.pulp_created":       true,
 	"pulp.v3.ReadStatusResponse.redis_connection":    true,
 	"pulp.v3.ReadStatusResponse.content_settings":    true,
 	"pulp.v3.ReadStatusResponse.database_connection": true,
@@ -334,6 +349,7 @@ var choices = map[protoreflect.FullName][]string{
 	"pulp.v3.MinimalTask.state":            allStates,
 	"pulp.v3.ProgressReport.state":         allStates,
 	"pulp.v3.ExplainTaskResponse.state":    allStates,
+	"pulp.v3.ResourceUse.state":            allStates,
 	"pulp.v3.PurgeTasksRequest.states":     finalStates,
 	"pulp.v3.CancelTaskRequest.state":      {string(task.Canceled)},
 	"pulp.v3.CancelTaskGroupRequest.state": {string(task.Canceled)},

@@ -179,7 +179,7 @@ func (b *builder) inQuery(d documented, input protoreflect.MessageDescriptor) []
 		if name == "pulp_id" || slices.Contains(d.without, name) {
 			continue
 		}
-		parameter := &apiParameter{Name: name, In: "query", Description: comment(field), Schema: querySchema(field, d.ordering)}
+		parameter := &apiParameter{Name: name, In: "query", Description: comment(field), Schema: querySchema(field, d.ordering), Required: rules[field.FullName()].required}
 		if parameter.Schema.Items != nil {
 			explode := field.IsList()
 			parameter.Style, parameter.Explode = "form", &explode
@@ -215,6 +215,8 @@ func querySchema(field protoreflect.FieldDescriptor, ordering []string) *apiSche
 		return &apiSchema{Type: typeNames{"boolean"}}
 	case name == "limit" || name == "offset":
 		return &apiSchema{Type: typeNames{"integer"}}
+	case field.Kind() == protoreflect.DoubleKind:
+		return &apiSchema{Type: typeNames{"number"}}
 	case name == "state":
 		one.Enum = allStates
 	}

@@ -54,6 +54,8 @@ type native struct {
 	dispatch func(context.Context, *dispatcherv1.DispatchRequest) (*dispatcherv1.DispatchResponse, error)
 	batch    func(context.Context, *dispatcherv1.DispatchBatchRequest) (*dispatcherv1.DispatchBatchResponse, error)
 	explain  func(context.Context, *schedulerv1.ExplainRequest) (*schedulerv1.ExplainResponse, error)
+	queues   func(context.Context, *schedulerv1.ListResourcesRequest) (*schedulerv1.ListResourcesResponse, error)
+	queue    func(context.Context, *schedulerv1.GetResourceRequest) (*schedulerv1.GetResourceResponse, error)
 	artifact func(context.Context, *statusv1.GetTaskArtifactRequest) (*statusv1.GetTaskArtifactResponse, error)
 	named    func(context.Context, *statusv1.ListTaskArtifactsRequest) (*statusv1.ListTaskArtifactsResponse, error)
 	cancel   func(context.Context, *dispatcherv1.CancelRequest) (*dispatcherv1.CancelResponse, error)
@@ -113,6 +115,22 @@ func (n *native) Explain(ctx context.Context, r *schedulerv1.ExplainRequest) (*s
 		return n.explain(ctx, r)
 	}
 	return &schedulerv1.ExplainResponse{Live: true, Summary: "It runs on executor-1.", Unblocked: true}, nil
+}
+
+func (n *native) ListResources(ctx context.Context, r *schedulerv1.ListResourcesRequest) (*schedulerv1.ListResourcesResponse, error) {
+	n.count()
+	if n.queues != nil {
+		return n.queues(ctx, r)
+	}
+	return &schedulerv1.ListResourcesResponse{}, nil
+}
+
+func (n *native) GetResource(ctx context.Context, r *schedulerv1.GetResourceRequest) (*schedulerv1.GetResourceResponse, error) {
+	n.count()
+	if n.queue != nil {
+		return n.queue(ctx, r)
+	}
+	return nil, errs.NotFound(errs.ResourceUnknown, "nobody holds or waits for resource %q", r.GetName())
 }
 
 func (n *native) ListTaskArtifacts(ctx context.Context, r *statusv1.ListTaskArtifactsRequest) (*statusv1.ListTaskArtifactsResponse, error) {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/test/bufconn"
 
@@ -65,6 +67,9 @@ type Config struct {
 	RefuseWellKnown bool
 	// Metrics answers /metrics. Nil: there is nothing there.
 	Metrics http.Handler
+	// Meter measures requests, and Tracer makes spans of those that are traced. Nil: nobody does.
+	Meter  metric.Meter
+	Tracer trace.Tracer
 	// MaxBodies is how many bytes the bodies of the requests in flight may have together; what comes above it gets 429. A body of
 	// unknown length counts as the longest. Zero means 128 MiB, which are some 400 MiB of memory while they are taken apart.
 	MaxBodies int64
@@ -132,6 +137,7 @@ type Gateway struct {
 	routes    *routes
 	document  *document
 	callers   *callers
+	observer  *observer
 	mux       *runtime.ServeMux
 	heartbeat heartbeatv1.HeartbeatServiceClient
 	status    statusv1.StatusServiceClient
@@ -166,6 +172,10 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
+	observer, err := newObserver(config.Meter, config.Tracer)
+	if err != nil {
+		return nil, err
+	}
 	g := &Gateway{
 		config:    config,
 		log:       log,
@@ -175,7 +185,8 @@ func New(config Config, services Services, log *slog.Logger) (*Gateway, error) {
 		callers:   newCallers(services.Access, config.RefuseWellKnown, log),
 		heartbeat: heartbeatv1.NewHeartbeatServiceClient(services.Heartbeat),
 		status:    statusv1.NewStatusServiceClient(services.Status),
-		inner:     rpc.NewServer(log),
+		observer:  observer,
+		inner:     rpc.NewServer(log, observer.inner()...),
 		done:      make(chan struct{}),
 	}
 	g.leaving, g.leave = context.WithCancel(context.Background()) //nolint:forbidigo // it is the gateway's own life

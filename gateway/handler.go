@@ -39,14 +39,19 @@ const (
 // Handler answers every path of the REST address. It never redirects: Pulp's clients follow no redirect at all.
 func (g *Gateway) Handler() http.Handler { return http.HandlerFunc(g.serve) }
 
-// serve is around everything: correlation id, access log, panics.
+// serve is around everything: correlation id, spans and measurements, access log, panics.
 func (g *Gateway) serve(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	cid := correlationID(r.Header.Get(headerCorrelation))
 	w.Header().Set(headerCorrelation, cid)
 	w.Header().Set("X-Content-Type-Options", "nosniff") // much of what is answered is what somebody sent
 	out := &recorder{ResponseWriter: w}
-	defer func() { g.logAccess(r, out, cid, time.Since(start)) }()
+	r, span := g.observer.begin(r)
+	defer func() {
+		took := time.Since(start)
+		g.logAccess(r, out, cid, took)
+		g.observer.end(r, span, out, cid, took)
+	}()
 	defer func() {
 		if p := recover(); p != nil {
 			g.panicked(r.Context(), out, p)
@@ -88,6 +93,7 @@ type recorder struct {
 	http.ResponseWriter
 	status int
 	bytes  int64
+	route  string // which answered; empty for none
 }
 
 func (w *recorder) WriteHeader(code int) {
@@ -130,9 +136,11 @@ func (g *Gateway) route(w http.ResponseWriter, r *http.Request, cid string) {
 	path := fold(strings.ToValidUTF8(r.URL.Path, "\uFFFD"))
 	switch {
 	case path == "/":
+		called(w, routeWelcome)
 		g.page(w, r, g.welcome())
 		return
 	case path == pathMetrics && g.config.Metrics != nil:
+		called(w, pathMetrics)
 		g.config.Metrics.ServeHTTP(w, r)
 		return
 	}
@@ -146,6 +154,7 @@ func (g *Gateway) route(w http.ResponseWriter, r *http.Request, cid string) {
 			return
 		}
 		if g.galaxy(w, r, "/"+strings.TrimSuffix(below, "/"), cid) {
+			called(w, routeGalaxy)
 			return
 		}
 	}
@@ -175,17 +184,21 @@ func (g *Gateway) api(w http.ResponseWriter, r *http.Request, root, below, cid s
 	}
 	switch path {
 	case pathLivez:
+		called(w, pathLivez)
 		g.page(w, r, nil)
 	case pathIndex:
+		called(w, pathIndex)
 		if _, refused := g.callers.identify(r, path); refused != nil {
 			g.refuse(r.Context(), w, refused)
 			return
 		}
 		g.page(w, r, g.index(root))
 	default:
-		if !g.docs(w, r, at, path) {
-			g.call(w, r, path, at)
+		if g.docs(w, r, at, path) {
+			called(w, routeDocs)
+			return
 		}
+		g.call(w, r, path, at)
 	}
 }
 
@@ -254,6 +267,7 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path string, at *
 		g.refuse(ctx, w, notFound())
 		return
 	}
+	called(w, route.template())
 	// Before anything else about the request is looked at, or told.
 	caller, refused := g.callers.identify(r, path)
 	if refused != nil {
@@ -294,7 +308,7 @@ func (g *Gateway) call(w http.ResponseWriter, r *http.Request, path string, at *
 
 	at.caller, at.query, at.vars = caller, query, route.vars(path)
 	at.idempotency = r.Header.Get(headerIdempotency)
-	at.traceparent, at.tracestate = r.Header.Get(headerTraceparent), r.Header.Get(headerTracestate)
+	at.traceparent, at.tracestate = traced(r)
 	at.diagnostics = r.Header.Get(headerDiagnostics)
 	if operation.hand != nil {
 		// Reading ends the request's context when it takes too long, also when there is nothing left to read: streams last longer.

@@ -84,11 +84,11 @@ func outgoing(ctx context.Context, _ *http.Request) metadata.MD {
 	if r.idempotency != "" {
 		md.Set(metaIdempotency, r.idempotency)
 	}
-	if traceparentForm.MatchString(r.traceparent) && len(r.traceparent) <= maxTracestate {
+	if r.traceparent != "" {
 		md.Set(metaTraceparent, r.traceparent)
-		if r.tracestate != "" && len(r.tracestate) <= maxTracestate && printable(r.tracestate) {
-			md.Set(metaTracestate, r.tracestate)
-		}
+	}
+	if r.tracestate != "" {
+		md.Set(metaTracestate, r.tracestate)
 	}
 	if r.diagnostics != "" && printable(r.diagnostics) {
 		md.Set(metaDiagnostics, r.diagnostics)

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"crypto/rand"
+	"maps"
 	"math/big"
 	"net"
 	"os"
@@ -104,6 +105,7 @@ type services struct {
 	ttl      time.Duration     // of the executors
 	byEnv    bool              // wired by the environment instead of flags
 	mark     string            // an entry of the environment of all processes, those of tasks too; empty: none
+	env      map[string]string // more of that
 	dir      string
 	addrs    map[string]string
 	others   []string // where further schedulers are
@@ -178,6 +180,7 @@ func (v *services) command(service string, replaced map[string]string) command {
 	if name, mark, marked := strings.Cut(v.mark, "="); marked {
 		c.env[name] = mark
 	}
+	maps.Copy(c.env, v.env)
 	flags := v.flags(service)
 	for name, value := range replaced {
 		flags[name] = value

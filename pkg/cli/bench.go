@@ -127,7 +127,7 @@ func (c *BenchCmd) Run(ctx context.Context, env *Environment) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	s := newSystem(LogFlags{LogLevel: c.LogLevel, LogFormat: c.LogFormat}.logger(env.Stderr))
+	s := newSystem(ctx, LogFlags{LogLevel: c.LogLevel, LogFormat: c.LogFormat}.logger(env.Stderr), "bench", true, env.Stderr)
 	s.statements = config.Statements
 	defer s.close()
 	result, err := c.measure(ctx, s, load, dir, withOwnVersion(have))

@@ -47,7 +47,7 @@ func (c *BenchCmd) measureIdle(ctx context.Context, env *Environment, own bool, 
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s := newSystem(LogFlags{LogLevel: c.LogLevel, LogFormat: c.LogFormat}.logger(env.Stderr))
+	s := newSystem(ctx, LogFlags{LogLevel: c.LogLevel, LogFormat: c.LogFormat}.logger(env.Stderr), "bench", true, env.Stderr)
 	s.statements = statements
 	defer s.close()
 	addr, url := c.Addr, c.DatabaseURL

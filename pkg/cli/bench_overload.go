@@ -44,7 +44,7 @@ func (c *BenchCmd) measureOverload(ctx context.Context, env *Environment, own bo
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s := newSystem(LogFlags{LogLevel: c.LogLevel, LogFormat: c.LogFormat}.logger(env.Stderr))
+	s := newSystem(ctx, LogFlags{LogLevel: c.LogLevel, LogFormat: c.LogFormat}.logger(env.Stderr), "bench", true, env.Stderr)
 	s.maxLive = c.MaxLive
 	defer s.close()
 	addr, _, err := c.startServices(ctx, s, dir)

@@ -43,6 +43,7 @@ type grammar struct {
 	File     FileCmd     `cmd:"" group:"tasks" help:"Store, fetch and delete temporary files, which tasks can be given."`
 
 	Status   StatusCmd   `cmd:"" group:"system" help:"Say how the whole is doing. With --grpc-addr: run the status service."`
+	Top      TopCmd      `cmd:"" group:"system" help:"Look on: states, rates, what runs, who waits for whom."`
 	Worker   WorkerCmd   `cmd:"" group:"system" help:"Look at the executors."`
 	Resource ResourceCmd `cmd:"" group:"system" help:"Look at resources: who holds them, who waits."`
 	Stats    StatsCmd    `cmd:"" group:"system" help:"Say how long tasks waited and ran."`

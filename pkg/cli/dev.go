@@ -68,7 +68,7 @@ func (c *DevCmd) Run(ctx context.Context, env *Environment) (err error) {
 		}
 	}()
 	log := LogFlags{LogLevel: c.LogLevel, LogFormat: c.LogFormat}.logger(env.Stderr)
-	s := newSystem(log)
+	s := newSystem(ctx, log, "dev", true, env.Stderr)
 	defer s.close()
 
 	dataDir, err := c.dataDir(env)

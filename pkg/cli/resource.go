@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"strconv"
+	"time"
 
 	"github.com/sluice-tasks/sluice/pkg/client"
 )
@@ -21,7 +22,7 @@ type ResourceListCmd struct {
 
 // Help is the longer explanation.
 func (*ResourceListCmd) Help() string {
-	return `Those with the most waiting tasks come first. With --output json: an array of resources.
+	return `Those with the most waiting tasks come first. FOR is how long the oldest holder has had it, FIRST FOR how long the next one in the queue has waited. With --output json: an array of resources.
 
     sluice resource list --limit 10`
 }
@@ -42,9 +43,11 @@ func (c *ResourceListCmd) Run(ctx context.Context, env *Environment) error {
 			s.note("no resource is held or waited for")
 			return nil
 		}
-		rows := [][]string{{"HELD", "HOLDERS", "WAITING", "RESOURCE"}}
+		rows := [][]string{{"HELD", "HOLDERS", "FOR", "WAITING", "FIRST FOR", "RESOURCE"}}
 		for _, r := range resources {
-			rows = append(rows, []string{held(r), strconv.FormatInt(r.Holders, 10), strconv.FormatInt(r.Waiting, 10), r.Name})
+			rows = append(rows, []string{
+				held(r), strconv.FormatInt(r.Holders, 10), s.sinceOrNot(r.HeldSince), strconv.FormatInt(r.Waiting, 10), s.sinceOrNot(r.WaitingSince), r.Name,
+			})
 		}
 		s.printTable(rows)
 		if more := total - int64(len(resources)); more > 0 {
@@ -52,6 +55,14 @@ func (c *ResourceListCmd) Run(ctx context.Context, env *Environment) error {
 		}
 		return nil
 	})
+}
+
+// sinceOrNot is how long ago something was that may not have been.
+func (e *Environment) sinceOrNot(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return e.since(*t)
 }
 
 func held(r client.Resource) string {
@@ -90,9 +101,9 @@ func (c *ResourceShowCmd) Run(ctx context.Context, env *Environment) error {
 		}
 		s.printf("%s: %s, %s\n\n", printable(r.Name),
 			plural(r.Holders, "task holds it", "tasks hold it"), plural(r.Waiting, "waits", "wait"))
-		rows := [][]string{{"TASK", "NAME", "MODE", "STATE", "AGE"}}
+		rows := [][]string{{"TASK", "NAME", "MODE", "", "FOR", "STATE"}}
 		for _, u := range queue {
-			rows = append(rows, []string{u.TaskID, u.Name, mode(u.Exclusive), map[bool]string{true: "holds", false: "waits"}[u.Granted], s.since(u.CreatedAt)})
+			rows = append(rows, []string{u.TaskID, u.Name, mode(u.Exclusive), has(u), s.since(u.Since), where(u)})
 		}
 		s.printTable(rows)
 		if more := r.Holders + r.Waiting - int64(len(queue)); more > 0 {

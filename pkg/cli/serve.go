@@ -42,7 +42,7 @@ func serveRole(ctx context.Context, env *Environment, flags RoleFlags, name, add
 // serveUntil is serveRole for who sees to signals himself.
 func serveUntil(ctx context.Context, env *Environment, flags RoleFlags, name, addr string, build func(context.Context, *system) error) error {
 	log := flags.logger(env.Stderr)
-	s := newSystem(log)
+	s := newSystem(ctx, log, name, false, env.Stderr)
 	defer s.close()
 	// Below the service, so that it can be watched while it stops, which may take hours if a task does.
 	if err := s.addMetrics(ctx, flags.MetricsAddr); err != nil {
@@ -201,7 +201,7 @@ func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 	if err != nil {
 		return err
 	}
-	s := newSystem(c.logger(env.Stderr))
+	s := newSystem(ctx, c.logger(env.Stderr), "gateway", false, env.Stderr)
 	defer s.close()
 	if err := s.addMetrics(ctx, c.MetricsAddr); err != nil {
 		return err
@@ -232,7 +232,7 @@ func (c *GatewayCmd) Run(ctx context.Context, env *Environment) error {
 	}
 	routes[schedulerv1.SchedulerService_ServiceDesc.ServiceName] = leader
 	// What Offer says of a task is believed: it is for dispatchers, who know where the schedulers are.
-	front := rpc.NewFront(s.part("front"), routes, schedulerv1.SchedulerService_Offer_FullMethodName)
+	front := rpc.NewObservedFront(s.observer(), s.part("front"), routes, schedulerv1.SchedulerService_Offer_FullMethodName)
 	s.serve(front.Server, listener)
 
 	services := gateway.Services{}

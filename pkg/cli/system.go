@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"time"
 
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
 	"github.com/sluice-tasks/sluice/gateway"
@@ -52,8 +54,8 @@ type system struct {
 	statements *meter.Statements
 	// maxLive, if set, is how many tasks the dispatcher lets be unfinished.
 	maxLive int64
-	// metrics are those of this process; nil if they could not be made.
-	metrics *telemetry.Metrics
+	// seen is what this process shows of itself; nil if that could not be set up.
+	seen *telemetry.Telemetry
 	// keep is how long a dispatcher beside all other services keeps tasks.
 	keep KeepFlag
 	// users is the access service of this process; nil if it has none.
@@ -68,29 +70,40 @@ type namedReady struct {
 	ready func(context.Context) error
 }
 
-func newSystem(log *slog.Logger) *system {
+// newSystem begins a process. Its name is that of its role, under which it shows itself; whole says that it has all services.
+func newSystem(ctx context.Context, log *slog.Logger, name string, whole bool, console io.Writer) *system {
 	s := &system{log: log, ladder: run.NewLadder(log)}
 	s.onClose(run.Ballast())
-	metrics, err := telemetry.New()
+	seen, err := telemetry.Start(ctx, telemetry.Config{
+		Service: "sluice-" + name, Version: Version(), Log: s.part("telemetry"), Console: console, Whole: whole,
+	})
 	if err != nil {
-		log.Error("there will be no metrics", slog.Any("error", err))
+		log.Error("there will be no metrics and no traces", slog.Any("error", err))
 		return s
 	}
-	s.metrics = metrics
+	s.seen = seen
+	s.onClose(func() {
+		// What is left is sent now or never. Whoever gets it may be gone before us.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace/2)
+		defer cancel()
+		if err := seen.Close(ctx); err != nil {
+			log.Warn("what was measured and traced at the end is lost", slog.Any("error", err))
+		}
+	})
 	return s
 }
 
 // metricsHandler answers /metrics; nil where there are none.
 func (s *system) metricsHandler() http.Handler {
-	if s.metrics == nil {
+	if s.seen == nil {
 		return nil
 	}
-	return s.metrics.Handler()
+	return s.seen.Handler()
 }
 
 // addMetrics answers /metrics at an address of its own.
 func (s *system) addMetrics(ctx context.Context, addr string) error {
-	if addr == "" || s.metrics == nil {
+	if addr == "" || s.seen == nil {
 		return nil
 	}
 	listener, err := rpc.Listen(ctx, addr)
@@ -98,7 +111,7 @@ func (s *system) addMetrics(ctx context.Context, addr string) error {
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/metrics", s.metrics.Handler())
+	mux.Handle("/metrics", s.seen.Handler())
 	s.onClose(func() { _ = listener.Close() }) // closed already, when it was served
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: stopGrace}
 	s.ladder.Add(run.Loop{Name: "metrics", Grace: stopGrace, Run: func(ctx context.Context) error {
@@ -128,7 +141,7 @@ func (s *system) listen(ctx context.Context, addr string) (net.Listener, error) 
 		return nil, err
 	}
 	s.onClose(func() { _ = listener.Close() }) // closed already, when it was served
-	s.serve(rpc.NewServer(s.log), listener)
+	s.serve(rpc.NewServer(s.log, s.observer()), listener)
 	return listener, nil
 }
 
@@ -152,11 +165,56 @@ func (s *system) serve(server *rpc.Server, listener net.Listener) {
 
 // add puts a service on the ladder, and on the server if there is one.
 func (s *system) add(name string, grace time.Duration, service run.Service) {
+	s.show(name, service)
 	if s.server != nil {
 		service.Register(s.server)
 	}
 	s.ladder.Add(run.Loop{Name: name, Run: service.Run, Grace: grace})
 	s.ready = append(s.ready, namedReady{name: name, ready: service.Ready})
+}
+
+// show lets a service measure and trace, if it has something to show.
+func (s *system) show(name string, service run.Service) {
+	if s.seen == nil {
+		return
+	}
+	if measured, ok := service.(interface {
+		Observe(meter metric.Meter) error
+	}); ok {
+		if err := measured.Observe(s.seen.Meter(name)); err != nil {
+			s.log.Error("a service has no metrics", slog.String("service", name), slog.Any("error", err))
+		}
+	}
+	if traced, ok := service.(interface{ Trace(tracer trace.Tracer) }); ok && s.seen.Tracing() {
+		traced.Trace(s.seen.Tracer(name))
+	}
+}
+
+// showPool measures a pool, under the name that its connections have in the database.
+func (s *system) showPool(pool *postgres.Pool, name string) {
+	if s.seen == nil {
+		return
+	}
+	if err := postgres.Observe(s.seen.Meter("postgres"), pool, name); err != nil {
+		s.log.Error("a pool has no metrics", slog.String("pool", name), slog.Any("error", err))
+	}
+}
+
+// observer measures the calls that the servers of this process answer; nil for none.
+func (s *system) observer() *rpc.Observer {
+	if s.seen == nil {
+		return nil
+	}
+	var tracer trace.Tracer
+	if s.seen.Tracing() {
+		tracer = s.seen.Tracer("rpc")
+	}
+	observer, err := rpc.Observe(s.seen.Meter("rpc"), tracer)
+	if err != nil {
+		s.log.Error("calls are not measured", slog.Any("error", err))
+		return nil
+	}
+	return observer
 }
 
 // dial opens a connection to a peer.
@@ -188,10 +246,14 @@ func (s *system) database(ctx context.Context, url, name string) (*postgres.Pool
 	if s.statements != nil {
 		options.Tracer = s.statements
 	}
+	if s.seen != nil && s.seen.Tracing() {
+		options.Tracer = postgres.Tracers(options.Tracer, postgres.Spans(s.seen.TracerProvider()))
+	}
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		pool, err := postgres.Open(ctx, url, options)
 		if err == nil {
 			s.onClose(pool.Close)
+			s.showPool(pool, name)
 			return pool, postgres.CheckSchema(ctx, pool)
 		}
 		if ctx.Err() != nil || !postgres.IsUnavailable(err) {
@@ -275,11 +337,6 @@ func (s *system) addStatus(pool *postgres.Pool, toScheduler grpc.ClientConnInter
 
 func (s *system) addScheduler(pool *postgres.Pool, cfg scheduler.Config) {
 	service := scheduler.New(cfg, scheduler.NewStore(pool, cfg.Lease), s.part("scheduler"))
-	if s.metrics != nil {
-		if err := service.Observe(s.metrics.Meter("scheduler")); err != nil {
-			s.log.Error("the scheduler has no metrics", slog.Any("error", err))
-		}
-	}
 	s.add("scheduler", stopGrace, service)
 }
 
@@ -338,6 +395,12 @@ func (s *system) addExecutor(cfg executor.Config, service *executor.Service) {
 
 // addGateway adds a gateway that answers REST on the listener, which it closes.
 func (s *system) addGateway(cfg gateway.Config, services gateway.Services, listener net.Listener) error {
+	if s.seen != nil {
+		cfg.Meter = s.seen.Meter("gateway")
+		if s.seen.Tracing() {
+			cfg.Tracer = s.seen.Tracer("gateway")
+		}
+	}
 	g, err := gateway.New(cfg, services, s.part("gateway"))
 	if err != nil {
 		return errors.Join(err, listener.Close())
@@ -382,10 +445,11 @@ type LogFlags struct {
 
 func (f LogFlags) logger(w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: f.LogLevel}
+	var handler slog.Handler = slog.NewJSONHandler(w, options)
 	if f.LogFormat == "text" {
-		return slog.New(slog.NewTextHandler(w, options))
+		handler = slog.NewTextHandler(w, options)
 	}
-	return slog.New(slog.NewJSONHandler(w, options))
+	return slog.New(telemetry.Logs(handler))
 }
 
 // untilStopped gives a context that SIGTERM and SIGINT end. A second signal ends the process as usual: who sends two means

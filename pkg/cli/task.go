@@ -14,7 +14,7 @@ type TaskCmd struct {
 	Show    TaskShowCmd    `cmd:"" help:"Show all about one task."`
 	Wait    TaskWaitCmd    `cmd:"" help:"Wait until tasks have ended."`
 	Watch   TaskWatchCmd   `cmd:"" help:"Follow one task, a line for each change."`
-	Explain TaskExplainCmd `cmd:"" help:"Say why a task has not started."`
+	Explain TaskExplainCmd `cmd:"" help:"Say why a task waits, where it runs, or how it ended."`
 	Logs    TaskLogsCmd    `cmd:"" help:"Print what a task wrote."`
 	Cancel  TaskCancelCmd  `cmd:"" help:"Stop tasks."`
 	Delete  TaskDeleteCmd  `cmd:"" help:"Delete tasks that have ended."`
@@ -116,37 +116,7 @@ func prefixed(prefix string, lines []string) []string {
 	return made
 }
 
-// TaskLogsCmd prints a task's output.
-type TaskLogsCmd struct {
-	ID string `arg:"" help:"Id of the task."`
-	Connection
-}
-
-// Help is the longer explanation.
-func (*TaskLogsCmd) Help() string {
-	return `Prints standard output and standard error of the task's process as they were written, at most the last 256 KiB.
-
-    sluice task logs 0192f0c1-7a52-7c3e-9d3f-2f5c3a1b4e60`
-}
-
-// Run prints the log.
-func (c *TaskLogsCmd) Run(ctx context.Context, env *Environment) error {
-	return c.with(ctx, env, func(ctx context.Context, s *session) error {
-		text, truncated, err := s.Log(ctx, c.ID)
-		switch {
-		case err != nil:
-			return err
-		case s.json:
-			return s.printJSON(logView{ID: c.ID, Text: text, Truncated: truncated})
-		case truncated:
-			s.note("the beginning was cut off")
-		}
-		s.printf("%s", text)
-		return nil
-	})
-}
-
-// TaskExplainCmd says why a task waits.
+// TaskExplainCmd says why a task waits, where it runs, or how it ended.
 type TaskExplainCmd struct {
 	ID string `arg:"" help:"Id of the task."`
 	Connection
@@ -154,30 +124,24 @@ type TaskExplainCmd struct {
 
 // Help is the longer explanation.
 func (*TaskExplainCmd) Help() string {
-	return `Names each resource that the task still lacks, who holds it and how many tasks must go first; or, when it has all its resources, what it needs of a worker.
+	return `Of a task that waits for resources: each one that it lacks, who holds it since when, how many tasks must go first, and who those wait for themselves. Of one that has all its resources: what it needs of a worker. Of one that runs: where, since when, how far it is, and when its worker was last heard of.
 
     sluice task explain 0192f0c1-7a52-7c3e-9d3f-2f5c3a1b4e60`
 }
 
 // Run prints the explanation.
 func (c *TaskExplainCmd) Run(ctx context.Context, env *Environment) error {
-	return c.with(ctx, env, func(ctx context.Context, s *session) error {
-		// The scheduler only knows what is not final; whether there is such a task at all, the database knows.
-		t, err := s.Get(ctx, c.ID)
-		if err != nil {
-			return err
-		}
-		e, err := s.Explain(ctx, c.ID)
-		switch {
-		case err != nil:
-			return err
-		case !e.Live && t.State.Final():
-			e.Summary = fmt.Sprintf("It is %s.", t.State)
-		}
-		if s.json {
-			return s.printJSON(viewExplanation(c.ID, e))
-		}
-		s.printExplanation(e)
-		return nil
-	})
+	return c.with(ctx, env, func(ctx context.Context, s *session) error { return s.explainTask(ctx, c.ID) })
+}
+
+func (s *session) explainTask(ctx context.Context, id string) error {
+	e, err := s.Explain(ctx, id)
+	if err != nil {
+		return err
+	}
+	if s.json {
+		return s.printJSON(viewExplanation(id, e))
+	}
+	s.printExplanation(e)
+	return nil
 }

@@ -94,6 +94,10 @@ type progressView struct {
 	Suffix  *string    `json:"suffix"`
 }
 
+func viewProgress(p client.Progress) progressView {
+	return progressView{Code: p.Code, Message: text(p.Message), State: p.State, Total: p.Total, Done: p.Done, Suffix: text(p.Suffix)}
+}
+
 type createdView struct {
 	Resource   string `json:"resource"`
 	Incomplete bool   `json:"incomplete"`
@@ -163,9 +167,7 @@ func viewTaskWithChildren(t client.Task, children []string) shownTaskView {
 	return shownTaskView{
 		taskView: viewTask(t),
 		ChildIDs: list(children),
-		Progress: views(t.Progress, func(p client.Progress) progressView {
-			return progressView{Code: p.Code, Message: text(p.Message), State: p.State, Total: p.Total, Done: p.Done, Suffix: text(p.Suffix)}
-		}),
+		Progress: views(t.Progress, viewProgress),
 		CreatedResources: views(t.Created, func(c client.Created) createdView {
 			return createdView{Resource: c.Resource, Incomplete: c.Incomplete}
 		}),
@@ -188,76 +190,6 @@ type logView struct {
 	ID        string `json:"id"`
 	Text      string `json:"text"`
 	Truncated bool   `json:"truncated"`
-}
-
-// explanationView is what `task explain` prints.
-type explanationView struct {
-	ID                    string             `json:"id"`
-	Live                  bool               `json:"live"`
-	Summary               string             `json:"summary"`
-	Unblocked             bool               `json:"unblocked"`
-	Waits                 []resourceWaitView `json:"waits"`
-	ExecutorsWithName     int                `json:"executors_with_name"`
-	ExecutorsWithVersions int                `json:"executors_with_versions"`
-	FreeSlots             int                `json:"free_slots"`
-	RetryAt               *stamp             `json:"retry_at"`
-}
-
-type resourceWaitView struct {
-	Resource    string            `json:"resource"`
-	Exclusive   bool              `json:"exclusive"`
-	Holders     []resourceUseView `json:"holders"`
-	HolderCount int64             `json:"holder_count"`
-	Ahead       int64             `json:"ahead"`
-}
-
-// resourceUseView is one task in the queue of a resource; `granted` says that it holds it.
-type resourceUseView struct {
-	ID        string `json:"id"`
-	Name      string `json:"name"`
-	Exclusive bool   `json:"exclusive"`
-	Granted   bool   `json:"granted"`
-	CreatedAt stamp  `json:"created_at"`
-}
-
-func viewExplanation(id string, e client.Explanation) explanationView {
-	return explanationView{
-		ID:        id,
-		Live:      e.Live,
-		Summary:   e.Summary,
-		Unblocked: e.Unblocked,
-		Waits: views(e.Waits, func(w client.ResourceWait) resourceWaitView {
-			return resourceWaitView{
-				Resource: w.Resource, Exclusive: w.Exclusive, Holders: views(w.Holders, viewUse), HolderCount: w.HolderCount, Ahead: w.Ahead,
-			}
-		}),
-		ExecutorsWithName:     e.ExecutorsWithName,
-		ExecutorsWithVersions: e.ExecutorsWithVersions,
-		FreeSlots:             e.FreeSlots,
-		RetryAt:               stampOf(e.RetryAt),
-	}
-}
-
-func viewUse(u client.ResourceUse) resourceUseView {
-	return resourceUseView{ID: u.TaskID, Name: u.Name, Exclusive: u.Exclusive, Granted: u.Granted, CreatedAt: stamp(u.CreatedAt)}
-}
-
-// resourceView is one element of what `resource list` prints.
-type resourceView struct {
-	Name      string `json:"name"`
-	Exclusive bool   `json:"exclusive"`
-	Holders   int64  `json:"holders"`
-	Waiting   int64  `json:"waiting"`
-}
-
-// shownResourceView is what `resource show` prints.
-type shownResourceView struct {
-	resourceView
-	Queue []resourceUseView `json:"queue"`
-}
-
-func viewResource(r client.Resource) resourceView {
-	return resourceView{Name: r.Name, Exclusive: r.Exclusive, Holders: r.Holders, Waiting: r.Waiting}
 }
 
 // workerView is one element of what `worker list` prints.
@@ -291,29 +223,33 @@ func viewWorker(w client.Worker) workerView {
 
 // statsView is one element of what `stats` prints. Times are in seconds.
 type statsView struct {
-	Name     string          `json:"name"`
-	Finished int64           `json:"finished"`
-	Failed   int64           `json:"failed"`
-	Canceled int64           `json:"canceled"`
-	Unblock  percentilesView `json:"unblock_seconds"`
-	Start    percentilesView `json:"start_seconds"`
-	Run      percentilesView `json:"run_seconds"`
+	Name        string          `json:"name"`
+	Domain      string          `json:"domain"`
+	Finished    int64           `json:"finished"`
+	Completed   int64           `json:"completed"`
+	Failed      int64           `json:"failed"`
+	Canceled    int64           `json:"canceled"`
+	FailureRate float64         `json:"failure_rate"`
+	Unblock     percentilesView `json:"unblock_seconds"`
+	Start       percentilesView `json:"start_seconds"`
+	Run         percentilesView `json:"run_seconds"`
 }
 
 type percentilesView struct {
-	P50 float64 `json:"p50"`
-	P95 float64 `json:"p95"`
-	P99 float64 `json:"p99"`
-	Max float64 `json:"max"`
+	Count int64   `json:"count"`
+	P50   float64 `json:"p50"`
+	P95   float64 `json:"p95"`
+	P99   float64 `json:"p99"`
+	Max   float64 `json:"max"`
 }
 
 func viewStats(n client.NameStats) statsView {
 	percentiles := func(p client.Percentiles) percentilesView {
-		return percentilesView{P50: p.P50.Seconds(), P95: p.P95.Seconds(), P99: p.P99.Seconds(), Max: p.Max.Seconds()}
+		return percentilesView{Count: p.Count, P50: p.P50.Seconds(), P95: p.P95.Seconds(), P99: p.P99.Seconds(), Max: p.Max.Seconds()}
 	}
 	return statsView{
-		Name: n.Name, Finished: n.Finished, Failed: n.Failed, Canceled: n.Canceled,
-		Unblock: percentiles(n.Unblock), Start: percentiles(n.Start), Run: percentiles(n.Run),
+		Name: n.Name, Domain: n.Domain, Finished: n.Finished, Completed: n.Completed, Failed: n.Failed, Canceled: n.Canceled,
+		FailureRate: n.FailureRate, Unblock: percentiles(n.Unblock), Start: percentiles(n.Start), Run: percentiles(n.Run),
 	}
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"time"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	heartbeatv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/heartbeat/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
@@ -55,49 +53,6 @@ func (c *Client) Workers(ctx context.Context, gone bool) ([]Worker, error) {
 	return made, nil
 }
 
-// NameStats tells how the tasks of one name fared that finished within the window asked for.
-type NameStats struct {
-	Name                       string
-	Finished, Failed, Canceled int64
-	// Unblock is from dispatch until all resources were granted, Start from there until an executor was given it, Run from
-	// there to the end.
-	Unblock, Start, Run Percentiles
-}
-
-// Percentiles of a time.
-type Percentiles struct{ P50, P95, P99, Max time.Duration }
-
-// Stats returns one row for each task name, or for one name only. A since of 0 means an hour.
-func (c *Client) Stats(ctx context.Context, name string, since time.Duration) ([]NameStats, error) {
-	request := &statusv1.GetStatsRequest{Name: name}
-	if since != 0 {
-		request.Since = durationpb.New(since)
-	}
-	answer, err := c.status.GetStats(ctx, request)
-	if err != nil {
-		return nil, err
-	}
-	made := make([]NameStats, len(answer.GetNames()))
-	for i, n := range answer.GetNames() {
-		made[i] = NameStats{
-			Name:     n.GetName(),
-			Finished: n.GetFinished(),
-			Failed:   n.GetFailed(),
-			Canceled: n.GetCanceled(),
-			Unblock:  fromPercentiles(n.GetUnblock()),
-			Start:    fromPercentiles(n.GetStart()),
-			Run:      fromPercentiles(n.GetRun()),
-		}
-	}
-	return made, nil
-}
-
-func fromPercentiles(p *statusv1.Percentiles) Percentiles {
-	return Percentiles{P50: seconds(p.GetP50()), P95: seconds(p.GetP95()), P99: seconds(p.GetP99()), Max: seconds(p.GetMax())}
-}
-
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
-
 // Status says how the whole is doing.
 type Status struct {
 	// Version of the binary that answered.
@@ -110,6 +65,8 @@ type Status struct {
 	Live map[task.State]int64
 	// Executors counts those that are online.
 	Executors int
+	// Load is how much there is to do; nil while no scheduler answers.
+	Load *Load
 }
 
 // Status asks how the whole is doing.
@@ -125,5 +82,6 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 		Epoch:             answer.GetEpoch(),
 		Live:              fromCounts(answer.GetLive()),
 		Executors:         int(answer.GetExecutors()),
+		Load:              fromLoad(answer.GetLoad()),
 	}, nil
 }

@@ -121,15 +121,6 @@ func (c *Client) GetWithChildren(ctx context.Context, id string) (Task, []string
 	return t, answer.GetChildIds(), nil
 }
 
-// Log returns what a task's process wrote, at most the last 256 KiB; truncated says that there was more before it.
-func (c *Client) Log(ctx context.Context, id string) (text string, truncated bool, err error) {
-	answer, err := c.status.GetTaskLog(ctx, &statusv1.GetTaskLogRequest{TaskId: id})
-	if err != nil {
-		return "", false, err
-	}
-	return answer.GetText(), answer.GetTruncated(), nil
-}
-
 // Filter selects tasks. All that is set must match; the zero value selects every task.
 type Filter struct {
 	// States: any of these.
@@ -138,6 +129,8 @@ type Filter struct {
 	Name, CorrelationID, GroupID, ParentID string
 	// Resources: all of these, exclusively or shared.
 	Resources []string
+	// IDs: any of these, at most 1,000. None means all.
+	IDs []string
 	// Limit is how many tasks are wanted at most. 0 means all there are.
 	Limit int
 	// Reports: also what the tasks have told of their work.
@@ -156,6 +149,11 @@ func (c *Client) List(ctx context.Context, filter Filter) iter.Seq2[Task, error]
 			Resources:     filter.Resources,
 
 			IncludeReports: filter.Reports,
+		}
+		if len(filter.IDs) > 0 {
+			request.Filter = &statusv1.Filter{Node: &statusv1.Filter_Condition{Condition: &statusv1.Condition{
+				Field: statusv1.TaskField_TASK_FIELD_ID, Comparison: statusv1.Comparison_COMPARISON_IN, Values: filter.IDs,
+			}}}
 		}
 		for left := filter.Limit; ; {
 			request.PageSize = limits.MaxPage

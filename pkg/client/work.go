@@ -85,14 +85,18 @@ type Created struct {
 }
 
 func fromReport(r *statusv1.TaskReport) Report {
-	var made Report
-	for _, p := range r.GetProgress() {
-		made.Progress = append(made.Progress, Progress{
-			Code: p.GetCode(), Message: p.GetMessage(), State: wire.FromState(p.GetState()), Total: p.Total, Done: p.GetDone(), Suffix: p.GetSuffix(),
-		})
-	}
+	made := Report{Progress: fromProgress(r.GetProgress())}
 	for _, c := range r.GetCreated() {
 		made.Created = append(made.Created, Created{Resource: c.GetResource(), Incomplete: c.GetIncomplete()})
+	}
+	return made
+}
+
+func fromProgress(parts []*taskv1.Progress) (made []Progress) {
+	for _, p := range parts {
+		made = append(made, Progress{
+			Code: p.GetCode(), Message: p.GetMessage(), State: wire.FromState(p.GetState()), Total: p.Total, Done: p.GetDone(), Suffix: p.GetSuffix(),
+		})
 	}
 	return made
 }

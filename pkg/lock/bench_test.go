@@ -59,7 +59,7 @@ func BenchmarkAdmitRelease(b *testing.B) {
 		b.ReportAllocs()
 		i := n
 		for b.Loop() {
-			table.Release(int64(i - n))
+			table.Release(int64(i-n), "")
 			exclusive, shared := s.ask(i)
 			table.Admit(int64(i), exclusive, shared)
 			i++
@@ -75,7 +75,7 @@ func BenchmarkCancelInTheMiddle(b *testing.B) {
 		b.ReportAllocs()
 		i := n / 2
 		for b.Loop() {
-			table.Release(int64(i % n))
+			table.Release(int64(i%n), "")
 			exclusive, shared := s.ask(i)
 			table.Admit(int64(i%n), exclusive, shared)
 			i++

@@ -37,6 +37,10 @@
 // The decision who is unblocked, in memory. No clock, no goroutine, no lock: one caller owns a [Table]. What it decides
 // is not true for anyone else until the caller has stored it.
 //
+// Beside it, what people ask: who holds, who waits, since when, who is in whose way, and whom a task has waited for longest. For
+// that the caller says what time it is, see [Table.At], and a queue where somebody waits remembers some of the holds that have
+// ended. It costs nothing where nobody waits, and no more for each hold where a million do.
+//
 // # States
 //
 // A request is waiting, then granted, exactly once. A task is blocked while one of its requests waits, then unblocked,

@@ -17,8 +17,8 @@ type Wait struct {
 	// Held is the mode of the holders. If both modes are shared, the task does not wait for the holders as such but for
 	// an exclusive request that stands between them and it.
 	Held        Mode
-	Holders     []int64 // the oldest ones, in order of admission; a holder may itself be blocked on another resource
-	HolderCount int     // all of them
+	Holders     []Request // the oldest ones, in order of admission; a holder may itself be blocked on another resource
+	HolderCount int       // all of them
 
 	// Ahead counts the tasks in this queue that must go before this task gets the resource: all holders, and those in
 	// front of it that wait and conflict, directly or through others. The shared requests right in front of a shared
@@ -27,27 +27,40 @@ type Wait struct {
 	// AtLeast is set when the queue was too long to count to the end (Explain looks at 10,000 waiting requests in all):
 	// Ahead is then a lower bound.
 	AtLeast bool
+	// Waiters are the first of those ahead that wait, in the order in which they will be granted.
+	Waiters []Request
 }
 
 // Request is a task's request as seen in a queue.
 type Request struct {
-	Seq  int64
-	Mode Mode
+	Seq   int64
+	Mode  Mode
+	Since int64 // when it was granted, or admitted if it still waits; in microseconds as the owner of the table counts
 }
 
 // Resource is the queue at one resource: several shared holders or one exclusive, and who waits behind them.
 type Resource struct {
 	Name        string
 	Held        Mode      // mode of the holders
-	Holders     []int64   // the first of them, in order of admission
+	Holders     []Request // the first of them, in order of admission
 	HolderCount int       // all of them, at least 1
 	Waiters     []Request // the first of them, in the order in which they will be granted
 	WaiterCount int       // all of them
+	// HeldSince is when the oldest holder was granted it, WaitingSince when the first waiter was admitted, 0 if there is none.
+	HeldSince, WaitingSince int64
+}
+
+// Link is a task that is in the way of another.
+type Link struct {
+	Resource string // what the other one waits for
+	Request         // the task
+	Granted  bool   // it holds the resource; else it waits for it, too, in front of the other one
+	Blocked  bool   // it waits for something itself
 }
 
 // Explain says what the task waits for: one entry for each resource it still lacks, the exclusive ones first, in the
-// order in which Admit got them. At most limit holders are listed for each; none if limit is 0 or less. It returns
-// nil for a task that is unblocked or not in the table.
+// order in which Admit got them. At most limit holders and waiters are listed for each; none if limit is 0 or less. It
+// returns nil for a task that is unblocked or not in the table.
 func (t *Table) Explain(seq int64, limit int) []Wait {
 	k, ok := t.tasks[seq]
 	if !ok || k.lacking == 0 {
@@ -71,6 +84,7 @@ func (t *Table) Explain(seq int64, limit int) []Wait {
 		waiting, complete := r.waitingAhead(&steps)
 		w.Ahead = w.HolderCount + waiting
 		w.AtLeast = !complete
+		w.Waiters = q.firstWaiters(min(limit, waiting))
 		waits = append(waits, w)
 	}
 	return waits
@@ -93,6 +107,39 @@ func (r *request) waitingAhead(steps *int) (n int, complete bool) {
 	}
 	return n, true
 }
+
+// Chain says who waits for whom: the first link is in the way of the task, the second in the way of the first, down to one that lacks
+// nothing, or to the limit. Where several are, it is the one that has held its resource for longest, or stood in front for longest. It
+// costs the number of resources of each task in it, and returns nil for a task that is unblocked or not in the table.
+func (t *Table) Chain(seq int64, limit int) (chain []Link) {
+	k := t.tasks[seq]
+	for k != nil && k.lacking > 0 && len(chain) < limit {
+		// Each link was admitted before the one that waits for it, so the chain has an end.
+		var first *request
+		for i := range k.requests {
+			if r := &k.requests[i]; !r.granted {
+				if other := r.inTheWay(); first == nil || other.begun() < first.begun() {
+					first = other
+				}
+			}
+		}
+		chain = append(chain, Link{
+			Resource: first.queue.name, Request: first.describe(), Granted: first.granted, Blocked: first.task.lacking > 0,
+		})
+		k = first.task
+	}
+	return chain
+}
+
+// inTheWay returns the oldest holder if it conflicts with r, which waits; else the exclusive request that waits between them.
+func (r *request) inTheWay() *request {
+	if q := r.queue; r.mode == Exclusive || q.head.mode == Exclusive {
+		return q.head
+	}
+	return r.queue.waiting
+}
+
+func (r *request) describe() Request { return Request{Seq: r.task.seq, Mode: r.mode, Since: r.begun()} }
 
 // Resource returns the queue at the named resource, with at most limit holders and limit waiters; ok is false if no task
 // in the table names it.
@@ -144,36 +191,34 @@ func busier(a, b *queue) int {
 }
 
 func (q *queue) describe(limit int) Resource {
-	return Resource{
+	res := Resource{
 		Name:        q.name,
 		Held:        q.head.mode,
 		Holders:     q.firstHolders(limit),
 		HolderCount: int(q.holders),
 		Waiters:     q.firstWaiters(limit),
 		WaiterCount: int(q.waiters),
+		HeldSince:   q.head.since,
 	}
+	if q.waiting != nil {
+		res.WaitingSince = q.waiting.task.at
+	}
+	return res
 }
 
-func (q *queue) firstHolders(limit int) []int64 {
-	n := min(limit, int(q.holders))
-	if n <= 0 {
-		return nil
-	}
-	seqs := make([]int64, 0, n)
-	for r := q.head; len(seqs) < n; r = r.next {
-		seqs = append(seqs, r.task.seq)
-	}
-	return seqs
-}
-
+func (q *queue) firstHolders(limit int) []Request { return first(q.head, min(limit, int(q.holders))) }
 func (q *queue) firstWaiters(limit int) []Request {
-	n := min(limit, int(q.waiters))
+	return first(q.waiting, min(limit, int(q.waiters)))
+}
+
+// first describes n requests from r on.
+func first(r *request, n int) []Request {
 	if n <= 0 {
 		return nil
 	}
-	waiters := make([]Request, 0, n)
-	for r := q.waiting; len(waiters) < n; r = r.next {
-		waiters = append(waiters, Request{Seq: r.task.seq, Mode: r.mode})
+	list := make([]Request, 0, n)
+	for ; len(list) < n; r = r.next {
+		list = append(list, r.describe())
 	}
-	return waiters
+	return list
 }

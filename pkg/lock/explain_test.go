@@ -17,10 +17,24 @@ import (
 //	A   1 shared  2 shared  3 shared  |  4 exclusive  5 shared  6 shared  7 exclusive
 //	B   4 exclusive                   |  6 exclusive
 //	C   8 exclusive
+//
+// Each was admitted at ten times its number.
 func busy(t *testing.T) *lock.Table {
 	table := lock.New()
-	play(t, table, "1 -A !", "2 -A !", "3 -A !", "4 +A +B", "5 -A", "6 -A +B", "7 +A", "8 +C !")
-	return table
+	for i, line := range []string{"1 -A !", "2 -A !", "3 -A !", "4 +A +B", "5 -A", "6 -A +B", "7 +A", "8 +C !"} {
+		play(t, table.At(int64(10*(i+1))), line)
+	}
+	return table.At(100)
+}
+
+func shared(seqs ...int64) []lock.Request    { return requests(lock.Shared, seqs) }
+func exclusive(seqs ...int64) []lock.Request { return requests(lock.Exclusive, seqs) }
+
+func requests(mode lock.Mode, seqs []int64) (list []lock.Request) {
+	for _, seq := range seqs {
+		list = append(list, lock.Request{Seq: seq, Mode: mode, Since: 10 * seq})
+	}
+	return list
 }
 
 func TestExplainNamesWhatATaskWaitsFor(t *testing.T) {
@@ -28,13 +42,13 @@ func TestExplainNamesWhatATaskWaitsFor(t *testing.T) {
 	for seq, want := range map[int64][]lock.Wait{
 		1: nil, // unblocked
 		9: nil, // unknown
-		4: {{Resource: "A", Mode: lock.Exclusive, Holders: []int64{1, 2}, HolderCount: 3, Ahead: 3}},
-		5: {{Resource: "A", Mode: lock.Shared, Holders: []int64{1, 2}, HolderCount: 3, Ahead: 4}},
+		4: {{Resource: "A", Mode: lock.Exclusive, Holders: shared(1, 2), HolderCount: 3, Ahead: 3}},
+		5: {{Resource: "A", Mode: lock.Shared, Holders: shared(1, 2), HolderCount: 3, Ahead: 4, Waiters: exclusive(4)}},
 		6: {
-			{Resource: "B", Mode: lock.Exclusive, Held: lock.Exclusive, Holders: []int64{4}, HolderCount: 1, Ahead: 1},
-			{Resource: "A", Mode: lock.Shared, Holders: []int64{1, 2}, HolderCount: 3, Ahead: 4}, // 5 goes with it
+			{Resource: "B", Mode: lock.Exclusive, Held: lock.Exclusive, Holders: exclusive(4), HolderCount: 1, Ahead: 1},
+			{Resource: "A", Mode: lock.Shared, Holders: shared(1, 2), HolderCount: 3, Ahead: 4, Waiters: exclusive(4)}, // 5 goes with it
 		},
-		7: {{Resource: "A", Mode: lock.Exclusive, Holders: []int64{1, 2}, HolderCount: 3, Ahead: 6}},
+		7: {{Resource: "A", Mode: lock.Exclusive, Holders: shared(1, 2), HolderCount: 3, Ahead: 6, Waiters: append(exclusive(4), shared(5)...)}},
 	} {
 		if diff := gocmp.Diff(want, table.Explain(seq, 2)); diff != "" {
 			t.Errorf("explain %d: -want +got\n%s", seq, diff)
@@ -72,6 +86,90 @@ func TestExplainStopsCountingInALongQueue(t *testing.T) {
 	}
 }
 
+func TestTheChainGoesDownToWhoIsNotBlocked(t *testing.T) {
+	table := busy(t)
+	play(t, table.At(90), "9 +B +C")
+	link := func(resource string, r []lock.Request, granted, blocked bool) lock.Link {
+		return lock.Link{Resource: resource, Request: r[0], Granted: granted, Blocked: blocked}
+	}
+	head := link("A", shared(1), true, false)
+	for seq, want := range map[int64][]lock.Link{
+		1:  nil,
+		4:  {head},
+		5:  {link("A", exclusive(4), false, true), head}, // the holders would not mind it, the one between them does
+		9:  {link("B", exclusive(4), true, true), head},  // which has had B for longer than 8 has C
+		77: nil,
+	} {
+		if diff := gocmp.Diff(want, table.Chain(seq, 9)); diff != "" {
+			t.Errorf("chain of %d: -want +got\n%s", seq, diff)
+		}
+	}
+	if got := table.Chain(9, 1); len(got) != 1 {
+		t.Errorf("limited to one: %+v", got)
+	}
+}
+
+func TestTheBlockerIsWhoWasWaitedForLongest(t *testing.T) {
+	table := lock.New()
+	at := func(now int64, lines ...string) { play(t, table.At(now), lines...) }
+	release := func(now, seq int64) { table.At(now).Release(seq, fmt.Sprintf("task %d", seq)) }
+	at(0, "1 +A !")
+	at(10, "2 +A", "3 +B !")
+	at(60, "4 +A +B")
+	release(100, 1)
+	release(130, 3)
+	release(145, 2)
+	for seq, want := range map[int64]*lock.Hold{
+		2: nil,                                                        // gone
+		3: nil,                                                        // did not wait
+		4: {Seq: 3, Name: "task 3", Resource: "B", From: 10, To: 130}, // 70 of it, to 40 of the first one and 45 of the second
+	} {
+		if diff := gocmp.Diff(want, table.Blocker(seq)); diff != "" {
+			t.Errorf("blocker of %d: -want +got\n%s", seq, diff)
+		}
+	}
+}
+
+func TestWhoWasLetThroughByACancelHasWaitedForTheHolder(t *testing.T) {
+	table := lock.New()
+	play(t, table.At(0), "1 -A !")
+	play(t, table.At(5), "2 +A", "3 -A")
+	table.At(25).Release(2, "canceled")
+	if diff := gocmp.Diff(&lock.Hold{Seq: 1, Resource: "A", To: 25}, table.Blocker(3)); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+}
+
+// What is kept of a queue is bounded however many holds end, and with it whom they blame is about right.
+func TestAQueueForgetsHoldsThatHardlyMatter(t *testing.T) {
+	table := lock.New()
+	const n = 1000
+	length := func(i int64) int64 { return 10 * (n - i) } // each is shorter than the one before it
+	now, began := int64(0), map[int64]int64{}
+	for i := range int64(n) {
+		table.At(0).Admit(i, []string{"A"}, nil)
+	}
+	table.Admit(n, []string{"A"}, nil)
+	for i := range int64(n) {
+		began[i] = now
+		if i == n/2 {
+			table.At(now).Admit(n+1, []string{"A"}, nil)
+		}
+		now += length(i)
+		table.At(now).Release(i, "")
+		if err := table.Check(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := table.Blocker(n); got.To-got.From < length(0)/2 {
+		t.Errorf("the last one has waited for %+v, %d long; want about %d", got, got.To-got.From, length(0))
+	}
+	table.At(now).Release(n, "")
+	if got := table.Blocker(n + 1); got.From < began[n/2] || got.To-got.From < length(n/2)/2 {
+		t.Errorf("who came in the middle has waited for %+v, %d long; want about %d", got, got.To-got.From, length(n/2))
+	}
+}
+
 func TestResourceShowsItsQueue(t *testing.T) {
 	table := busy(t)
 	for _, test := range []struct {
@@ -80,22 +178,21 @@ func TestResourceShowsItsQueue(t *testing.T) {
 		want  lock.Resource
 	}{
 		{"A", 9, lock.Resource{
-			Name: "A", Held: lock.Shared, Holders: []int64{1, 2, 3}, HolderCount: 3,
-			Waiters: []lock.Request{{4, lock.Exclusive}, {5, lock.Shared}, {6, lock.Shared}, {7, lock.Exclusive}}, WaiterCount: 4,
+			Name: "A", Held: lock.Shared, Holders: shared(1, 2, 3), HolderCount: 3,
+			Waiters: slices.Concat(exclusive(4), shared(5, 6), exclusive(7)), WaiterCount: 4, HeldSince: 10, WaitingSince: 40,
 		}},
 		{"A", 1, lock.Resource{
-			Name: "A", Held: lock.Shared, Holders: []int64{1}, HolderCount: 3,
-			Waiters: []lock.Request{{4, lock.Exclusive}}, WaiterCount: 4,
+			Name: "A", Held: lock.Shared, Holders: shared(1), HolderCount: 3, Waiters: exclusive(4), WaiterCount: 4, HeldSince: 10, WaitingSince: 40,
 		}},
-		{"A", -1, lock.Resource{Name: "A", HolderCount: 3, WaiterCount: 4}},
-		{"C", 9, lock.Resource{Name: "C", Held: lock.Exclusive, Holders: []int64{8}, HolderCount: 1}},
+		{"A", -1, lock.Resource{Name: "A", HolderCount: 3, WaiterCount: 4, HeldSince: 10, WaitingSince: 40}},
+		{"C", 9, lock.Resource{Name: "C", Held: lock.Exclusive, Holders: exclusive(8), HolderCount: 1, HeldSince: 80}},
 	} {
 		got, ok := table.Resource(test.name, test.limit)
 		if diff := gocmp.Diff(test.want, got); !ok || diff != "" {
 			t.Errorf("resource %s, limit %d: ok %v, -want +got\n%s", test.name, test.limit, ok, diff)
 		}
 	}
-	table.Release(8)
+	table.Release(8, "")
 	if got, ok := table.Resource("C", 9); ok {
 		t.Errorf("resource C is still there after its last task: %+v", got)
 	}
@@ -148,13 +245,13 @@ func ExampleTable() {
 	t.Admit(5, []string{"B"}, nil)
 
 	for _, w := range t.Explain(4, 10) {
-		fmt.Printf("4 wants %s %s: %s holders %v, %d ahead\n", w.Resource, w.Mode, w.Held, w.Holders, w.Ahead)
+		fmt.Printf("4 wants %s %s: %s holder %d, %d ahead\n", w.Resource, w.Mode, w.Held, w.Holders[0].Seq, w.Ahead)
 	}
-	fmt.Println("1 ends:", t.Release(1))
-	fmt.Println("2 ends:", t.Release(2))
-	fmt.Println("3 ends:", t.Release(3))
+	fmt.Println("1 ends:", t.Release(1, ""))
+	fmt.Println("2 ends:", t.Release(2, ""))
+	fmt.Println("3 ends:", t.Release(3, ""))
 	// Output:
-	// 4 wants A exclusive: exclusive holders [1], 3 ahead
+	// 4 wants A exclusive: exclusive holder 1, 3 ahead
 	// 1 ends: [2 3 5]
 	// 2 ends: []
 	// 3 ends: [4]

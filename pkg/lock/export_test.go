@@ -34,6 +34,15 @@ func (t *Table) Check() error {
 		return fmt.Errorf("blocked is %d, blocked tasks %d", t.blocked, blocked)
 	}
 
+	for q, p := range t.pasts {
+		if t.queues[q.name] != q || q.waiting == nil {
+			return fmt.Errorf("resource %q: what is past is kept, and nobody waits", q.name)
+		}
+		if err := p.check(); err != nil {
+			return fmt.Errorf("resource %q: %w", q.name, err)
+		}
+	}
+
 	queued := 0
 	for name, q := range t.queues {
 		n, err := q.check()
@@ -47,6 +56,19 @@ func (t *Table) Check() error {
 	}
 	if queued != requests {
 		return fmt.Errorf("%d requests in queues, %d in tasks", queued, requests)
+	}
+	return nil
+}
+
+// check returns what is wrong with the order of what is past.
+func (p *past) check() error {
+	for i, h := range p.holds {
+		if i > 0 && (h.length() >= p.holds[i-1].length() || h.From <= p.holds[i-1].From || h.To < p.holds[i-1].To) {
+			return fmt.Errorf("hold %+v follows on %+v", *h.Hold, *p.holds[i-1].Hold)
+		}
+	}
+	if len(p.holds) == 0 || len(p.holds) > maxPast {
+		return fmt.Errorf("%d holds are kept", len(p.holds))
 	}
 	return nil
 }
@@ -98,4 +120,5 @@ func (t *Table) Peak() int { return t.peak }
 const (
 	ShrinkAbove = shrinkAbove
 	WalkLimit   = walkLimit
+	MaxPast     = maxPast
 )

@@ -24,6 +24,9 @@ type job struct {
 	seq               int64
 	exclusive, shared []string
 	modes             map[string]lock.Mode
+	at                int64            // when it was admitted
+	granted           map[string]int64 // when it was granted what
+	waited            int64            // longest time that it waited for one hold
 }
 
 func newJob(seq int64, exclusive, shared []string) job {
@@ -34,7 +37,7 @@ func newJob(seq int64, exclusive, shared []string) job {
 	for _, name := range exclusive {
 		modes[name] = lock.Exclusive
 	}
-	return job{seq, exclusive, shared, modes}
+	return job{seq: seq, exclusive: exclusive, shared: shared, modes: modes}
 }
 
 // conflictsOn is the definition of a conflict over one resource.
@@ -59,14 +62,22 @@ type twin struct {
 	table *lock.Table
 	scan  scan
 	live  []job // in order of admission
+	now   int64
+	pace  func() int64 // time between two steps
+	ended []lock.Hold
 }
 
-func newTwin(t tester) *twin { return &twin{tester: t, table: lock.New()} }
+func newTwin(t tester) *twin {
+	return &twin{tester: t, table: lock.New(), pace: func() int64 { return 1 }}
+}
 
 func (w *twin) admit(j job) {
 	w.Helper()
-	got := w.table.Admit(j.seq, j.exclusive, j.shared)
+	w.now += w.pace()
+	j.at, j.granted, j.waited = w.now, map[string]int64{}, 0 // of this twin
+	got := w.table.At(w.now).Admit(j.seq, j.exclusive, j.shared)
 	w.live = append(w.live, j)
+	w.grant()
 	w.scan.admit(j.seq, j.exclusive, j.shared)
 	want := w.scan.unblock()
 	if got != slices.Contains(want, j.seq) || len(want) > 1 {
@@ -78,14 +89,82 @@ func (w *twin) admit(j job) {
 // release finishes an unblocked task or cancels any.
 func (w *twin) release(seq int64) {
 	w.Helper()
-	got := w.table.Release(seq)
-	w.live = slices.DeleteFunc(w.live, func(j job) bool { return j.seq == seq })
+	w.now += w.pace()
+	got := w.table.At(w.now).Release(seq, "name")
+	w.live = slices.DeleteFunc(w.live, func(j job) bool {
+		if j.seq == seq {
+			for name, from := range j.granted {
+				w.ended = append(w.ended, lock.Hold{Seq: seq, Name: "name", Resource: name, From: from, To: w.now})
+			}
+		}
+		return j.seq == seq
+	})
+	w.grant()
 	w.scan.release(seq)
 	// Equal as lists: the scan goes from the oldest to the youngest and names each task once, and so must Release.
 	if want := w.scan.unblock(); !slices.Equal(got, want) {
 		w.Fatalf("release %d: unblocks %v, the scan %v", seq, got, want)
 	}
 	w.check()
+}
+
+// grant notes what the last step granted, and what whoever waited for it has waited for.
+func (w *twin) grant() {
+	for i := range w.live {
+		j := &w.live[i]
+		for name := range j.modes {
+			older := slices.ContainsFunc(w.live[:i], func(o job) bool { return conflictsOn(name, o, *j) })
+			if _, already := j.granted[name]; already || older {
+				continue
+			}
+			j.granted[name] = w.now
+			for _, hold := range w.holds(name, j.seq) {
+				j.waited = max(j.waited, hold.To-max(hold.From, j.at))
+			}
+		}
+	}
+}
+
+// holds lists who had a resource before now, or has it.
+func (w *twin) holds(name string, besides int64) (holds []lock.Hold) {
+	for _, hold := range w.ended {
+		if hold.Resource == name {
+			holds = append(holds, hold)
+		}
+	}
+	for _, j := range w.live {
+		if from, granted := j.granted[name]; granted && j.seq != besides {
+			holds = append(holds, lock.Hold{Seq: j.seq, Resource: name, From: from, To: w.now})
+		}
+	}
+	return holds
+}
+
+// blockers compares what the table says that each task waited for. A hold that ties with another may be named in its place.
+func (w *twin) blockers() {
+	w.Helper()
+	for _, j := range w.live {
+		got := w.table.Blocker(j.seq)
+		if got == nil {
+			if j.waited > 0 {
+				w.Fatalf("nobody is named as the blocker of %+v", j)
+			}
+			continue
+		}
+		known := slices.ContainsFunc(w.ended, func(h lock.Hold) bool { return h == *got })
+		if got.Name == "" {
+			known = slices.ContainsFunc(w.live, func(o job) bool { return o.seq == got.Seq }) || slices.ContainsFunc(w.ended, func(h lock.Hold) bool {
+				return h.Seq == got.Seq && h.Resource == got.Resource && h.From == got.From // it has been released since
+			})
+		}
+		if !known {
+			w.Fatalf("the blocker of %+v is %+v, which held nothing then", j, *got)
+		}
+		waited := got.To - max(got.From, j.at)
+		if waited > j.waited || waited <= 0 || waited < j.waited && len(w.ended) <= lock.MaxPast {
+			w.Fatalf("task %+v waited for %+v for %d, want %d", j, *got, waited, j.waited)
+		}
+	}
 }
 
 // drain releases unblocked tasks until none is left; pick chooses among n.
@@ -137,6 +216,7 @@ func (w *twin) check() {
 	if err := w.table.Check(); err != nil {
 		w.Fatalf("structure: %v", err)
 	}
+	w.blockers()
 }
 
 // explain compares what the table says about the i-th live task. It is a step of its own, and not part of every check,
@@ -148,6 +228,55 @@ func (w *twin) explain(i int) {
 	if diff := gocmp.Diff(w.waits(i), got, cmpopts.SortSlices(byResource), cmpopts.EquateEmpty()); diff != "" {
 		w.Fatalf("explain %+v: -want +got\n%s", w.live[i], diff)
 	}
+	w.chain(i)
+}
+
+// chain checks that each link of what the table says is in the way of the one before it, none more so, and that the last is in
+// nobody's.
+func (w *twin) chain(i int) {
+	w.Helper()
+	chain := w.table.Chain(w.live[i].seq, len(w.live))
+	for _, link := range chain {
+		first := int64(-1)
+		for name := range w.live[i].modes {
+			if since, waits := w.oldestInTheWay(name, i); waits && (first < 0 || since < first) {
+				first = since
+			}
+		}
+		next := slices.IndexFunc(w.live, func(o job) bool { return o.seq == link.Seq })
+		if next < 0 || next >= i || !conflictsOn(link.Resource, w.live[next], w.live[i]) || link.Mode != w.live[next].modes[link.Resource] {
+			w.Fatalf("task %+v waits for %+v, which is not in its way", w.live[i], link)
+		}
+		granted, holds := w.live[next].granted[link.Resource]
+		if holds != link.Granted || holds && granted != link.Since || link.Blocked == w.table.Unblocked(link.Seq) || link.Since != first {
+			w.Fatalf("task %+v waits for %+v, which is %+v; want one since %d", w.live[i], link, w.live[next], first)
+		}
+		i = next
+	}
+	if !w.table.Unblocked(w.live[i].seq) {
+		w.Fatalf("the chain %+v ends at task %+v, which is blocked", chain, w.live[i])
+	}
+}
+
+// oldestInTheWay is since when the oldest holder that conflicts with the i-th live task has a resource that it lacks; if none does, since
+// when the first one waits that does.
+func (w *twin) oldestInTheWay(name string, i int) (since int64, waits bool) {
+	if _, has := w.live[i].granted[name]; has {
+		return 0, false
+	}
+	var waiter *job
+	for n, o := range w.live[:i] {
+		if !conflictsOn(name, o, w.live[i]) {
+			continue
+		}
+		if granted, holds := o.granted[name]; holds {
+			return granted, true
+		}
+		if waiter == nil {
+			waiter = &w.live[n]
+		}
+	}
+	return waiter.at, true
 }
 
 // waits is what Explain must say about the i-th live task, from the definitions.
@@ -169,11 +298,12 @@ func (w *twin) waits(i int) (waits []lock.Wait) {
 			continue
 		}
 		wait := lock.Wait{Resource: name, Mode: mode, Held: queue[0].modes[name], Ahead: ahead}
-		for n, o := range queue {
+		for n, o := range queue[:ahead] {
 			if slices.ContainsFunc(queue[:n], func(p job) bool { return conflictsOn(name, p, o) }) {
-				break
+				wait.Waiters = append(wait.Waiters, lock.Request{Seq: o.seq, Mode: o.modes[name], Since: o.at})
+				continue
 			}
-			wait.Holders = append(wait.Holders, o.seq)
+			wait.Holders = append(wait.Holders, lock.Request{Seq: o.seq, Mode: o.modes[name], Since: o.granted[name]})
 		}
 		wait.HolderCount = len(wait.Holders)
 		waits = append(waits, wait)
@@ -238,6 +368,7 @@ func drawPick(t *rapid.T) func(int) int {
 func TestTableEqualsTheScanAfterEveryStep(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newTwin(t)
+		w.pace = func() int64 { return rapid.Int64Range(0, 9).Draw(t, "pace") }
 		t.Repeat(w.steps(t, jobs(t), rising()))
 		w.drain(drawPick(t))
 		if n := w.table.Resources(); n != 0 {

@@ -23,6 +23,8 @@ type task struct {
 	seq      int64
 	place    uint64 // order of admission, the order of every queue; seq is not, a row may become visible late
 	requests []request
+	at       int64 // when it was admitted, in microseconds
+	blocker  *Hold // what it has waited for longest so far, of what it was granted; nil for nothing
 	lacking  int32 // requests not granted yet; 0 = unblocked
 }
 
@@ -32,8 +34,17 @@ type request struct {
 	task       *task
 	queue      *queue
 	prev, next *request
+	since      int64 // when it was granted, in microseconds; 0 while it waits
 	mode       Mode
 	granted    bool
+}
+
+// begun is since when it waits, or holds the resource.
+func (r *request) begun() int64 {
+	if r.granted {
+		return r.since
+	}
+	return r.task.at
 }
 
 // queue is the line at one resource, in order of admission. The granted requests are always a prefix of it, and waiting
@@ -93,12 +104,12 @@ func (q *queue) remove(r *request) {
 // grantNext moves the bar past the first waiting request if the holders allow it, and returns it; nil when it has to
 // wait on, or nobody waits. This is the only place where anything is granted: at admission, at release, and when an
 // exclusive request that stood between shared ones is canceled.
-func (q *queue) grantNext() *request {
+func (q *queue) grantNext(now int64) *request {
 	r := q.waiting
 	if r == nil || !q.admits(r.mode) {
 		return nil
 	}
-	r.granted = true
+	r.granted, r.since = true, max(now, r.task.at)
 	r.task.lacking--
 	q.waiting = r.next
 	q.holders++

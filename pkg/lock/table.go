@@ -12,14 +12,23 @@ import (
 type Table struct {
 	tasks    map[int64]*task
 	queues   map[string]*queue // one for each resource that some task names, never an empty one
+	pasts    map[*queue]*past  // of queues where somebody waits and a hold has ended since
+	now      int64             // microseconds, as the owner tells
 	admitted uint64            // tasks ever admitted: the next task's place
 	blocked  int               // tasks that lack something
 	peak     int               // most tasks since the maps were made
 }
 
-// New returns an empty table.
+// New returns an empty table, at time 0.
 func New() *Table {
-	return &Table{tasks: make(map[int64]*task), queues: make(map[string]*queue)}
+	return &Table{tasks: make(map[int64]*task), queues: make(map[string]*queue), pasts: make(map[*queue]*past)}
+}
+
+// At tells the table what time it is, in microseconds since whenever the owner counts from: what it does next happens then. The
+// time decides nothing, it only answers since when; it may stand still or go back.
+func (t *Table) At(now int64) *Table {
+	t.now = now
+	return t
 }
 
 // Admit puts the task at the end of the queue of every resource it names, and tells whether it is unblocked at once. A
@@ -35,7 +44,7 @@ func (t *Table) Admit(seq int64, exclusive, shared []string) (unblocked bool) {
 	if t.Has(seq) {
 		panic(fmt.Sprintf("lock: task %d is admitted already", seq))
 	}
-	k := &task{seq: seq, place: t.admitted}
+	k := &task{seq: seq, place: t.admitted, at: t.now}
 	if n := len(exclusive) + len(shared); n > 0 {
 		k.requests = make([]request, 0, n)
 	}
@@ -65,7 +74,7 @@ func (t *Table) request(k *task, name string, mode Mode) {
 	}
 	k.requests = append(k.requests, request{task: k, queue: q, mode: mode})
 	q.push(&k.requests[len(k.requests)-1])
-	q.grantNext() // itself or nobody: what stood there before could not be granted
+	q.grantNext(t.now) // itself or nobody: what stood there before could not be granted
 }
 
 // queue returns the queue of the resource and opens it if need be. The name is copied, because a caller's string may be
@@ -81,8 +90,8 @@ func (t *Table) queue(name string) *queue {
 
 // Release removes the task, whatever its place: it finished, or was canceled while running or waiting. It returns the
 // tasks that this unblocks, in order of admission; nil if there are none or seq is not in the table. It costs the number
-// of the task's own resources plus the requests it grants.
-func (t *Table) Release(seq int64) (unblocked []int64) {
+// of the task's own resources plus the requests it grants. name is what [Table.Blocker] calls it where somebody waited for it.
+func (t *Table) Release(seq int64, name string) (unblocked []int64) {
 	k, ok := t.tasks[seq]
 	if !ok {
 		return nil
@@ -94,7 +103,7 @@ func (t *Table) Release(seq int64) (unblocked []int64) {
 	var few [8]*task // most releases unblock a handful: no allocation for them
 	next := few[:0]
 	for i := range k.requests {
-		next = t.leave(&k.requests[i], next)
+		next = t.leave(&k.requests[i], name, next)
 	}
 	t.blocked -= len(next)
 	t.shrink()
@@ -102,17 +111,29 @@ func (t *Table) Release(seq int64) (unblocked []int64) {
 }
 
 // leave takes r out of its queue, grants what that allows, and appends the tasks which now lack nothing.
-func (t *Table) leave(r *request, unblocked []*task) []*task {
+func (t *Table) leave(r *request, name string, unblocked []*task) []*task {
 	q := r.queue
 	q.remove(r)
 	if q.head == nil {
+		t.forget(q)
 		delete(t.queues, q.name)
 		return unblocked
 	}
-	for g := q.grantNext(); g != nil; g = q.grantNext() {
+	if q.waiting == nil {
+		t.forget(q)
+		return unblocked
+	}
+	if r.granted {
+		t.remember(r, name)
+	}
+	for g := q.grantNext(t.now); g != nil; g = q.grantNext(t.now) {
+		t.blame(g)
 		if g.task.lacking == 0 {
 			unblocked = append(unblocked, g.task)
 		}
+	}
+	if q.waiting == nil {
+		t.forget(q)
 	}
 	return unblocked
 }

@@ -20,7 +20,7 @@ func play(t *testing.T, table *lock.Table, script ...string) {
 	for _, step := range script {
 		if rest, ok := strings.CutPrefix(step, "x"); ok {
 			seq, want, _ := strings.Cut(rest, ":")
-			got := table.Release(number(t, seq))
+			got := table.Release(number(t, seq), "")
 			if got := strings.Trim(fmt.Sprint(got), "[]"); got != strings.TrimSpace(want) {
 				t.Fatalf("%s: unblocked %q", step, got)
 			}
@@ -103,7 +103,7 @@ func TestStories(t *testing.T) {
 			table := lock.New()
 			play(t, table, script...)
 			for seq := range int64(10) {
-				table.Release(seq)
+				table.Release(seq, "")
 			}
 			if table.Len() != 0 || table.Resources() != 0 || table.Blocked() != 0 {
 				t.Errorf("left over: %d tasks, %d blocked, %d resources", table.Len(), table.Blocked(), table.Resources())
@@ -186,7 +186,7 @@ func TestEmptyTableGivesALargeBacklogsMemoryBack(t *testing.T) {
 		if table.Peak() != n {
 			t.Fatalf("peak is %d with %d tasks left", table.Peak(), table.Len())
 		}
-		table.Release(seq)
+		table.Release(seq, "")
 	}
 	if table.Peak() != 0 {
 		t.Errorf("peak is %d in the empty table: its maps were kept", table.Peak())

@@ -27,8 +27,8 @@ import (
 func Dial(target string, extra ...grpc.DialOption) (*grpc.ClientConn, error) {
 	options := append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithChainUnaryInterceptor(deadlineClient, errorClient),
-		grpc.WithChainStreamInterceptor(errorClientStream),
+		grpc.WithChainUnaryInterceptor(traceClient, deadlineClient, errorClient),
+		grpc.WithChainStreamInterceptor(traceClientStream, errorClientStream),
 		grpc.WithDefaultServiceConfig(serviceConfig()),
 		// An answer can be larger than its request: to a batch, it repeats the names and adds the numbers and times.
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(2 * limits.MaxMessage)),

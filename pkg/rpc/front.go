@@ -45,6 +45,11 @@ type Front struct {
 // Connections from DialRaw leave errors untouched; those from Dial only keep the details that pkg/errs knows. The front does
 // not close them.
 func NewFront(log *slog.Logger, routes map[string]grpc.ClientConnInterface, withheld ...string) *Front {
+	return NewObservedFront(nil, log, routes, withheld...)
+}
+
+// NewObservedFront is NewFront with an observer, if it is not nil. It makes no spans: those behind the front do.
+func NewObservedFront(observer *Observer, log *slog.Logger, routes map[string]grpc.ClientConnInterface, withheld ...string) *Front {
 	f := &Front{
 		routes:   maps.Clone(routes),
 		withheld: make(map[string]bool, len(withheld)),
@@ -53,9 +58,10 @@ func NewFront(log *slog.Logger, routes map[string]grpc.ClientConnInterface, with
 	for _, method := range withheld {
 		f.withheld[method] = true
 	}
+	observers, _ := observersOf([]grpc.ServerOption{observer})
 	// Not NewServer: its interceptors classify errors and check messages, and here both belong to somebody else.
 	f.Server = &Server{
-		Server: grpc.NewServer(
+		Server: grpc.NewServer(append(observers,
 			grpc.UnknownServiceHandler(f.forward),
 			grpc.ForceServerCodecV2(f.codec),
 			grpc.ChainStreamInterceptor(logStream(log)),
@@ -64,7 +70,7 @@ func NewFront(log *slog.Logger, routes map[string]grpc.ClientConnInterface, with
 			grpc.StaticConnWindowSize(connWindow),
 			grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
 			grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-		),
+		)...),
 		health: health.NewServer(),
 	}
 	f.SetServing(false)

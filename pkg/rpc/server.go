@@ -43,9 +43,11 @@ type Server struct {
 	health *health.Server
 }
 
-// NewServer makes a server. Services are registered on it before Serve; health says NOT_SERVING until SetServing.
+// NewServer makes a server. Services are registered on it before Serve; health says NOT_SERVING until SetServing. An Observer among the
+// options sees every call as its caller does.
 func NewServer(log *slog.Logger, extra ...grpc.ServerOption) *Server {
-	options := append([]grpc.ServerOption{
+	observers, extra := observersOf(extra)
+	options := append(observers, []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(
 			logUnary(log),   // outermost: sees the final code and the whole duration
 			errorUnary(log), // what leaves is classified or masked; needs the cause, so inside the log
@@ -65,11 +67,27 @@ func NewServer(log *slog.Logger, extra ...grpc.ServerOption) *Server {
 		// Long streams idle between tasks: both sides ping, so that a cut line is noticed within seconds.
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 5 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
-	}, extra...)
+	}...)
+	options = append(options, extra...)
 	s := &Server{Server: grpc.NewServer(options...), health: health.NewServer()}
 	s.health.SetServingStatus("", healthpb.HealthCheckResponse_NOT_SERVING)
 	healthpb.RegisterHealthServer(s.Server, s.health)
 	return s
+}
+
+// observersOf takes the observers out of a server's options, and returns their interceptors and what is left. They must be outermost: so
+// they see the final code, and what the others log is below their spans.
+func observersOf(options []grpc.ServerOption) (observers, others []grpc.ServerOption) {
+	for _, option := range options {
+		o, is := option.(*Observer)
+		switch {
+		case !is:
+			others = append(others, option)
+		case o != nil:
+			observers = append(observers, grpc.ChainUnaryInterceptor(o.unary), grpc.ChainStreamInterceptor(o.stream))
+		}
+	}
+	return observers, others
 }
 
 // SetServing says that the process is ready, or that it is about to stop.

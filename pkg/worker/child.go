@@ -42,6 +42,8 @@ type child struct {
 	home string
 	// settle is called when a handler has returned, before that is reported: what must be over by then.
 	settle func()
+	// traces are the spans that handlers make.
+	traces childTraces
 
 	writing sync.Mutex // one message at a time
 
@@ -162,8 +164,10 @@ func (j *job) perform(ctx context.Context, run *executorv1.RunTask) *taskv1.Outc
 		// The directory is about to be removed; a process that stays in it would pin it.
 		_ = os.Chdir(j.child.home)
 	}()
+	tracing, flush := j.child.traces.of(ctx, run.GetAssignment())
+	defer flush() // once the end is reported, this process may be killed
 	return j.child.mux.Run(ctx, Run{
-		Assignment: run.GetAssignment(), Timeout: run.GetTimeout().AsDuration(), Log: j.child.log, Calls: j,
+		Assignment: run.GetAssignment(), Timeout: run.GetTimeout().AsDuration(), Log: j.child.log, Calls: j, Tracing: tracing,
 		WorkingDir: func() (string, error) { return run.GetWorkingDir(), nil },
 	})
 }

@@ -17,7 +17,8 @@
 //
 // From its context a handler learns about the task ([Current], [RawArguments]), logs ([Logger]), dispatches further tasks
 // ([Dispatch]), makes task groups ([NewGroup]), says how far it is ([NewProgress], [NewGroupProgress]) and what it makes ([Creating], [Created]),
-// and exchanges files that outlive the task ([KeepFile], [FetchFile]). The context ends when the task is to stop, or its time
+// exchanges files that outlive the task ([KeepFile], [FetchFile]), and makes spans of its own in the task's trace ([Tracer]). The
+// context ends when the task is to stop, or its time
 // is up, which [context.Context.Deadline] shows beforehand.
 //
 // What a handler is, it is declared to be with options: where it may run ([InProcess], [Immediate]), how long ([Timeout]),

@@ -13,6 +13,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
@@ -33,6 +35,8 @@ type Run struct {
 	Log *slog.Logger
 	// Calls serves what the handler asks for. nil: it can ask for nothing, and its progress goes unheard.
 	Calls Calls
+	// Tracing makes the spans of the handler, see [Tracer]. nil: there are none.
+	Tracing trace.TracerProvider
 }
 
 // Run runs the handler of a task and returns how it ended, completed or failed; it never returns nil and never panics. It
@@ -51,8 +55,9 @@ func (m *Mux) Start(ctx context.Context, run Run) <-chan *taskv1.Outcome {
 		return ended
 	}
 	s := scopeFor(run)
+	s.tracing = run.Tracing
 	s.calls, s.workingDir, s.report = run.Calls, run.WorkingDir, newReport(run.Calls)
-	ctx, release := deadline(context.WithValue(ctx, contextKey{}, s), run.Timeout)
+	ctx, release := deadline(context.WithValue(traced(ctx, run), contextKey{}, s), run.Timeout)
 
 	// A goroutine of its own, so that a handler that ends it (runtime.Goexit, as test helpers do) ends nothing of ours.
 	go func() {

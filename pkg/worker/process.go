@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"go.opentelemetry.io/otel"
 	"golang.org/x/sys/unix"
 
 	"github.com/sluice-tasks/sluice/pkg/worker/guard"
@@ -51,6 +52,7 @@ func ChildMain(mux *Mux) int {
 	}
 	c := newChild(mux, conn)
 	c.settle = killLeftovers
+	c.traces.everywhere = otel.SetTracerProvider
 	go c.watchSignals(os.Getppid())
 
 	if err := c.serve(context.Background()); err != nil { //nolint:forbidigo // the process is this function: it has no caller

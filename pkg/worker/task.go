@@ -9,9 +9,11 @@ import (
 	"math"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/proto"
 
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
+	"github.com/sluice-tasks/sluice/pkg/telemetry/tasktrace"
 	"github.com/sluice-tasks/sluice/pkg/wire"
 )
 
@@ -34,7 +36,8 @@ type Task struct {
 	CorrelationID string
 	// GroupID is the UUID of the task's group, "" if it has none.
 	GroupID string
-	// Traceparent and Tracestate are the W3C trace context of the dispatch, "" if it had none.
+	// Traceparent and Tracestate are the W3C trace context of this run, for what is done elsewhere on its behalf; that of the
+	// dispatch, where the executor makes no spans. "" if there is none. See also [Tracer].
 	Traceparent, Tracestate string
 	// ProfileOptions name diagnostics that the dispatch asked for. Not to be changed.
 	ProfileOptions []string
@@ -114,6 +117,7 @@ type scope struct {
 	calls      Calls
 	report     *report
 	workingDir func() (string, error)
+	tracing    trace.TracerProvider // nil: none
 }
 
 // scopeFor is the scope of a run that can ask for nothing yet.
@@ -169,7 +173,8 @@ func RawArguments(ctx context.Context) Arguments {
 // log. Outside of a task it returns one that discards everything.
 func Logger(ctx context.Context) *slog.Logger {
 	if s, inside := scopeOf(ctx); inside && s.log != nil {
-		return s.log.With(slog.String("task_id", s.task.ID), slog.String("correlation_id", s.task.CorrelationID))
+		return s.log.With(slog.String("task_id", s.task.ID), slog.String("correlation_id", s.task.CorrelationID),
+			tasktrace.LogID(s.task.Traceparent))
 	}
 	return slog.New(slog.DiscardHandler)
 }

@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/telemetry/tasktrace"
 )
 
 // New is a task to be stored, with what only its executor will see.
@@ -78,6 +80,8 @@ type Database interface {
 	Known(ctx context.Context, tasks []*New) (map[int]bool, error)
 	Get(ctx context.Context, id string) (*task.Task, error)
 	GetAll(ctx context.Context, ids []string) (map[string]*task.Task, error)
+	// Unstarted reads those of some tasks that were canceled while they waited, and have a trace.
+	Unstarted(ctx context.Context, seqs []int64) ([]*Unstarted, error)
 	Cancel(ctx context.Context, id string) (t *task.Task, changed bool, err error)
 	Reject(ctx context.Context, id string) (rejected bool, err error)
 	Delete(ctx context.Context, id string) (deleted bool, err error)
@@ -154,6 +158,8 @@ type Service struct {
 	log    *slog.Logger
 	// metrics are those of nobody until Observe.
 	metrics *metrics
+	// tracer is nil until Trace.
+	tracer trace.Tracer
 	// moving has an entry for each part of a file on its way to the database or from it.
 	moving chan struct{}
 	// vanished says that there are parts to be deleted.
@@ -179,6 +185,7 @@ func NewService(cfg Config, db Database, leader Leader, log *slog.Logger) *Servi
 
 // Dispatch stores tasks, all or none of them, in this order, and waits for those that are immediate.
 func (s *Service) Dispatch(ctx context.Context, tasks []*New) ([]*task.Task, error) {
+	arrived := time.Now()
 	for _, t := range tasks {
 		id, err := uuid.NewV7()
 		if err != nil {
@@ -195,12 +202,14 @@ func (s *Service) Dispatch(ctx context.Context, tasks []*New) ([]*task.Task, err
 			t.CorrelationID = correlation.String()
 		}
 	}
+	spans := s.begin(ctx, tasks, arrived)
 	err := s.roomFor(len(tasks))
 	if err == nil {
 		if err = s.intake.store(ctx, tasks); err != nil {
 			err = s.explained(ctx, tasks, err)
 		}
 	}
+	spans.end(tasks, err)
 	if err != nil {
 		s.metrics.refuse(ctx, len(tasks), err)
 		return nil, err
@@ -218,12 +227,14 @@ func (s *Service) Dispatch(ctx context.Context, tasks []*New) ([]*task.Task, err
 			continue // its arguments alone would cost as much as the rest here
 		}
 		s.log.InfoContext(ctx, "dispatched", slog.String("task_id", t.ID), slog.String("name", t.Name),
-			slog.String("correlation_id", t.CorrelationID), slog.Int64("seq", t.Seq))
+			slog.String("correlation_id", t.CorrelationID), tasktrace.LogID(t.Traceparent), slog.Int64("seq", t.Seq))
 	}
 	if len(immediate) == 0 {
 		return stored, nil
 	}
-	return stored, s.settle(ctx, immediate)
+	err = s.settle(ctx, immediate)
+	s.traceRejected(immediate)
+	return stored, err
 }
 
 // recall reads the tasks that were there already.
@@ -245,7 +256,8 @@ func (s *Service) recall(ctx context.Context, tasks []*New) error {
 		if t.State == "" {
 			return errs.Away(errs.DatabaseAway, nil, "task %s was deleted at this moment: dispatch again", t.ID)
 		}
-		s.log.InfoContext(ctx, "dispatched again", slog.String("task_id", t.ID), slog.String("state", string(t.State)))
+		s.log.InfoContext(ctx, "dispatched again", slog.String("task_id", t.ID), slog.String("correlation_id", t.CorrelationID),
+			slog.String("state", string(t.State)))
 	}
 	return nil
 }
@@ -303,7 +315,8 @@ func (s *Service) settle(ctx context.Context, tasks []*New) error {
 	waitCtx, cancel := context.WithTimeout(ctx, s.cfg.SettleFor)
 	defer cancel()
 	if err := s.leader.Settle(waitCtx, tasks); err != nil {
-		s.log.WarnContext(ctx, "can't see immediate tasks through", slog.String("task_id", tasks[0].ID), slog.Int("tasks", len(tasks)), slog.Any("error", err))
+		s.log.WarnContext(ctx, "can't see immediate tasks through", slog.String("task_id", tasks[0].ID),
+			slog.String("correlation_id", tasks[0].CorrelationID), tasktrace.LogID(tasks[0].Traceparent), slog.Int("tasks", len(tasks)), slog.Any("error", err))
 	}
 	// The caller may be gone; a task must not be left as one that would not wait, and waits.
 	after, cancelAfter := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.SettleFor)
@@ -363,14 +376,19 @@ func (s *Service) refresh(ctx context.Context, tasks []*New) error {
 
 // Cancel asks a task to stop. Asking again changes nothing.
 func (s *Service) Cancel(ctx context.Context, id string) (*task.Task, error) {
+	asked := time.Now()
 	t, changed, err := s.db.Cancel(ctx, id)
 	switch {
 	case err != nil:
 		return nil, err
 	case changed:
 		s.metrics.cancel(ctx, t.State)
-		s.log.InfoContext(ctx, "canceling", slog.String("task_id", t.ID), slog.String("state", string(t.State)))
+		s.log.InfoContext(ctx, "canceling", slog.String("task_id", t.ID), slog.String("name", t.Name),
+			slog.String("correlation_id", t.CorrelationID), slog.String("state", string(t.State)))
 		s.leader.Offer()
+		if t.State == task.Canceled {
+			s.traceCanceled(ctx, []int64{t.Seq}, asked)
+		}
 	case t.State.Final() && t.State != task.Canceled:
 		return nil, errs.Precondition(errs.TaskFinal, "task %s is %s: it can't be canceled any more", id, t.State)
 	case t.State == task.Waiting || t.State == task.Running:

@@ -31,9 +31,9 @@ type GroupDatabase interface {
 	// Unfinished lists the members of a group that wait or run, by their places in the order, and counts those that are canceling.
 	// There is no such group: NotFound.
 	Unfinished(ctx context.Context, id string) (seqs []int64, canceling int64, err error)
-	// CancelMembers asks tasks to stop. It returns how many are canceled by that and how many canceling, and which are still as they
-	// were, because somebody else was about to change them.
-	CancelMembers(ctx context.Context, seqs []int64) (canceled, canceling int64, left []int64, err error)
+	// CancelMembers asks tasks to stop. It returns which of them this changed, and how many of those are canceled by that and not
+	// canceling, and which are still as they were, because somebody else was about to change them.
+	CancelMembers(ctx context.Context, seqs []int64) (changed []int64, canceled int64, left []int64, err error)
 }
 
 // NewGroup makes an empty task group.
@@ -53,6 +53,7 @@ func (s *Service) NewGroup(ctx context.Context, description string) (string, err
 // transaction of its own, and so nothing is ever waited for while something is held. What was canceled before an error stays so;
 // asking again goes on from there.
 func (s *Service) CancelGroup(ctx context.Context, id string) (canceled, canceling int64, err error) {
+	begun := time.Now()
 	seqs, canceling, err := s.db.Unfinished(ctx, id)
 	if err != nil {
 		return 0, 0, err
@@ -67,13 +68,16 @@ func (s *Service) CancelGroup(ctx context.Context, id string) (canceled, canceli
 		slices.SortFunc(seqs, func(a, b int64) int { return int(b - a) })
 		var left []int64
 		for page := range slices.Chunk(seqs, cancelPage) {
-			ended, asked, still, err := s.db.CancelMembers(ctx, page)
+			changed, ended, still, err := s.db.CancelMembers(ctx, page)
 			if err != nil {
 				return 0, 0, err
 			}
-			canceled, canceling, left = canceled+ended, canceling+asked, append(left, still...)
-			if ended+asked > 0 {
+			canceled, canceling, left = canceled+ended, canceling+int64(len(changed))-ended, append(left, still...)
+			if len(changed) > 0 {
 				s.leader.Offer()
+			}
+			if ended > 0 {
+				s.traceCanceled(ctx, changed, begun)
 			}
 		}
 		seqs = left

@@ -17,7 +17,7 @@ import (
 type Schedule struct {
 	ID   string
 	Name string
-	// Task is what is dispatched. Its domain is among what it shares.
+	// Task is what is dispatched. Its domain is among what it shares. Its trace context is that in which the schedule was made.
 	Task *New
 	// Interval is the time from one dispatch to the next, 0 for once.
 	Interval time.Duration

@@ -16,8 +16,9 @@ import (
 // CreateTaskSchedule stores a schedule.
 func (s server) CreateTaskSchedule(ctx context.Context, req *dispatcherv1.CreateTaskScheduleRequest) (*dispatcherv1.CreateTaskScheduleResponse, error) {
 	asked := req.GetSchedule()
+	parent, state := traceContext(ctx)
 	made := &Schedule{
-		Name: asked.GetName(), Task: fromSpec("schedule.task", asked.GetTask(), "", ""),
+		Name: asked.GetName(), Task: fromSpec("schedule.task", asked.GetTask(), parent, state),
 		Interval: asked.GetDispatchInterval().AsDuration(), Next: wire.FromTime(asked.GetNextDispatch()),
 	}
 	if err := s.service.CreateSchedule(ctx, made); err != nil {

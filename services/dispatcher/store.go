@@ -383,6 +383,31 @@ func (s *Store) GetAll(ctx context.Context, ids []string) (map[string]*task.Task
 	return found, nil
 }
 
+// selectUnstarted reads what the traces of canceled tasks need. It looks at the tasks one by one, whatever the statistics say.
+const selectUnstarted = `
+	select t.id::text, t.name, t.correlation_id, t.exclusive, t.shared, t.attempt, t.created_at, t.unblocked_at, t.finished_at,
+	       (select max(a.ended_at) from task_attempt a where a.task_id = t.id), t.traceparent, t.tracestate
+	from unnest($1::bigint[]) as asked (seq)
+	cross join lateral (select * from task k where k.seq = asked.seq offset 0) t
+	where t.state = 'canceled' and t.started_at is null and t.traceparent <> ''`
+
+// Unstarted reads those of some tasks that were canceled while they waited, and have a trace.
+func (s *Store) Unstarted(ctx context.Context, seqs []int64) ([]*Unstarted, error) {
+	rows, err := s.pool.Query(ctx, selectUnstarted, postgres.Bigints(seqs))
+	if err != nil {
+		return nil, postgres.Away(fmt.Errorf("read %d canceled tasks: %w", len(seqs), err))
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*Unstarted, error) {
+		t := &Unstarted{Task: task.Task{Domain: task.DefaultDomain}}
+		return t, row.Scan(&t.ID, &t.Name, &t.CorrelationID, &t.Reserved.Exclusive, &t.Reserved.Shared, &t.Attempt, &t.CreatedAt,
+			&t.UnblockedAt, &t.FinishedAt, &t.FailedAt, &t.Traceparent, &t.Tracestate)
+	})
+	if err != nil {
+		return nil, postgres.Away(fmt.Errorf("read %d canceled tasks: %w", len(seqs), err))
+	}
+	return found, nil
+}
+
 // Delete removes a finished task. deleted is false if it is not there or not finished, or has children that are not: a delete
 // changes the children's rows too, and those of live tasks are the scheduler's, which locks them in an order of its own.
 func (s *Store) Delete(ctx context.Context, id string) (deleted bool, err error) {

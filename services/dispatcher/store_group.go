@@ -47,23 +47,21 @@ const stillAlive = `
 	cross join lateral (select k.seq from task k where k.seq = asked.seq and k.state in ('waiting', 'running') offset 0) t`
 
 // CancelMembers asks tasks to stop.
-func (s *Store) CancelMembers(ctx context.Context, seqs []int64) (canceled, canceling int64, left []int64, err error) {
+func (s *Store) CancelMembers(ctx context.Context, seqs []int64) (changed []int64, canceled int64, left []int64, err error) {
 	cause, err := json.Marshal(task.Error{Reason: task.ReasonCanceled})
 	if err != nil {
-		return 0, 0, nil, fmt.Errorf("encode the reason: %w", err)
+		return nil, 0, nil, fmt.Errorf("encode the reason: %w", err)
 	}
-	var done []int64
-	if err := s.pool.QueryRow(ctx, cancelMembers, postgres.Bigints(seqs), string(cause)).Scan(&done, &canceled); err != nil {
-		return 0, 0, nil, postgres.Away(fmt.Errorf("cancel %d tasks: %w", len(seqs), err))
+	if err := s.pool.QueryRow(ctx, cancelMembers, postgres.Bigints(seqs), string(cause)).Scan(&changed, &canceled); err != nil {
+		return nil, 0, nil, postgres.Away(fmt.Errorf("cancel %d tasks: %w", len(seqs), err))
 	}
-	canceling = int64(len(done)) - canceled
-	if len(done) == len(seqs) {
-		return canceled, canceling, nil, nil
+	if len(changed) == len(seqs) {
+		return changed, canceled, nil, nil
 	}
-	slices.Sort(done)
-	rest := slices.DeleteFunc(slices.Clone(seqs), func(seq int64) bool { _, hit := slices.BinarySearch(done, seq); return hit })
+	slices.Sort(changed)
+	rest := slices.DeleteFunc(slices.Clone(seqs), func(seq int64) bool { _, hit := slices.BinarySearch(changed, seq); return hit })
 	if err := s.pool.QueryRow(ctx, stillAlive, postgres.Bigints(rest)).Scan(&left); err != nil {
-		return 0, 0, nil, postgres.Away(fmt.Errorf("read the states of %d tasks: %w", len(rest), err))
+		return nil, 0, nil, postgres.Away(fmt.Errorf("read the states of %d tasks: %w", len(rest), err))
 	}
-	return canceled, canceling, left, nil
+	return changed, canceled, left, nil
 }

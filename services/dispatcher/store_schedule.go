@@ -12,8 +12,8 @@ import (
 )
 
 const insertSchedule = `
-	select stored, first, at from dispatcher_create_schedule($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::integer, $13::interval,
-		$14::timestamptz, $15::bigint, $16::bigint)`
+	select stored, first, at from dispatcher_create_schedule_2($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12::integer, $13::interval,
+		$14::timestamptz, $15::bigint, $16::bigint, $17, $18)`
 
 // nameOfSchedule is the index that keeps names unique.
 const nameOfSchedule = "task_schedule_domain_id_name_key"
@@ -35,7 +35,7 @@ func (s *Store) InsertSchedule(ctx context.Context, made *Schedule) (stored bool
 	}
 	err = s.pool.QueryRow(ctx, insertSchedule, made.ID, t.DomainID, made.Name, t.Name, t.Args, t.Kwargs,
 		postgres.Texts(t.Reserved.Exclusive), postgres.Texts(t.Reserved.Shared), string(versions), t.CorrelationID, options, made.listed(),
-		interval, made.Next, limits.MaxSchedules, maxListed).Scan(&stored, &made.Next, &made.CreatedAt)
+		interval, made.Next, limits.MaxSchedules, maxListed, t.Traceparent, t.Tracestate).Scan(&stored, &made.Next, &made.CreatedAt)
 	made.UpdatedAt = made.CreatedAt
 	switch {
 	case postgres.Constraint(err) == nameOfSchedule:

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"sync"
 
-	"google.golang.org/grpc/metadata"
-
 	"github.com/sluice-tasks/sluice/pkg/client"
 	"github.com/sluice-tasks/sluice/pkg/limits"
 	dispatcherv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/dispatcher/v1"
@@ -36,13 +34,7 @@ func (c calls) Dispatch(ctx context.Context, spec *taskv1.TaskSpec) (string, err
 	if len(spec.GetProfileOptions()) == 0 {
 		spec.ProfileOptions = a.GetProfileOptions()
 	}
-	if a.GetTraceparent() != "" {
-		ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", a.GetTraceparent())
-		if a.GetTracestate() != "" {
-			ctx = metadata.AppendToOutgoingContext(ctx, "tracestate", a.GetTracestate())
-		}
-	}
-	made, err := client.SendTask(ctx, c.dispatcher, spec)
+	made, err := client.SendTask(traceOf(ctx, a), c.dispatcher, spec)
 	if err != nil {
 		return "", err
 	}

@@ -69,8 +69,9 @@ type Config struct {
 	// Versions are the components this executor has.
 	Versions map[string]string
 
-	// metrics are nil in a Config that New has not seen.
+	// metrics and spans are nil in a Config that New has not seen.
 	metrics *metrics
+	spans   *spans
 }
 
 // Peers are the services that an executor talks to.

@@ -51,7 +51,7 @@ func New(config Config, peers Peers, mux *worker.Mux, log *slog.Logger) (*Servic
 	if err != nil {
 		return nil, fmt.Errorf("configure the executor: %w", err)
 	}
-	config.metrics = unmeasured()
+	config.metrics, config.spans = unmeasured(), &spans{}
 	s := &Service{config: config, peers: peers, log: log, guests: map[string]*guest{}, nothing: make(chan struct{}, 1), tree: newMark()}
 	own := log.With(slog.String("executor", config.Name))
 	env := childEnv(os.Environ(), config.ChildEnv, config.ChildMemory)

@@ -370,7 +370,7 @@ func (s *station) receive(ctx context.Context, l *line, response *schedulerv1.Ac
 // assignLocked takes a task over, once. It begins when the scheduler has heard of that.
 func (s *station) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 	c := claim{task: a.GetTaskId(), number: a.GetClaim()}
-	attrs := func() []any { return []any{slog.String("task_id", c.task), slog.Int64("claim", c.number)} }
+	attrs := func() []any { return describe(c, a) }
 	if _, err := uuid.Parse(c.task); err != nil || c.number <= 0 {
 		s.log.ErrorContext(ctx, "the scheduler assigned something that is no task", attrs()...)
 		return

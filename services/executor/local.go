@@ -180,7 +180,9 @@ func (l *local) runHere(r *run, calls calls) *taskv1.Outcome {
 		// What it logs goes to the executor's log, and nobody captures what it writes.
 		log = slog.New(slog.NewMultiHandler(log.Handler(), slog.NewTextHandler(&r.told, nil)))
 	}
-	result := l.mux.Start(ctx, worker.Run{Assignment: r.assignment, WorkingDir: calls.dir.make, Log: log, Calls: calls, Timeout: r.limit})
+	result := l.mux.Start(r.traced.within(ctx), worker.Run{
+		Assignment: r.assignment, WorkingDir: calls.dir.make, Log: log, Calls: calls, Timeout: r.limit, Tracing: r.traced.provider(),
+	})
 
 	var patience <-chan time.Time
 	asked, killed := ctx.Done(), r.killed.Done()

@@ -1,21 +1,26 @@
 package executor
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"slices"
 	"sync"
 	"syscall"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sluice-tasks/sluice/pkg/limits"
 )
 
 // output is what a task wrote: at most limits.MaxLog bytes of UTF-8, the end of it.
 type output struct {
 	text      string
 	truncated bool
+	// written is how many bytes it wrote in all.
+	written int64
 }
 
 // capture reads what a child and its descendants write to standard output and standard error, all the time, and keeps the
@@ -107,12 +112,15 @@ func (c *capture) say(text string) {
 	c.tail.add([]byte(text))
 }
 
-// peek returns what was written since the last take or reset, and how much that was in all, without taking it.
-func (c *capture) peek() (output, int64) {
+// peek returns what was written since the last take or reset, without taking it, if that is more than so many bytes: else nothing.
+func (c *capture) peek(than int64) output {
 	c.drain()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.tail.output(), c.tail.total
+	if c.tail.total <= than {
+		return output{}
+	}
+	return c.tail.output()
 }
 
 // take returns what was written since the last take or reset.
@@ -120,6 +128,7 @@ func (c *capture) take() output {
 	c.drain()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.tail.end()
 	taken := c.tail.output()
 	c.tail = tail{}
 	return taken
@@ -132,15 +141,71 @@ func (c *capture) close() {
 	<-c.done
 }
 
-// lastPart makes text storable (valid UTF-8, no NUL) and keeps at most the last limit bytes, without dividing a character.
-func lastPart(text string, limit int) (part string, cut bool) {
-	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\uFFFD"), "\x00", "\uFFFD")
-	if len(text) <= limit {
-		return text, false
+// tail keeps the end of a text, in the form in which it is stored: valid UTF-8 without NUL. So the end is at the same place however
+// often it is stored, and who follows the text knows what of it is new.
+type tail struct {
+	bytes []byte // up to twice what is kept, so that it is seldom moved
+	// part is the beginning of a character that has not come in whole: at most three bytes.
+	part      []byte
+	truncated bool
+	total     int64 // bytes that were ever added
+}
+
+func (t *tail) add(text []byte) {
+	if len(t.part) > 0 {
+		text = slices.Concat(t.part, text)
 	}
-	text = text[len(text)-limit:]
-	for len(text) > 0 && !utf8.RuneStart(text[0]) {
-		text = text[1:]
+	whole := len(text) - unfinished(text)
+	t.part = append([]byte(nil), text[whole:]...)
+	t.append(text[:whole])
+}
+
+// end adds what can't become a character any more.
+func (t *tail) end() {
+	rest := t.part
+	t.part = nil
+	t.append(rest)
+}
+
+func (t *tail) append(text []byte) {
+	if !utf8.Valid(text) {
+		text = bytes.ToValidUTF8(text, []byte(replacement))
 	}
-	return text, true
+	if bytes.IndexByte(text, 0) >= 0 {
+		text = bytes.ReplaceAll(text, []byte{0}, []byte(replacement))
+	}
+	t.total += int64(len(text))
+	t.bytes = append(t.bytes, text...)
+	if len(t.bytes) > 2*limits.MaxLog {
+		t.bytes = append(t.bytes[:0], t.bytes[len(t.bytes)-limits.MaxLog:]...)
+		t.truncated = true
+	}
+}
+
+// output is the end of the text, whole characters of it.
+func (t *tail) output() output {
+	kept, truncated := t.bytes, t.truncated
+	if len(kept) > limits.MaxLog {
+		kept, truncated = kept[len(kept)-limits.MaxLog:], true
+	}
+	for truncated && len(kept) > 0 && !utf8.RuneStart(kept[0]) {
+		kept = kept[1:]
+	}
+	return output{text: string(kept), truncated: truncated, written: t.total}
+}
+
+// replacement stands for what can't be stored.
+const replacement = "\uFFFD"
+
+// unfinished is how many bytes at the end are the beginning of a character.
+func unfinished(text []byte) int {
+	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
+		if last := text[len(text)-n:]; utf8.RuneStart(last[0]) {
+			if utf8.FullRune(last) {
+				return 0
+			}
+			return n
+		}
+	}
+	return 0
 }

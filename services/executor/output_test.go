@@ -2,6 +2,7 @@ package executor
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -35,30 +36,62 @@ func TestTakeHasAllThatWasWrittenBefore(t *testing.T) {
 	}
 }
 
-func TestLastPartIsStorable(t *testing.T) {
+func TestATailIsStorable(t *testing.T) {
 	for name, c := range map[string]struct {
-		text  string
-		limit int
+		parts []string
 		want  string
-		cut   bool
 	}{
-		"short":            {"abc", 3, "abc", false},
-		"long":             {"abcd", 3, "bcd", true},
-		"not through an ä": {"xäb", 2, "b", true},
-		"invalid":          {"a\xffb", 10, "a\uFFFDb", false},
-		"grows":            {"\xff.\xff.", 5, ".\uFFFD.", true},
-		"NUL":              {"a\x00b", 10, "a\uFFFDb", false},
-		"empty":            {"", 3, "", false},
+		"nothing":                       {nil, ""},
+		"plain":                         {[]string{"ab", "c"}, "abc"},
+		"a character in two parts":      {[]string{"x\xc3", "\xa4y"}, "xäy"},
+		"a character in four parts":     {[]string{"\xf0", "\x9f", "\x9a", "\xb0"}, "🚰"},
+		"a part whose rest never comes": {[]string{"a\xf0\x9f"}, "a\uFFFD"},
+		"a part with another rest":      {[]string{"\xc3", "b"}, "\uFFFDb"},
+		"invalid":                       {[]string{"a\xffb\xff\xffc"}, "a\uFFFDb\uFFFDc"},
+		"only what continues":           {[]string{"\xa4\xa4\xa4\xa4"}, "\uFFFD"},
+		"NUL":                           {[]string{"a\x00b\x00\x00"}, "a\uFFFDb\uFFFD\uFFFD"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, cut := lastPart(c.text, c.limit)
-			if got != c.want || cut != c.cut || !utf8.ValidString(got) {
-				t.Errorf("%q, %v, want %q, %v", got, cut, c.want, c.cut)
+			var kept tail
+			for _, part := range c.parts {
+				kept.add([]byte(part))
+				if now := kept.output(); !utf8.ValidString(now.text) || now.written != int64(len(now.text)) {
+					t.Errorf("on the way it is %q, of %d bytes", now.text, now.written)
+				}
+			}
+			kept.end()
+			want := output{text: c.want, written: int64(len(c.want))}
+			if got := kept.output(); got != want {
+				t.Errorf("%+v, want %+v", got, want)
 			}
 		})
 	}
-	if got, _ := lastPart(strings.Repeat("\xff.", limits.MaxLog), limits.MaxLog); len(got) > limits.MaxLog {
-		t.Errorf("%d bytes", len(got))
+}
+
+// Whoever has an older output finds in a newer one what was written since, by the positions alone.
+func TestTheEndOfATailIsWhereItWas(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	pieces := []string{"x", "ä", "🚰", "\xff", "\x00", "line\n", "\xf0\x9f", strings.Repeat("long ä ", 3000)}
+	var kept tail
+	var before output
+	for i := range 4000 {
+		piece := pieces[random.IntN(len(pieces))]
+		if i%10 != 0 && len(piece) > 100 {
+			continue
+		}
+		kept.add([]byte(piece))
+		now := kept.output()
+		if len(now.text) > limits.MaxLog || now.truncated != (int64(len(now.text)) < now.written) || !utf8.ValidString(now.text) {
+			t.Fatalf("%d bytes of %d, truncated %v", len(now.text), now.written, now.truncated)
+		}
+		news := now.written - before.written
+		if old, overlap := strings.CutSuffix(now.text, now.text[int64(len(now.text))-news:]); !overlap || !strings.HasSuffix(before.text, old) {
+			t.Fatalf("after %d bytes more the text before them is another one", news)
+		}
+		before = now
+	}
+	if !before.truncated {
+		t.Error("it never became too long")
 	}
 }
 

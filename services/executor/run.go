@@ -14,6 +14,7 @@ import (
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/telemetry/tasktrace"
 	"github.com/sluice-tasks/sluice/pkg/wire"
 	"github.com/sluice-tasks/sluice/pkg/worker"
 )
@@ -42,6 +43,7 @@ type run struct {
 	dropped context.Context
 	drop    context.CancelFunc
 
+	traced traced
 	// told is what it tells of itself, limit how long it may run, 0 if that does not matter.
 	told  told
 	limit time.Duration
@@ -70,15 +72,20 @@ func newRun(ctx context.Context, s *station, c claim, a *taskv1.Assignment) *run
 	r.told.storing = make(chan struct{}, 1)
 	r.told.member = a.GetGroupId() != ""
 	r.told.logEvery = s.config.LogEvery
+	s.config.spans.take(r)
 	return r
 }
 
-func (r *run) attrs() []any {
+func (r *run) attrs() []any { return describe(r.claim, r.assignment) }
+
+// describe is what each line of the log that is about a task says of it.
+func describe(c claim, a *taskv1.Assignment) []any {
 	return []any{
-		slog.String("task_id", r.claim.task),
-		slog.Int64("claim", r.claim.number),
-		slog.String("task", r.assignment.GetName()),
-		slog.String("correlation_id", r.assignment.GetCorrelationId()),
+		slog.String("task_id", c.task),
+		slog.Int64("claim", c.number),
+		slog.String("task", a.GetName()),
+		slog.String("correlation_id", a.GetCorrelationId()),
+		tasktrace.LogID(a.GetTraceparent()),
 	}
 }
 
@@ -162,6 +169,7 @@ func (s *station) conduct(r *run) {
 		return
 	}
 	r.outcome = outcome
+	r.traced.report(outcome)
 	s.changedLocked()
 	if s.line != nil {
 		s.line.finish(r.claim, outcome)
@@ -193,7 +201,9 @@ func (s *station) attempt(r *run) *taskv1.Outcome {
 	if r.assignment.GetAttempt() > 1 {
 		r.told.renew()
 	}
+	s.config.spans.begin(r, s.name)
 	outcome := s.place.perform(r)
+	r.traced.over()
 	r.loose = r.loose || outcome == nil
 	return outcome
 }

@@ -176,10 +176,7 @@ func (t *told) heard(o output) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.source = nil
-	t.text = tail{bytes: []byte(o.text), truncated: o.truncated, total: max(int64(len(o.text)), t.written+1)}
-	if o.text == "" {
-		t.text.total = t.written // there is nothing to be stored
-	}
+	t.text = tail{bytes: []byte(o.text), truncated: o.truncated, total: o.written}
 }
 
 // log is the end of what there is of the log.
@@ -284,6 +281,7 @@ func (t *told) end() {
 	t.storing <- struct{}{}
 	defer func() { <-t.storing }()
 	t.mu.Lock()
+	t.text.end()
 	var report *statusv1.PutTaskReportRequest
 	if t.unstored {
 		report = t.reportLocked()
@@ -314,16 +312,15 @@ func (t *told) reportLocked() *statusv1.PutTaskReportRequest {
 // logLocked is the log, nil if it has not grown since it was stored.
 func (t *told) logLocked() *output {
 	var log output
-	total := t.text.total
 	if t.source != nil {
-		log, total = t.source.peek()
-	} else {
+		log = t.source.peek(t.written)
+	} else if t.text.total > t.written {
 		log = t.text.output()
 	}
-	if total <= t.written {
+	if log.written <= t.written {
 		return nil
 	}
-	t.written = total
+	t.written = log.written
 	return &log
 }
 
@@ -359,32 +356,10 @@ func (s *station) keepReport(ctx context.Context, r *run, report *statusv1.PutTa
 
 func (s *station) keepLog(ctx context.Context, r *run, log *output) (kept bool) {
 	_, err := s.peers.Status.PutTaskLog(ctx, &statusv1.PutTaskLogRequest{
-		TaskId: r.claim.task, Claim: r.claim.number, Text: log.text, Truncated: log.truncated,
+		TaskId: r.claim.task, Claim: r.claim.number, Text: log.text, Truncated: log.truncated, Written: log.written,
 	})
 	if err != nil {
 		s.log.WarnContext(ctx, "could not store the task's log", append(r.attrs(), slog.Any("error", err), slog.Int("bytes", len(log.text)))...)
 	}
 	return err == nil
-}
-
-// tail keeps the end of a text.
-type tail struct {
-	bytes     []byte // up to twice what is kept, so that it is seldom moved
-	truncated bool
-	total     int64 // bytes that were ever added
-}
-
-func (t *tail) add(text []byte) {
-	t.total += int64(len(text))
-	t.bytes = append(t.bytes, text...)
-	if len(t.bytes) > 2*limits.MaxLog {
-		t.bytes = append(t.bytes[:0], t.bytes[len(t.bytes)-limits.MaxLog:]...)
-		t.truncated = true
-	}
-}
-
-// output is the end of the text in a form that can be stored.
-func (t *tail) output() output {
-	text, cut := lastPart(string(t.bytes), limits.MaxLog)
-	return output{text: text, truncated: t.truncated || cut}
 }

@@ -158,7 +158,7 @@ func TestWhatARunTellsIsStoredBySteps(t *testing.T) {
 				must(run.progress(at(1)))
 				<-time.After(time.Second)
 				began := time.Now()
-				run.heard(output{text: "all"})
+				run.heard(output{text: "all", written: 3})
 				if waited := time.Since(began); waited > 0 {
 					panic(fmt.Sprint("waited for ", waited))
 				}

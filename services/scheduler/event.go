@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"log/slog"
+	"time"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
@@ -30,6 +31,7 @@ type (
 		line   *line
 		from   string // incarnation
 		report *schedulerv1.Report
+		at     time.Time // when it came
 	}
 	drainEvent  struct{ from string }
 	hangupEvent struct {
@@ -105,12 +107,12 @@ func (e reportEvent) apply(l *leader) {
 		l.heard(x) // or the receipts of a line that lives long would pile up
 	}
 	for _, finish := range e.report.GetFinished() {
-		l.finished(e.line, x, finish)
+		l.finished(e.line, x, finish, e.at)
 	}
 }
 
-// finished ends a run that x reports on a line; x is nil for who is not known there.
-func (l *leader) finished(from *line, x *executor, finish *schedulerv1.Finish) {
+// finished ends a run that x has reported on a line at a moment; x is nil for who is not known there.
+func (l *leader) finished(from *line, x *executor, finish *schedulerv1.Finish, at time.Time) {
 	claim := finish.GetClaim()
 	t := l.tasks[l.seqs[claim.GetTaskId()]]
 	if t == nil || x == nil || t.owner != x || t.claim != claim.GetClaim() {
@@ -123,6 +125,7 @@ func (l *leader) finished(from *line, x *executor, finish *schedulerv1.Finish) {
 		// Nobody asked for it, so it is a failure. Should the wish be on its way, the statement makes it canceled.
 		end.State = task.Failed
 	}
+	l.spans.reported(t, at)
 	l.finish(t, end)
 	l.tell(from, order{finished: claim})
 }

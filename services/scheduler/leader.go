@@ -65,7 +65,7 @@ type store interface {
 	Load(ctx context.Context, epoch int64, admit func(Row)) (Loaded, error)
 	Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error)
 	Glance(ctx context.Context, epoch, high int64, owners []string) (Glimpse, error)
-	Fire(ctx context.Context, epoch int64, ids, correlations []string) (Firing, error)
+	Fire(ctx context.Context, epoch int64, fresh []Fresh) (Firing, error)
 }
 
 // leader is the memory of one leadership. One goroutine owns it.
@@ -80,8 +80,11 @@ type leader struct {
 	surveyed func(*Survey)
 	// fired is told what became of each schedule that was due; nil if nobody wants to know.
 	fired func(Fired)
-	// witnesses are told what became of tasks.
+	// witnesses are told what became of tasks. spans is one of them, nil unless there is tracing.
 	witnesses []witness
+	spans     *spans
+	// latencies is the one that measures how long tasks wait and run; nil if nobody does.
+	latencies *latencies
 	// pulseEvery is the pause between two pulses, for those who are welcomed.
 	pulseEvery time.Duration
 	// pause is how long a task rests after so many attempts, which is left to chance.
@@ -102,6 +105,9 @@ type leader struct {
 	fresh   []*live       // unblocked, and not yet stamped so, the oldest first
 	undated []*live       // of these, those whose time is not known yet
 	resting restHeap      // between two attempts
+	// lacking and unserved are who waits for resources and who for a slot, for the question who has for longest.
+	lacking, unserved waits
+	busiest           busiest
 	// clock is what must be added to this process's time, in microseconds, to have the database's. It is too much by the way of a
 	// message, so a time that was made with it is rather too late than before what led to it.
 	clock int64
@@ -143,6 +149,7 @@ func newLeader(epoch int64, s store, log *slog.Logger, now func() time.Time, pub
 		tasks: map[int64]*live{}, seqs: map[string]int64{}, locks: lock.New(), lanes: map[string]*lane{},
 		crews: map[string]*crew{}, executors: map[string]*executor{}, over: map[string]time.Time{}, offered: map[int64]Row{}, plan: &Plan{},
 		outbox: map[*line][]order{}, bursts: map[*executor]struct{}{}, lookLimit: defaultLookLimit,
+		lacking: waits{phase: blocked}, unserved: waits{phase: ready},
 	}
 }
 
@@ -164,6 +171,7 @@ func (l *leader) load(ctx context.Context) error {
 		t.attempts.due = min(t.attempts.due-l.clock, l.now().Add(longest).UnixMicro())
 	}
 	heap.Init(&l.resting)
+	l.unserved.sort()
 	// Which of the numbers below the highest are yet to come can't be told from those that have ended; the snapshot can.
 	l.late = &Window{High: l.high, Snapshot: loaded.Snapshot}
 	l.hinted = true
@@ -392,22 +400,24 @@ func (l *leader) admit(row Row) {
 	}
 	t := &live{
 		seq: row.Seq, id: row.ID, lane: l.laneOf(row.Name, row.Versions), created: row.CreatedAt.UnixMicro(),
-		immediate: row.Immediate, deferred: row.Deferred, claim: row.Claim, stamped: row.Unblocked,
+		immediate: row.Immediate, deferred: row.Deferred, claim: row.Claim, stamped: row.Unblocked, ready: row.UnblockedAt,
 	}
 	if row.Retry != nil && !row.Immediate { // the client of an immediate task waits: nobody may ask for both
 		t.attempts = &attempts{policy: row.Retry, made: row.Attempt}
 	}
 	t.lane.live++
 	l.tasks[t.seq], l.seqs[t.id] = t, t.seq
-	unblocked := l.locks.Admit(t.seq, row.Exclusive, row.Shared)
+	unblocked := l.locks.At(row.since()).Admit(t.seq, row.Exclusive, row.Shared)
 
 	switch {
 	case row.State != task.Waiting:
 		// Only after a takeover: somebody runs it, or did when he was last heard of. What he had acknowledged died with the
 		// leadership before.
 		t.phase, t.canceling = claimed, row.State == task.Canceling
+		t.story = &story{unblocked: row.UnblockedAt, begun: row.StartedAt}
 		l.own(l.life(row.Executor, row.Incarnation), t)
 		t.known = true
+		l.spans.recall(t, row)
 	case unblocked && t.attempts != nil && row.RetryAt != nil:
 		l.rest(t, row.RetryAt.UnixMicro()-l.clock)
 	case unblocked:
@@ -417,6 +427,9 @@ func (l *leader) admit(row Row) {
 		l.log.Error("a task was unblocked beside a conflicting one; it waits again", slog.String("task_id", t.id))
 	case !t.deferred:
 		l.reject(t)
+	}
+	if t.phase == blocked {
+		l.lacking.add(t, t.created)
 	}
 }
 
@@ -459,6 +472,7 @@ func (l *leader) makeReady(t *live) {
 		l.undated = append(l.undated, t)
 	}
 	t.lane.push(t)
+	l.unserved.add(t, l.readySince(t))
 	if t.immediate && !t.deferred {
 		l.doubtful = append(l.doubtful, t.lane)
 	}
@@ -487,7 +501,7 @@ func (l *leader) drop(t *live) {
 	delete(l.seqs, t.id)
 	l.unready(t)
 	l.left(t.lane)
-	for _, seq := range l.locks.Release(t.seq) {
+	for _, seq := range l.locks.At(l.time()).Release(t.seq, t.id) {
 		if next := l.tasks[seq]; next.phase == blocked {
 			l.makeReady(next)
 		}
@@ -709,6 +723,7 @@ func (l *leader) ended(plan *Plan, report *Report) (changes []*schedulerv1.Chang
 		changes = append(changes, change(t, state))
 		if state == task.Canceled {
 			l.drop(t)
+			t.canceling = true // it was, whether that was known here or not
 			l.sawEnd(t, End{}, task.Canceled, report.Now)
 			continue
 		}

@@ -33,7 +33,7 @@ func (m *modelDatabase) due() (first *int64) {
 	return first
 }
 
-func (m *modelDatabase) Fire(_ context.Context, epoch int64, ids, _ []string) (Firing, error) {
+func (m *modelDatabase) Fire(_ context.Context, epoch int64, fresh []Fresh) (Firing, error) {
 	if epoch != m.epoch {
 		return Firing{}, ErrDeposed
 	}
@@ -45,7 +45,7 @@ func (m *modelDatabase) Fire(_ context.Context, epoch int64, ids, _ []string) (F
 	firing := Firing{Now: m.now()}
 	x := m.begin()
 	for _, s := range m.schedules {
-		if !s.isDue() || s.next > m.now() || len(firing.Fired) == len(ids) {
+		if !s.isDue() || s.next > m.now() || len(firing.Fired) == len(fresh) {
 			continue
 		}
 		fired := Fired{TaskName: s.row.Name, Due: time.UnixMicro(s.next)}

@@ -170,7 +170,7 @@ func (m *modelDatabase) Load(_ context.Context, epoch int64, admit func(Row)) (L
 	for _, unblocked := range []bool{true, false} {
 		for _, seq := range m.seqs() {
 			if r := m.rows[seq]; !r.final && r.Unblocked == unblocked {
-				admit(r.Row)
+				admit(r.loaded())
 			}
 		}
 	}

@@ -29,6 +29,11 @@ type Row struct {
 	Attempt     int32
 	Retry       *task.Retry // nil if failures are not retried
 	RetryAt     *time.Time  // when the next attempt begins at the earliest; nil if none failed
+
+	// UnblockedAt and StartedAt are in microseconds since 1970, 0 for never. They are read by a load only: what a look finds is new.
+	UnblockedAt, StartedAt int64
+	// CorrelationID, Traceparent and Tracestate a load reads of what runs.
+	CorrelationID, Traceparent, Tracestate string
 }
 
 // Plan is what one tick writes and what it looks for.

@@ -44,7 +44,7 @@ func (l *leader) retried(plan *Plan, report *Report) (changes []*schedulerv1.Cha
 		changes = append(changes, change(t, state))
 		if state == task.Canceled {
 			l.drop(t)
-			l.sawEnd(t, End{}, state, report.Now)
+			l.sawEnd(t, End{Seq: t.seq, Claim: t.claim, State: task.Failed, Error: plan.Retry[i].Error}, state, report.Now)
 			continue
 		}
 		l.sawFailure(t, plan.Retry[i], report.Now)
@@ -82,11 +82,15 @@ func (l *leader) restLeft() (left time.Duration, some bool) {
 
 // restSummary is the sentence for people about a task that rests.
 func (l *leader) restSummary(t *live) string {
-	when := "now"
+	return fmt.Sprintf("Attempt %d of %d failed; the next one begins %s.", t.attempts.made, t.attempts.policy.Attempts, l.restEnds(t))
+}
+
+// restEnds is when a task that rests goes on, for people.
+func (l *leader) restEnds(t *live) string {
 	if left := time.Duration(t.attempts.due-l.now().UnixMicro()) * time.Microsecond; left > 0 {
-		when = fmt.Sprintf("in %s", (left + time.Second - 1).Truncate(time.Second))
+		return fmt.Sprintf("in %s", (left + time.Second - 1).Truncate(time.Second))
 	}
-	return fmt.Sprintf("Attempt %d of %d failed; the next one begins %s.", t.attempts.made, t.attempts.policy.Attempts, when)
+	return "now"
 }
 
 // restHeap orders tasks by when their rest ends, and knows where each stands: one that is canceled leaves at once, or the heap

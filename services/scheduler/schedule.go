@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"go.opentelemetry.io/otel/trace"
 )
 
 const (
@@ -20,6 +21,15 @@ const (
 	dueWithin = time.Minute
 )
 
+// Fresh is what a task that is dispatched for a schedule gets from outside.
+type Fresh struct {
+	TaskID string
+	// CorrelationID is for a task whose schedule has none.
+	CorrelationID string
+	// Traceparent and Tracestate are the context of its dispatch, empty for none.
+	Traceparent, Tracestate string
+}
+
 // Fired is what became of a schedule that was due.
 type Fired struct {
 	ScheduleID, Name string
@@ -28,6 +38,11 @@ type Fired struct {
 	// Due is when it should have been, Next when it is due again; nil: never.
 	Due  time.Time
 	Next *time.Time
+	// What the trace of the task tells. Made is the context in which the schedule was made, Last that of the last task's dispatch, if
+	// the task has one itself; zero for none.
+	CorrelationID     string
+	Exclusive, Shared []string
+	Made, Last        trace.SpanContext
 }
 
 // Firing is what one transaction made of the schedules that were due.
@@ -62,7 +77,7 @@ func (l *leader) fire(ctx context.Context) error {
 	if !l.scheduleIsDue() {
 		return nil
 	}
-	tasks, correlations := make([]string, maxFire), make([]string, maxFire)
+	tasks, spans := make([]Fresh, maxFire), make(map[string]trace.Span, maxFire)
 	for i := range tasks {
 		// Both rise with time, so that the indexes on them grow at their ends.
 		id, err := uuid.NewV7()
@@ -70,9 +85,10 @@ func (l *leader) fire(ctx context.Context) error {
 		if err := cmp.Or(err, also); err != nil {
 			return fmt.Errorf("make an id: %w", err)
 		}
-		tasks[i], correlations[i] = id.String(), correlation.String()
+		tasks[i] = Fresh{TaskID: id.String(), CorrelationID: correlation.String()}
+		spans[tasks[i].TaskID] = l.spans.dispatch(ctx, &tasks[i])
 	}
-	firing, err := l.store.Fire(ctx, l.epoch, tasks, correlations)
+	firing, err := l.store.Fire(ctx, l.epoch, tasks)
 	switch {
 	case errors.Is(err, ErrDeposed):
 		return err
@@ -98,6 +114,7 @@ func (l *leader) fire(ctx context.Context) error {
 			l.log.WarnContext(ctx, "can't dispatch a scheduled task, its next time comes", append(about, slog.String("error", f.Problem))...)
 			continue
 		}
+		l.spans.dispatched(spans[f.TaskID], &f)
 		l.log.InfoContext(ctx, "dispatched by schedule", append(about, slog.String("task_id", f.TaskID))...)
 	}
 	return nil

@@ -52,11 +52,11 @@ func complete(t *testing.T, db postgres.Querier, n int64) {
 // fired dispatches what is due, under an epoch.
 func fired(t *testing.T, store *Store, epoch int64, most int) (Firing, error) {
 	t.Helper()
-	ids, correlations := make([]string, most), make([]string, most)
+	fresh := make([]Fresh, most)
 	for i := range most {
-		ids[i], correlations[i] = uuid.NewString(), uuid.NewString()
+		fresh[i] = Fresh{TaskID: uuid.NewString(), CorrelationID: uuid.NewString()}
 	}
-	return store.Fire(t.Context(), epoch, ids, correlations)
+	return store.Fire(t.Context(), epoch, fresh)
 }
 
 // firing is a store that leads a database.

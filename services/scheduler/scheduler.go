@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	"github.com/sluice-tasks/sluice/pkg/run"
@@ -45,6 +47,8 @@ type Database interface {
 	Yield(ctx context.Context, epoch int64) error
 	Evict(ctx context.Context) (ended int, err error)
 	Living(ctx context.Context, name, incarnation string) (bool, error)
+	Particulars(ctx context.Context, id string) (*Particulars, error)
+	LatencyDatabase
 }
 
 // Service is one scheduler: leader or standby.
@@ -60,8 +64,13 @@ type Service struct {
 	// standing is what the others are told.
 	standing *standing
 
+	// tracer is nil unless there is tracing.
+	tracer trace.Tracer
+
 	// survey is what the leader counted last; nil while standing by.
 	survey atomic.Pointer[Survey]
+	// latencies is what the leader has measured; nil while standing by.
+	latencies atomic.Pointer[latencies]
 
 	// live is how many tasks the leader knew that are not final, after its last tick.
 	live atomic.Int64
@@ -191,9 +200,11 @@ func (s *Service) reign(ctx context.Context, epoch int64) {
 func (s *Service) lead(ctx context.Context, epoch int64) error {
 	l := newLeader(epoch, s.db, s.log, steady(), s.publish)
 	l.surveyed, l.fired, l.pulseEvery = s.survey.Store, s.tally, s.cfg.PulseEvery
+	l.trace(s.tracer)
 	if err := s.load(ctx, l); err != nil {
 		return err
 	}
+	defer s.measure(ctx, l)()
 
 	inbox := newInbox()
 	var waiting []event // taken, but not yet applied

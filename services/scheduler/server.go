@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -140,7 +141,7 @@ func (s *Service) listen(stream grpc.BidiStreamingServer[schedulerv1.AcquireRequ
 			if len(m.Report.GetFinished()) == 0 {
 				continue
 			}
-			e = reportEvent{line: out, from: from, report: m.Report}
+			e = reportEvent{line: out, from: from, report: m.Report, at: time.Now()}
 		case *schedulerv1.AcquireRequest_Drain:
 			e = drainEvent{from: from}
 		case *schedulerv1.AcquireRequest_Pulse:
@@ -210,11 +211,6 @@ func ask[T any](ctx context.Context, s *Service, question func(*leader) T) (T, e
 	}
 }
 
-// Explain says why a task waits.
-func (s *Service) Explain(ctx context.Context, req *schedulerv1.ExplainRequest) (*schedulerv1.ExplainResponse, error) {
-	return ask(ctx, s, func(l *leader) *schedulerv1.ExplainResponse { return l.explain(req.GetTaskId()) })
-}
-
 // ListResources lists the longest queues.
 func (s *Service) ListResources(ctx context.Context, req *schedulerv1.ListResourcesRequest) (*schedulerv1.ListResourcesResponse, error) {
 	return ask(ctx, s, func(l *leader) *schedulerv1.ListResourcesResponse { return l.resources(pageSize(req.GetPageSize())) })
@@ -229,4 +225,16 @@ func (s *Service) GetResource(ctx context.Context, req *schedulerv1.GetResourceR
 		return nil, errs.NotFound(errs.ResourceUnknown, "nobody holds or waits for resource %q", req.GetName())
 	}
 	return found, err
+}
+
+// GetLoad says how much there is to do, as of the last look.
+func (s *Service) GetLoad(ctx context.Context, _ *schedulerv1.GetLoadRequest) (*schedulerv1.GetLoadResponse, error) {
+	if counted := s.survey.Load(); counted != nil {
+		return counted.load(), nil
+	}
+	// It has just begun to lead, and not looked yet.
+	return ask(ctx, s, func(l *leader) *schedulerv1.GetLoadResponse {
+		counted := l.survey()
+		return counted.load()
+	})
 }

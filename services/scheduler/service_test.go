@@ -70,7 +70,7 @@ func start(t *testing.T, url string, cfg scheduler.Config) *running {
 func (r *running) awaitLeading(t *testing.T) {
 	t.Helper()
 	probe.Eventually(t, "the scheduler leads", func() bool {
-		_, err := r.client.Explain(t.Context(), &schedulerv1.ExplainRequest{TaskId: uuid.NewString()})
+		_, err := r.client.ListResources(t.Context(), &schedulerv1.ListResourcesRequest{})
 		return err == nil && r.scheduler.Ready(t.Context()) == nil
 	})
 }
@@ -710,8 +710,8 @@ func TestADrainingExecutorGetsNothingNew(t *testing.T) {
 	x, y := join(t, r, db, "x", 5), join(t, r, db, "y", 1)
 	x.say(&schedulerv1.AcquireRequest{Message: &schedulerv1.AcquireRequest_Drain{Drain: &schedulerv1.Drain{}}})
 	probe.Eventually(t, "the drain arrives", func() bool {
-		answer, err := r.client.Explain(t.Context(), &schedulerv1.ExplainRequest{TaskId: uuid.NewString()})
-		return err == nil && !answer.GetLive()
+		_, err := r.client.ListResources(t.Context(), &schedulerv1.ListResourcesRequest{})
+		return err == nil
 	})
 	id, _ := insert(t, db, spec{})
 	r.offer(t)

@@ -732,9 +732,8 @@ func (s *simulation) overtook(l *leader, seq int64) bool {
 // admitted lists the tasks of a leader in the order of admission: all of them name the domain.
 func admitted(l *leader) (seqs []int64) {
 	queue, _ := l.locks.Resource("domain", len(l.tasks))
-	seqs = slices.Clone(queue.Holders)
-	for _, waiter := range queue.Waiters {
-		seqs = append(seqs, waiter.Seq)
+	for _, request := range slices.Concat(queue.Holders, queue.Waiters) {
+		seqs = append(seqs, request.Seq)
 	}
 	return seqs
 }

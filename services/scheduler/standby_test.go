@@ -168,13 +168,13 @@ func (h hooked) Glance(ctx context.Context, epoch, high int64, owners []string) 
 	return h.Store.Glance(ctx, epoch, high, owners)
 }
 
-func (h hooked) Fire(ctx context.Context, epoch int64, ids, correlations []string) (scheduler.Firing, error) {
+func (h hooked) Fire(ctx context.Context, epoch int64, fresh []scheduler.Fresh) (scheduler.Firing, error) {
 	if h.tick != nil {
 		if err := h.tick(); err != nil {
 			return scheduler.Firing{}, err
 		}
 	}
-	return h.Store.Fire(ctx, epoch, ids, correlations)
+	return h.Store.Fire(ctx, epoch, fresh)
 }
 
 func (h hooked) Yield(ctx context.Context, epoch int64) error {

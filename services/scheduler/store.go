@@ -13,6 +13,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/postgres"
 	"github.com/sluice-tasks/sluice/pkg/task"
+	"github.com/sluice-tasks/sluice/pkg/telemetry/tasktrace"
 )
 
 // Store is the SQL of the scheduler.
@@ -34,7 +35,10 @@ const fenced = "SL001"
 const taskColumns = `
 	t.seq, t.id::text, t.name, t.state, t.exclusive, t.shared, t.immediate, t.deferred, t.versions, t.created_at,
 	t.unblocked_at is not null, coalesce(t.executor, ''), coalesce(t.incarnation::text, ''), t.claim, t.attempt, t.retry_at,
-	coalesce(t.options::text, '')`
+	coalesce(t.options::text, ''),
+	coalesce((extract(epoch from t.unblocked_at) * 1000000)::bigint, 0), coalesce((extract(epoch from t.started_at) * 1000000)::bigint, 0),
+	case when t.state <> 'waiting' then t.correlation_id else '' end, case when t.state <> 'waiting' then t.traceparent else '' end,
+	case when t.state <> 'waiting' then t.tracestate else '' end`
 
 // Those that were unblocked come first: they hold their resources already. The rest queue behind them in the order of
 // dispatch. Not every unblocked row says so yet; the order of dispatch is right for those.
@@ -172,7 +176,7 @@ const forgetCancels = `delete from task_cancel where seq = any($1::bigint[])`
 // load could not see. Only the first part is limited: of the rest all must be seen before anything above it is.
 const lookNew = `
 	select seq, id, name, state, exclusive, shared, immediate, deferred, versions, created_at, unblocked, executor, incarnation, claim,
-	       attempt, retry_at, options
+	       attempt, retry_at, options, 0, 0, '', '', ''
 	from scheduler_look_2($1, $2::bigint[], $3::bigint[], $4::integer, $5, $6)`
 
 // oldestOpen returns the oldest transaction that may still bring a task. The oldest of all will do if it is above $1, what is
@@ -196,8 +200,9 @@ const glance = `select clock, stirs, due from scheduler_glance_2($1, $2::interva
 
 // fire dispatches what is due.
 const fire = `
-	select schedule_id, name, coalesce(task_id, ''), task_name, problem, due, next
-	from scheduler_fire($1, $2::interval, $3::text[], $4::text[])`
+	select schedule_id, name, coalesce(task_id, ''), task_name, problem, due, next, correlation, exclusive, shared,
+		made_traceparent, made_tracestate, coalesce(last_traceparent, ''), coalesce(last_tracestate, '')
+	from scheduler_fire_2($1, $2::interval, $3::text[], $4::text[], $5::text[], $6::text[])`
 
 // nextDue says when the next schedule is due, and what time it is.
 const nextDue = `select (extract(epoch from scheduler_due()) * 1000000)::bigint, ` + clock
@@ -298,15 +303,28 @@ func (s *Store) Glance(ctx context.Context, epoch, high int64, owners []string) 
 	return g, nil
 }
 
-// Fire dispatches the tasks of as many schedules as there are ids for, those first that have been due for longest, and moves their
+// Fire dispatches the tasks of as many schedules as there is something fresh for, those first that have been due for longest, and moves their
 // next times. One that can't be dispatched does not hold up the others. ErrDeposed: another leads, and nothing was done.
 // After any other error it may have been done or not.
-func (s *Store) Fire(ctx context.Context, epoch int64, ids, correlations []string) (Firing, error) {
+func (s *Store) Fire(ctx context.Context, epoch int64, fresh []Fresh) (Firing, error) {
+	columns := make([][]string, 4)
+	for _, f := range fresh {
+		for i, value := range [...]string{f.TaskID, f.CorrelationID, f.Traceparent, f.Tracestate} {
+			columns[i] = append(columns[i], value)
+		}
+	}
+	args := []any{epoch, s.lease}
+	for _, column := range columns {
+		args = append(args, postgres.Texts(column))
+	}
 	var firing Firing
 	batch := &pgx.Batch{}
-	batch.Queue(fire, epoch, s.lease, postgres.Texts(ids), postgres.Texts(correlations)).Query(func(rows pgx.Rows) (err error) {
+	batch.Queue(fire, args...).Query(func(rows pgx.Rows) (err error) {
 		firing.Fired, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (f Fired, err error) {
-			err = row.Scan(&f.ScheduleID, &f.Name, &f.TaskID, &f.TaskName, &f.Problem, &f.Due, &f.Next)
+			var made, madeState, last, lastState string
+			err = row.Scan(&f.ScheduleID, &f.Name, &f.TaskID, &f.TaskName, &f.Problem, &f.Due, &f.Next, &f.CorrelationID, &f.Exclusive, &f.Shared,
+				&made, &madeState, &last, &lastState)
+			f.Made, f.Last = tasktrace.Parse(made, madeState), tasktrace.Parse(last, lastState)
 			return f, err
 		})
 		return err
@@ -346,7 +364,8 @@ func eachRow(rows pgx.Rows, do func(Row)) error {
 		var r Row
 		var options string
 		if err := rows.Scan(&r.Seq, &r.ID, &r.Name, &r.State, &r.Exclusive, &r.Shared, &r.Immediate, &r.Deferred, &r.Versions,
-			&r.CreatedAt, &r.Unblocked, &r.Executor, &r.Incarnation, &r.Claim, &r.Attempt, &r.RetryAt, &options); err != nil {
+			&r.CreatedAt, &r.Unblocked, &r.Executor, &r.Incarnation, &r.Claim, &r.Attempt, &r.RetryAt, &options,
+			&r.UnblockedAt, &r.StartedAt, &r.CorrelationID, &r.Traceparent, &r.Tracestate); err != nil {
 			return fmt.Errorf("read a task: %w", err)
 		}
 		asked, err := task.ParseOptions(options)

@@ -19,7 +19,15 @@ type Survey struct {
 	UnknownName, UnmetVersions int
 	// Slots and Free count those of connected executors for ordinary tasks.
 	Slots, Free int
+	// Executors counts those that are connected.
+	Executors int
+	// LongestBlocked and LongestReady are for how long the tasks have waited that have for longest, one for resources and one for a
+	// slot; 0 if none waits.
+	LongestBlocked, LongestReady time.Duration
 }
+
+// Runnable is how many tasks could run at this moment beside each other, were there slots for all.
+func (s *Survey) Runnable() int { return s.Ready + s.Given }
 
 // noticeAfter is how long nobody can run what is ready in a lane before it is logged, once: an executor that starts anew is
 // away for a moment.
@@ -65,11 +73,16 @@ func (l *leader) survey() Survey {
 	}
 	for _, x := range l.executors {
 		s.Given += len(x.claims)
+		if x.line != nil {
+			s.Executors++
+		}
 		if x.crew != nil {
 			s.Slots += x.slots[ordinarily]
 			s.Free += x.free(ordinarily)
 		}
 	}
+	now := l.time()
+	s.LongestBlocked, s.LongestReady = l.lacking.longest(s.Blocked, now), l.unserved.longest(s.Ready, now)
 	return s
 }
 

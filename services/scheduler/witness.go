@@ -18,6 +18,8 @@ type witness interface {
 type story struct {
 	// unblocked is when it had all its resources for the first time, begun when it was given away last; 0 for never.
 	unblocked, begun int64
+	// trace is nil unless it is wanted, and until the task is claimed.
+	trace *traced
 }
 
 // told is the story of a task, begun if it has none yet.

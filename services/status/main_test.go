@@ -34,6 +34,7 @@ type leader struct {
 	changes chan string // ids
 	leads   atomic.Bool
 	depose  chan struct{}
+	load    atomic.Pointer[schedulerv1.GetLoadResponse] // nil: an older one, who can't say
 }
 
 func newLeader(leads bool) *leader {

@@ -2,9 +2,10 @@ package status
 
 import (
 	"context"
+	"log/slog"
 	"maps"
 	"slices"
-	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -12,6 +13,7 @@ import (
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/limits"
+	schedulerv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/scheduler/v1"
 	statusv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/status/v1"
 	taskv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/task/v1"
 	"github.com/sluice-tasks/sluice/pkg/task"
@@ -95,8 +97,12 @@ func (s server) WaitTasks(ctx context.Context, req *statusv1.WaitTasksRequest) (
 	return answer, nil
 }
 
-// systemLook is how long the database may take to say how the whole is doing.
-const systemLook = 3 * time.Second
+const (
+	// systemLook is how long the database may take to say how the whole is doing.
+	systemLook = 3 * time.Second
+	// loadLook is how long the leader may take to say how much there is to do: it has that in memory.
+	loadLook = time.Second
+)
 
 // resultsShown is how many bytes of results and errors an answer to a wait may have in full.
 const resultsShown = 4 << 20
@@ -108,53 +114,15 @@ func (s server) WatchTask(req *statusv1.WatchTaskRequest, stream grpc.ServerStre
 	})
 }
 
-// GetTaskLog returns a task's log.
-func (s server) GetTaskLog(ctx context.Context, req *statusv1.GetTaskLogRequest) (*statusv1.GetTaskLogResponse, error) {
-	l, err := s.service.db.Log(ctx, req.GetTaskId())
-	if err != nil {
-		return nil, err
-	}
-	return &statusv1.GetTaskLogResponse{Text: l.Text, Truncated: l.Truncated}, nil
-}
-
-// PutTaskLog stores a task's log.
-func (s server) PutTaskLog(ctx context.Context, req *statusv1.PutTaskLogRequest) (*statusv1.PutTaskLogResponse, error) {
-	// Text columns can't hold the zero character, which processes do write.
-	text := strings.ReplaceAll(req.GetText(), "\x00", "\uFFFD")
-	tail := end(text, limits.MaxLog)
-	log := Log{Text: tail, Truncated: req.GetTruncated() || tail != text}
-	if err := s.service.db.PutLog(ctx, req.GetTaskId(), req.GetClaim(), log); err != nil {
-		return nil, err
-	}
-	return &statusv1.PutTaskLogResponse{}, nil
-}
-
-// GetStats returns how tasks fared.
-func (s server) GetStats(ctx context.Context, req *statusv1.GetStatsRequest) (*statusv1.GetStatsResponse, error) {
-	since := limits.DefaultSince
-	if req.GetSince() != nil {
-		since = req.GetSince().AsDuration()
-	}
-	stats, err := s.service.db.Stats(ctx, req.GetName(), since)
-	if err != nil {
-		return nil, err
-	}
-	answer := &statusv1.GetStatsResponse{}
-	for _, n := range stats {
-		answer.Names = append(answer.Names, &statusv1.NameStats{
-			Name: n.Name, Finished: n.Finished, Failed: n.Failed, Canceled: n.Canceled,
-			Unblock: percentiles(n.Unblock), Start: percentiles(n.Start), Run: percentiles(n.Run),
-		})
-	}
-	return answer, nil
-}
-
 // GetSystemStatus says how the whole is doing. An unreachable database is part of the answer, not an error.
 func (s server) GetSystemStatus(ctx context.Context, _ *statusv1.GetSystemStatusRequest) (*statusv1.GetSystemStatusResponse, error) {
 	answer := &statusv1.GetSystemStatusResponse{Version: s.service.cfg.Version}
 	// A database that hangs is as unreachable as one that refuses.
 	look, cancel := context.WithTimeout(ctx, systemLook)
 	defer cancel()
+	var asking sync.WaitGroup
+	asking.Go(func() { answer.Load = s.service.load(look) })
+	defer asking.Wait()
 	sys, err := s.service.db.System(look)
 	if errs.Is(err, errs.DatabaseAway) || err != nil && look.Err() != nil && ctx.Err() == nil {
 		return answer, nil
@@ -165,6 +133,18 @@ func (s server) GetSystemStatus(ctx context.Context, _ *statusv1.GetSystemStatus
 	answer.DatabaseConnected, answer.SchedulerLeads, answer.Epoch = true, sys.Leads, sys.Epoch
 	answer.Executors, answer.Live = sys.Executors, stateCounts(sys.Live)
 	return answer, nil
+}
+
+// load is how much there is to do, as the leader says; nil if none answers.
+func (s *Service) load(ctx context.Context) *schedulerv1.GetLoadResponse {
+	ctx, cancel := context.WithTimeout(ctx, loadLook)
+	defer cancel()
+	load, err := s.scheduler.GetLoad(ctx, &schedulerv1.GetLoadRequest{})
+	if err != nil {
+		s.log.DebugContext(ctx, "no scheduler says how much there is to do", slog.Any("error", err))
+		return nil
+	}
+	return load
 }
 
 // end is the end of a text, at most limit bytes of whole characters.
@@ -203,11 +183,4 @@ func stateCounts(counts map[task.State]int64) []*statusv1.StateCount {
 		out = append(out, &statusv1.StateCount{State: wire.State(state), Count: counts[state]})
 	}
 	return out
-}
-
-func percentiles(values []float64) *statusv1.Percentiles {
-	if len(values) != 4 {
-		return nil
-	}
-	return &statusv1.Percentiles{P50: values[0], P95: values[1], P99: values[2], Max: values[3]}
 }

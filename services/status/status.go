@@ -21,13 +21,12 @@ type Database interface {
 	Details(ctx context.Context, id string) (*Details, error)
 	ListDatabase
 	Reports(ctx context.Context, tasks []*task.Task) (reports map[string]*Report, fit int, err error)
-	Log(ctx context.Context, id string) (Log, error)
-	PutLog(ctx context.Context, id string, claim int64, l Log) error
+	LogDatabase
 	ReportDatabase
 	GroupDatabase
 	ArtifactDatabase
 	WatchDatabase
-	Stats(ctx context.Context, name string, since time.Duration) ([]NameStats, error)
+	StatsDatabase
 	System(ctx context.Context) (*System, error)
 }
 
@@ -58,8 +57,9 @@ type Service struct {
 
 	following atomic.Bool
 	awaited   atomic.Int64 // tasks that calls wait for which named them by a filter
+	followers atomic.Int64 // of logs
 	mu        sync.Mutex
-	waiters   map[string]map[*waiter]struct{} // by task id
+	waiters   map[string]map[*waiter]struct{} // by task id, or by what logOf makes of it
 	// stopping is closed when Run ends: open streams must not hold the process up.
 	stopping chan struct{}
 }
@@ -111,13 +111,7 @@ func (s *Service) await(ids []string) (w *waiter, leave func()) {
 // next returns when a task of the waiter may have changed, or it is time to look anyway. It reports false when ctx ends or
 // the service stops.
 func (s *Service) next(ctx context.Context, w *waiter) bool {
-	// Without a leader to follow, soon at first, then as rarely as with one: when something is down, waiters must not be a load.
-	pause := s.cfg.LookEvery
-	if !s.following.Load() {
-		w.pause = min(max(2*w.pause, s.cfg.LookAlone), s.cfg.LookEvery)
-		pause = w.pause
-	}
-	timer := time.NewTimer(pause)
+	timer := time.NewTimer(s.pause(w))
 	defer timer.Stop()
 	select {
 	case <-w.signal:
@@ -129,6 +123,16 @@ func (s *Service) next(ctx context.Context, w *waiter) bool {
 	case <-s.stopping:
 		return false
 	}
+}
+
+// pause is how long a waiter waits until it looks by itself. Without a leader to follow, that is soon at first, then as rarely as with
+// one: when something is down, waiters must not be a load.
+func (s *Service) pause(w *waiter) time.Duration {
+	if s.following.Load() {
+		return s.cfg.LookEvery
+	}
+	w.pause = min(max(2*w.pause, s.cfg.LookAlone), s.cfg.LookEvery)
+	return w.pause
 }
 
 // waitFor returns the tasks as they are once all are final, or after limit.

@@ -363,42 +363,6 @@ func weight(t *task.Task) int {
 	return bytes
 }
 
-// Log is what a task's process wrote.
-type Log struct {
-	Text      string
-	Truncated bool
-}
-
-// Log reads a task's log. A task that wrote nothing has an empty one.
-func (s *Store) Log(ctx context.Context, id string) (Log, error) {
-	var l Log
-	err := s.pool.QueryRow(ctx, `
-		select coalesce(l.text, ''), coalesce(l.truncated, false)
-		from task t left join task_log l on l.task_id = t.id where t.id = $1::text::uuid`, id).Scan(&l.Text, &l.Truncated)
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		return l, errs.NotFound(errs.TaskNotFound, "no task %s", id)
-	case err != nil:
-		return l, postgres.Away(fmt.Errorf("read the log of task %s: %w", id, err))
-	}
-	return l, nil
-}
-
-// PutLog stores the log of one run, unless a later run has stored one.
-func (s *Store) PutLog(ctx context.Context, id string, claim int64, l Log) error {
-	_, err := s.pool.Exec(ctx, `
-		insert into task_log (task_id, claim, text, truncated) values ($1::text::uuid, $2, $3, $4)
-		on conflict (task_id) do update set claim = excluded.claim, text = excluded.text, truncated = excluded.truncated, updated_at = now()
-		where task_log.claim <= excluded.claim`, id, claim, l.Text, l.Truncated)
-	switch {
-	case postgres.Constraint(err) == "task_log_task_id_fkey":
-		return errs.NotFound(errs.TaskNotFound, "no task %s", id)
-	case err != nil:
-		return postgres.Away(fmt.Errorf("store the log of task %s: %w", id, err))
-	}
-	return nil
-}
-
 // reportColumns are what scanReport reads.
 const reportColumns = `claim, progress::text, created::text`
 
@@ -451,38 +415,6 @@ func (s *Store) Reports(ctx context.Context, tasks []*task.Task) (reports map[st
 		return nil, 0, postgres.Away(fmt.Errorf("read reports of %d tasks: %w", len(ids), err))
 	}
 	return reports, room(tasks, reports), nil
-}
-
-// NameStats tells how the tasks of one name fared.
-type NameStats struct {
-	Name                       string
-	Finished, Failed, Canceled int64
-	// Times of p50, p95, p99 and the longest, in seconds; nil if no task had such a time.
-	Unblock, Start, Run []float64
-}
-
-// Stats reads how the tasks fared that finished since then. It searches the tasks of that time.
-func (s *Store) Stats(ctx context.Context, name string, since time.Duration) ([]NameStats, error) {
-	const percentiles = `percentile_disc(array[0.5, 0.95, 0.99, 1.0]) within group (order by extract(epoch from %s)::float8)`
-	rows, err := s.pool.Query(ctx, fmt.Sprintf(`
-		select name, count(*), count(*) filter (where state = 'failed'), count(*) filter (where state = 'canceled'), %s, %s, %s
-		from task
-		where finished_at > now() - $1::interval and ($2 = '' or name = $2)
-		group by name order by name`,
-		fmt.Sprintf(percentiles, "unblocked_at - created_at"),
-		fmt.Sprintf(percentiles, "started_at - unblocked_at"),
-		fmt.Sprintf(percentiles, "finished_at - started_at")), since, name)
-	if err != nil {
-		return nil, postgres.Away(fmt.Errorf("read statistics: %w", err))
-	}
-	stats, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n NameStats, err error) {
-		err = row.Scan(&n.Name, &n.Finished, &n.Failed, &n.Canceled, &n.Unblock, &n.Start, &n.Run)
-		return n, err
-	})
-	if err != nil {
-		return nil, postgres.Away(fmt.Errorf("read statistics: %w", err))
-	}
-	return stats, nil
 }
 
 // System is how the whole is doing.

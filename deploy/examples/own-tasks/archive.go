@@ -59,7 +59,7 @@ func pack(ctx context.Context, in making) (*made, error) {
 	if err := worker.Creating(ctx, in.Path); err != nil {
 		return nil, errors.Join(err, file.Close(), os.Remove(in.Path))
 	}
-	result, err := write(ctx, file, in.Dir, names, part)
+	result, err := zip(ctx, file, in.Dir, names, part)
 	if err := errors.Join(err, file.Close()); err != nil {
 		return nil, fmt.Errorf("write the archive: %w", err)
 	}
@@ -85,7 +85,10 @@ func filesIn(dir string) (names []string, err error) {
 	return names, err
 }
 
-func write(ctx context.Context, to io.Writer, dir string, names []string, part *worker.Progress) (*made, error) {
+func zip(ctx context.Context, to io.Writer, dir string, names []string, part *worker.Progress) (*made, error) {
+	// If the task has a trace, this is to be seen in it.
+	ctx, span := worker.Tracer(ctx).Start(ctx, "zip")
+	defer span.End()
 	zipped := gzip.NewWriter(to)
 	archive := tar.NewWriter(zipped)
 	result := &made{}

@@ -51,6 +51,9 @@ type Server struct {
 	Stats       *statusv1.GetStatsResponse
 	System      *statusv1.GetSystemStatusResponse
 	Log         *statusv1.GetTaskLogResponse
+	Load        *schedulerv1.GetLoadResponse
+	// Skips: all pieces of logs come after something that was left out.
+	Skips bool
 	// Groups are listed and shown as they stand here; others are shown with their members counted.
 	Groups []*statusv1.GetTaskGroupResponse
 	// OnDispatch, if set, changes a task before it is stored.
@@ -73,6 +76,7 @@ type Server struct {
 	mu    sync.Mutex
 	tasks map[string]*taskv1.Task
 	told  map[string]*statusv1.GetTaskResponse // its reports and attempts
+	logs  map[attempt]string
 	specs []*taskv1.TaskSpec
 	// requests are the ids of tasks by their request ids, requested the latter in the order in which they came.
 	requests  map[string]string
@@ -88,6 +92,7 @@ func New(tb testing.TB) *Server {
 	tb.Helper()
 	s := &Server{
 		Addr: "127.0.0.1:0", tb: tb, tasks: map[string]*taskv1.Task{}, told: map[string]*statusv1.GetTaskResponse{}, files: map[string]file{},
+		logs:     map[attempt]string{},
 		requests: map[string]string{},
 		changed:  make(chan struct{}), calls: make(chan string, 1000), sent: make(chan sent, 1000),
 	}
@@ -218,6 +223,33 @@ func (s *Server) Tell(id string, report *statusv1.TaskReport, attempts ...*statu
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.told[id] = &statusv1.GetTaskResponse{Report: report, Attempts: attempts}
+}
+
+// Print lets the present attempt of a task print something.
+func (s *Server) Print(id, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.logs[attempt{id, s.tasks[id].GetAttempt()}] += text
+	s.announce()
+}
+
+// Forget drops what the present attempt of a task has printed.
+func (s *Server) Forget(id string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.logs, attempt{id, s.tasks[id].GetAttempt()})
+}
+
+// attempt is one of a task.
+type attempt struct {
+	id     string
+	number int32
+}
+
+func (s *Server) printed(id string, number int32) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.logs[attempt{id, number}]
 }
 
 // Start and end a task at fixed times after its dispatch.

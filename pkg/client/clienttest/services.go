@@ -199,6 +199,7 @@ func (s status) ListTasks(_ context.Context, r *statusv1.ListTasksRequest) (*sta
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var found []*taskv1.Task
+	ids := r.GetFilter().GetCondition().GetValues() // clients of ours ask for nothing else by it
 	for _, t := range s.tasks {
 		held := append(slices.Clone(t.GetExclusiveResources()), t.GetSharedResources()...)
 		switch {
@@ -207,6 +208,7 @@ func (s status) ListTasks(_ context.Context, r *statusv1.ListTasksRequest) (*sta
 			r.GetCorrelationId() != "" && r.GetCorrelationId() != t.GetCorrelationId(),
 			r.GetGroupId() != "" && r.GetGroupId() != t.GetGroupId(),
 			r.GetParentId() != "" && r.GetParentId() != t.GetParentId(),
+			len(ids) > 0 && !slices.Contains(ids, t.GetId()),
 			slices.ContainsFunc(r.GetResources(), func(name string) bool { return !slices.Contains(held, name) }):
 		default:
 			found = append(found, proto.CloneOf(t))
@@ -319,6 +321,36 @@ func (s status) GetTaskLog(_ context.Context, r *statusv1.GetTaskLogRequest) (*s
 	return s.Log, nil
 }
 
+// FollowTaskLog streams what Print prints.
+func (s status) FollowTaskLog(r *statusv1.FollowTaskLogRequest, stream statusv1.StatusService_FollowTaskLogServer) error {
+	last, began, at := taskv1.State_STATE_UNSPECIFIED, int32(0), 0
+	for {
+		t, changed, err := s.find(r.GetTaskId())
+		if err != nil {
+			return err
+		}
+		text := s.printed(t.GetId(), t.GetAttempt())
+		news := t.GetState() != last
+		if t.GetAttempt() != began {
+			began, at, news = t.GetAttempt(), 0, true
+		}
+		if news || len(text) > at {
+			if err := stream.Send(&statusv1.FollowTaskLogResponse{Text: text[at:], Skipped: s.Skips, Attempt: t.GetAttempt(), State: t.GetState()}); err != nil {
+				return fmt.Errorf("send the log: %w", err)
+			}
+			last, at = t.GetState(), len(text)
+		}
+		if final(t) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
+
 func (s status) GetStats(context.Context, *statusv1.GetStatsRequest) (*statusv1.GetStatsResponse, error) {
 	return s.Stats, nil
 }
@@ -348,6 +380,14 @@ func (s scheduler) GetResource(_ context.Context, r *schedulerv1.GetResourceRequ
 		return nil, errs.NotFound(errs.ResourceUnknown, "no task holds %q or waits for it", r.GetName())
 	}
 	return s.Resource, nil
+}
+
+// GetLoad is not there until a test says what it is.
+func (s scheduler) GetLoad(context.Context, *schedulerv1.GetLoadRequest) (*schedulerv1.GetLoadResponse, error) {
+	if s.Load == nil {
+		return nil, errs.Away(errs.NotLeading, nil, "no scheduler leads")
+	}
+	return s.Load, nil
 }
 
 type heartbeat struct {

@@ -21,7 +21,9 @@ package tasktrace
 import (
 	"context"
 	"crypto/sha256"
+	"log/slog"
 	"strconv"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/propagation"
@@ -91,13 +93,33 @@ func RunContext(dispatch trace.SpanContext, taskID string, attempt int32) trace.
 
 type spanIDKey struct{}
 
-// WithSpanID makes the next span that is started with the context get that id, if its tracer comes from pkg/telemetry.
-func WithSpanID(ctx context.Context, id trace.SpanID) context.Context {
-	return context.WithValue(ctx, spanIDKey{}, id)
+// givenID is the id of one span.
+type givenID struct {
+	id    trace.SpanID
+	taken atomic.Bool
 }
 
-// SpanID is what WithSpanID has set; the zero id if nothing was.
+// WithSpanID makes the next span that is started with the context get that id, if its tracer comes from pkg/telemetry. It is given
+// once: the spans below that one are started with the same context.
+func WithSpanID(ctx context.Context, id trace.SpanID) context.Context {
+	return context.WithValue(ctx, spanIDKey{}, &givenID{id: id})
+}
+
+// SpanID takes what WithSpanID has set; the zero id if nothing was, or somebody has it already.
 func SpanID(ctx context.Context) trace.SpanID {
-	id, _ := ctx.Value(spanIDKey{}).(trace.SpanID)
-	return id
+	given, _ := ctx.Value(spanIDKey{}).(*givenID)
+	if given == nil || given.taken.Swap(true) {
+		return trace.SpanID{}
+	}
+	return given.id
+}
+
+// LogID is the trace_id for a line of the log that is about a task; for a task without a trace it is an attribute that no handler
+// writes. The trace need not be sampled: a caller who has a trace finds our lines by it, whether or not anybody records spans.
+func LogID(traceparent string) slog.Attr {
+	const begins, ends = len("00-"), len("00-0af7651916cd43dd8448eb211c80319c")
+	if len(traceparent) < ends {
+		return slog.Attr{}
+	}
+	return slog.String("trace_id", traceparent[begins:ends])
 }

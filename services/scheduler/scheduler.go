@@ -84,7 +84,7 @@ func New(cfg Config, db Database, log *slog.Logger) *Service {
 	}
 }
 
-// maxQuestions leaves the ticks a connection of their own in a pool of the usual size.
+// maxQuestions leaves the ticks, maxFlights at most, connections of their own in a pool of the usual size.
 const maxQuestions = 3
 
 // errBusy answers when more calls wait for the leader than it has room for.

@@ -32,6 +32,15 @@ func (a *air) limit(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 2*a.lease)
 }
 
+// maxHeld is how many events are taken out of the inbox at most for a tick that may not be sent yet. The inbox turns callers away when
+// it is full, which it would never be if whoever can't write emptied it all the same.
+const maxHeld = 1000
+
+// room reports whether the inbox may be emptied for another tick.
+func (a *air) room(l *leader, waiting []event) bool {
+	return len(l.flights) < maxFlights && len(waiting) < maxHeld
+}
+
 // start sends a tick.
 func (a *air) start(ctx context.Context, l *leader, f *flight) {
 	ctx, cancel := a.limit(ctx)

@@ -220,16 +220,20 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 	for more := true; ctx.Err() == nil || air.flying > 0; {
 		switch {
 		case air.flying > 0:
+			var signal <-chan struct{}
+			if air.room(l, waiting) {
+				signal = inbox.signal
+			}
 			select {
 			case r := <-air.returns:
 				if more, err = air.land(l, r, lookEvery); err != nil {
 					return err
 				}
-				more = more || len(waiting) > 0
+				more = more || len(waiting)+inbox.length() > 0
 				if air.flying == 0 && !more {
 					continue
 				}
-			case <-inbox.signal:
+			case <-signal:
 			}
 		case !more:
 			// The looks are too far apart for the pauses between attempts, and for schedules. A ticker would not do for the looks: of
@@ -246,7 +250,7 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 			case <-alarm.C:
 			}
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || air.flying > 0 && !air.room(l, waiting) {
 			continue
 		}
 		arrived, _, _ := inbox.take()

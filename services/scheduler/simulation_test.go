@@ -370,6 +370,22 @@ func (s *simulation) aloft() map[string]func(*rapid.T) {
 		"all answers come ":    func(*rapid.T) { s.landAll() },
 		"time passes a little": func(*rapid.T) { s.clock = s.clock.Add(time.Millisecond) },
 	}
+	// Left to chance alone, few histories would come to a follower that is free beside the end of the one before it.
+	steps["a run ends, its follower comes beside it, and something fails"] = func(t *rapid.T) {
+		s.idle()
+		busy := slices.DeleteFunc(slices.Clone(s.executors), func(e *simExecutor) bool { return len(e.begun()) == 0 })
+		e := pick(t, "busy executor", busy)
+		id := pick(t, "run", e.begun())
+		before := s.db.rows[s.seq(id)]
+		s.endRun(e, success(), id)
+		s.send()
+		s.dispatch(Row{Name: before.Name, Exclusive: before.Exclusive, Shared: before.Shared, Versions: before.Versions, Deferred: true})
+		s.tellLast()
+		s.send()
+		if rapid.Bool().Draw(t, "fails") {
+			s.takeOver()
+		}
+	}
 	for i := range 3 {
 		steps["runs end, tasks come, and a tick is sent"+strings.Repeat(" ", i)] = func(t *rapid.T) {
 			if rapid.Bool().Draw(t, "tasks come") {

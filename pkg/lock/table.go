@@ -176,6 +176,20 @@ func (t *Table) Unblocked(seq int64) bool {
 	return ok && k.lacking == 0
 }
 
+// Requests calls do for each resource that the task names, granted or not, until do returns false. It reports whether do never did.
+func (t *Table) Requests(seq int64, do func(name string, mode Mode) bool) bool {
+	k, ok := t.tasks[seq]
+	if !ok {
+		return true
+	}
+	for i := range k.requests {
+		if !do(k.requests[i].queue.name, k.requests[i].mode) {
+			return false
+		}
+	}
+	return true
+}
+
 // Len returns the number of tasks in the table.
 func (t *Table) Len() int { return len(t.tasks) }
 

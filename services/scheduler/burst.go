@@ -20,7 +20,7 @@ func (l *leader) nothingLeft() {
 		case len(x.claims) > 0:
 		case !x.searched:
 			l.hinted = true
-			l.plan.searching = append(l.plan.searching, x)
+			l.next.plan.searching = append(l.next.plan.searching, x)
 		case !l.anythingFor(x):
 			l.tell(x.line, order{nothingLeft: true})
 			delete(l.bursts, x)
@@ -54,5 +54,5 @@ func (l *leader) anythingFor(x *executor) bool {
 		}
 	}
 	able := func(t *live) bool { return x.able(t.lane, t.kind()) }
-	return slices.ContainsFunc(l.resting, able) || slices.ContainsFunc(l.plan.returned, able) || slices.ContainsFunc(l.plan.retried, able)
+	return slices.ContainsFunc(l.resting, able) || slices.ContainsFunc(l.next.plan.returned, able) || slices.ContainsFunc(l.next.plan.retried, able)
 }

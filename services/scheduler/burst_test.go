@@ -99,7 +99,7 @@ func TestAFullLookIsNotEnoughToSayThatNothingIsLeft(t *testing.T) {
 		if p.Look {
 			looks++
 		}
-		for _, orders := range s.leader.outbox {
+		for _, orders := range s.leader.flights[0].outbox {
 			if slices.ContainsFunc(orders, func(o order) bool { return o.nothingLeft }) {
 				t.Errorf("told after %d looks", looks)
 			}
@@ -168,7 +168,7 @@ func TestWhatComesBackFromOthersIsLeft(t *testing.T) {
 	old := s.x
 	s.tick(hangupEvent{line: old, from: "life of x"})
 	s.db.planned = func(p *Plan) {
-		for _, o := range s.leader.outbox[y] {
+		for _, o := range s.leader.flights[0].outbox[y] {
 			if o.nothingLeft {
 				t.Error("told while something was about to come back")
 			}

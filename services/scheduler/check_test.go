@@ -20,6 +20,7 @@ func check(l *leader) error {
 	c.stamps()
 	c.rests()
 	c.bursts()
+	c.flights()
 	return errors.Join(c.wrong...)
 }
 
@@ -54,7 +55,8 @@ func (c *checker) tasks() {
 			c.must(t.phase == claimed && t.owner.claims[seq] == t, "task %d has an owner that does not know it", seq)
 			c.must(l.executors[t.owner.incarnation] == t.owner, "task %d belongs to an executor that is gone", seq)
 		case t.phase == claimed:
-			c.must(slices.Contains(l.plan.returned, t) || slices.Contains(l.plan.retried, t), "task %d is claimed by nobody", seq)
+			c.must(slices.Contains(l.next.plan.returned, t) || slices.Contains(l.next.plan.retried, t) ||
+				c.aloft(func(f *flight) []*live { return f.plan.retried }, t), "task %d is claimed by nobody", seq)
 		}
 	}
 }
@@ -177,13 +179,23 @@ func (c *checker) executors() {
 			running[t.kind()]++
 			c.must(t.owner == x && t.seq == seq && l.tasks[seq] == t, "%s has task %d, which does not know", x.name, seq)
 			c.must(t.known || x.line != nil, "%s is gone, has not acknowledged task %d, and keeps it", x.name, seq)
-			c.must(t.known || x.line == nil || c.awaited(x, t), "nobody waits for %s to acknowledge task %d", x.name, seq)
+			c.must((t.claim == unnumbered) == c.aloft(func(f *flight) []*live { return f.giving }, t), "task %d has claim number %d", seq, t.claim)
+			if t.claim == unnumbered {
+				continue
+			}
+			broken := slices.Contains(l.broken, breach{x: x, line: x.line})
+			c.must(t.known || x.line == nil || broken || c.awaited(x, t), "nobody waits for %s to acknowledge task %d", x.name, seq)
 		}
 		c.same("tasks of "+x.name, x.running, running)
 		if x.crew != nil {
 			c.must(maps.Equal(x.names, x.crew.names) && maps.Equal(x.versions, x.crew.versions), "%s is in a wrong crew", x.name)
 		}
 	}
+}
+
+// aloft reports whether a task is among those of a flight.
+func (c *checker) aloft(of func(*flight) []*live, t *live) bool {
+	return slices.ContainsFunc(c.l.flights, func(f *flight) bool { return slices.Contains(of(f), t) })
 }
 
 // awaited reports whether what an executor says of a task will be heard: that it has it, or, in time, that it does not say so.
@@ -205,6 +217,21 @@ func (c *checker) numbers() {
 	for seq, row := range l.offered {
 		missing := slices.ContainsFunc(l.gaps, func(g Gap) bool { return g.From <= seq && seq <= g.To })
 		c.must(row.Seq == seq && (seq > l.high || missing), "task %d is kept as offered, and was seen", seq)
+	}
+}
+
+// flights checks that what is under way side by side may be.
+func (c *checker) flights() {
+	l, dating := c.l, map[*live]bool{}
+	for i, f := range l.flights {
+		c.must(f.light(), "flight %d of %d is to be alone: %+v", i, len(l.flights), f.plan)
+		c.must(i == 0 || f.plan.Beside, "flight %d may change the lease", i)
+		for _, t := range f.undated {
+			dating[t] = true
+		}
+	}
+	for _, t := range l.tasks {
+		c.must(t.dating == dating[t], "task %d is to be dated %v", t.seq, t.dating)
 	}
 }
 
@@ -230,7 +257,8 @@ func (c *checker) bursts() {
 	}
 	for _, x := range c.l.executors {
 		_, asks := c.l.bursts[x]
-		c.must(!x.burst || x.crew == nil || len(x.claims) == 0 || asks, "nobody remembers to tell %s when nothing is left", x.name)
+		given := slices.ContainsFunc(slices.Collect(maps.Values(x.claims)), func(t *live) bool { return t.claim != unnumbered })
+		c.must(!x.burst || x.crew == nil || !given || asks, "nobody remembers to tell %s when nothing is left", x.name)
 	}
 }
 

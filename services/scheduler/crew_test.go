@@ -137,9 +137,9 @@ func (m *matching) end(t *rapid.T) {
 // fail is a run that fails, and rests as soon as that is written.
 func (m *matching) fail(t *rapid.T) {
 	live := m.stop(t, slices.DeleteFunc(slices.Sorted(maps.Keys(m.naive.running)), func(seq int64) bool { return m.rows[seq].Immediate }))
-	m.leader.plan = &Plan{}
+	m.leader.next = newFlight()
 	m.leader.finish(live, End{State: task.Failed, Error: &task.Error{Reason: "broken"}})
-	m.leader.retried(m.leader.plan, &Report{Retried: map[int64]task.State{live.seq: task.Waiting}})
+	m.leader.retried(m.leader.next.plan, &Report{Retried: map[int64]task.State{live.seq: task.Waiting}})
 	m.naive.resting = append(m.naive.resting, m.rows[live.seq])
 }
 
@@ -160,12 +160,14 @@ func (m *matching) cancel(t *rapid.T) {
 }
 
 func (m *matching) match(*rapid.T) {
-	m.leader.plan, m.leader.giving = &Plan{}, nil
+	m.leader.next = newFlight()
+	m.leader.rejectUnable()
 	m.leader.match()
-	got := slices.Clone(m.leader.plan.Claim)
+	got := slices.Clone(m.leader.next.plan.Claim)
 	for i := range got {
 		got[i].Unblocked = 0
-		m.leader.tasks[got[i].Seq].known = true // nothing here waits for an answer
+		live := m.leader.tasks[got[i].Seq]
+		live.known, live.claim = true, 0 // nothing here waits for an answer
 	}
 	if diff := cmp.Diff(m.naive.match(), got); diff != "" {
 		m.t.Fatalf("who is given what: -naive +leader\n%s", diff)
@@ -231,8 +233,8 @@ func TestWhatNobodyCanRunCostsAMatchNothing(t *testing.T) {
 		t.Errorf("the crews have work of %d lanes, want 1", work)
 	}
 	l.match()
-	if len(l.plan.Claim) != 1 || l.plan.Claim[0].Seq != lanes+1 {
-		t.Errorf("given: %v", l.plan.Claim)
+	if len(l.next.plan.Claim) != 1 || l.next.plan.Claim[0].Seq != lanes+1 {
+		t.Errorf("given: %v", l.next.plan.Claim)
 	}
 }
 

@@ -24,6 +24,15 @@
 // is nothing to do, a glance takes the place of the tick: one statement a second, which keeps the lease and says whether there is
 // anything to look for, however many executors are connected.
 //
+// # Ticks that overlap
+//
+// While the database works on a tick that writes nothing but ends of runs and claims, the next such one may be made and sent. Each is
+// a transaction of its own, and may be committed though the one before it is not, so none rests on what another one under way writes:
+// what waited for a task whose end is under way is given away with that end, or after it, never beside it. What they bring is applied
+// in the order in which they were sent, whichever returns first; if one fails, nothing leaves any more. Anything else that is to be
+// done (a look, a cancel, an executor that comes or hangs up, a question) waits until none is under way, and meanwhile none is sent.
+// A tick joins another if it is at least half as large: a chain has its ticks at once, a crowd has few.
+//
 // # Schedules
 //
 // The leader dispatches what is due by a schedule: the task comes and the schedule's next time moves in one transaction of its own,

@@ -43,14 +43,16 @@ type live struct {
 	// task that was unblocked has no ready until it is known when the transaction began that unblocked it.
 	created, ready, unblocked int64
 	// story is what only the witnesses need to know; nil as long as there is nothing to tell.
-	story *story
-	phase                     phase
-	immediate                 bool
-	deferred                  bool
-	canceling                 bool
-	stamped                   bool // the row says that it is unblocked
+	story     *story
+	phase     phase
+	immediate bool
+	deferred  bool
+	canceling bool
+	stamped   bool // the row says that it is unblocked
 	// known says that its executor has acknowledged it, or may have, under an earlier leadership: it may have begun.
 	known bool
+	// dating says that the answer to a tick in flight will tell when it was unblocked.
+	dating bool
 }
 
 func (t *live) kind() kind {
@@ -103,7 +105,6 @@ type leader struct {
 	late    *Window       // what the load could not see, until that can't come any more
 	offered map[int64]Row // told by dispatchers, and not admitted yet
 	fresh   []*live       // unblocked, and not yet stamped so, the oldest first
-	undated []*live       // of these, those whose time is not known yet
 	resting restHeap      // between two attempts
 	// lacking and unserved are who waits for resources and who for a slot, for the question who has for longest.
 	lacking, unserved waits
@@ -112,9 +113,9 @@ type leader struct {
 	// message, so a time that was made with it is rather too late than before what led to it.
 	clock int64
 
-	plan    *Plan // what the next tick writes
-	giving  []*live
-	outbox  map[*line][]order
+	next    *flight    // the tick that is being made
+	flights []*flight  // what was sent and is not answered, in the order in which it was sent
+	broken  []breach   // lines that broke while something was in flight
 	sent    []delivery // assignments to be acknowledged in time, in the order in which they were sent
 	settles []*settle
 	bursts  map[*executor]struct{} // connected ones that are yet to be told that nothing is left for them
@@ -147,8 +148,8 @@ func newLeader(epoch int64, s store, log *slog.Logger, now func() time.Time, pub
 	return &leader{
 		epoch: epoch, store: s, log: log, now: now, publish: publish, pause: (*task.Retry).Pause,
 		tasks: map[int64]*live{}, seqs: map[string]int64{}, locks: lock.New(), lanes: map[string]*lane{},
-		crews: map[string]*crew{}, executors: map[string]*executor{}, over: map[string]time.Time{}, offered: map[int64]Row{}, plan: &Plan{},
-		outbox: map[*line][]order{}, bursts: map[*executor]struct{}{}, lookLimit: defaultLookLimit,
+		crews: map[string]*crew{}, executors: map[string]*executor{}, over: map[string]time.Time{}, offered: map[int64]Row{},
+		next: newFlight(), bursts: map[*executor]struct{}{}, lookLimit: defaultLookLimit,
 		lacking: waits{phase: blocked}, unserved: waits{phase: ready},
 	}
 }
@@ -163,7 +164,7 @@ func (l *leader) load(ctx context.Context) error {
 	// Also what has ended counts as seen: a dispatcher may still be about to tell of it.
 	l.high = max(l.high, loaded.High)
 	l.clock = loaded.Now - start.UnixMicro()
-	l.date(loaded.Now)
+	l.date(l.next.dated(), loaded.Now)
 	// While it loaded the leader did not know how the clocks differ: rests were noted by the database's. That may have been put
 	// back since they began, and none need last longer than any.
 	for _, t := range l.resting {
@@ -179,11 +180,28 @@ func (l *leader) load(ctx context.Context) error {
 	return nil
 }
 
-// tick does one round: decide, write, look, let effects out. It reports whether there is more to do at once.
+// tick does one round alone: decide, write, look, let effects out. It reports whether there is more to do at once.
 func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Duration) (more bool, err error) {
-	if err := l.fire(ctx); err != nil {
+	f, err := l.begin(ctx, events, lookEvery)
+	if err != nil {
 		return false, err
 	}
+	if f == nil {
+		return l.glance(ctx, lookEvery)
+	}
+	report, err := l.store.Tick(ctx, l.epoch, f.plan)
+	if err != nil {
+		return false, err
+	}
+	return l.land(f, report, lookEvery)
+}
+
+// begin decides what a tick does that is sent when nothing is in flight; nil if there is nothing to write, to look for or to say.
+func (l *leader) begin(ctx context.Context, events []event, lookEvery time.Duration) (*flight, error) {
+	if err := l.fire(ctx); err != nil {
+		return nil, err
+	}
+	l.mend()
 	for _, e := range events {
 		e.apply(l)
 	}
@@ -191,36 +209,34 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 	l.admitOffered()
 	l.wake()
 	l.lookForAwaited()
+	l.rejectUnable()
 	l.match()
 	l.nothingLeft()
-	l.plan.Unblock = l.stamps()
+	l.next.plan.Unblock = l.stamps()
 	l.planLook(lookEvery)
 	// An answer alone is reason enough: it must not leave without a fence that says who leads.
-	if !l.plan.writes() && !l.plan.Look && len(l.outbox) == 0 {
-		l.date(l.now().UnixMicro() + l.clock)
+	if !l.next.plan.writes() && !l.next.plan.Look && len(l.next.outbox) == 0 {
+		l.date(l.next.dated(), l.now().UnixMicro()+l.clock)
 		l.settle(false)
-		return l.glance(ctx, lookEvery)
+		return nil, nil
 	}
+	return l.send(), nil
+}
 
-	plan, giving := l.plan, l.giving
-	l.plan, l.giving = &Plan{}, nil
-	sent := l.now()
-	report, err := l.store.Tick(ctx, l.epoch, plan)
-	if err != nil {
-		return false, err
-	}
+// land applies the answer to the flight that was sent before all others that are not answered. All of it is committed.
+func (l *leader) land(f *flight, report *Report, lookEvery time.Duration) (more bool, err error) {
+	plan := f.plan
 	if err := l.verify(plan, report); err != nil {
 		return false, err
 	}
-
-	// Everything from here on is committed.
-	l.clock = report.Now - sent.UnixMicro()
-	l.date(report.Now)
-	defer func() { l.date(l.now().UnixMicro() + l.clock) }() // what becomes ready by what was found
+	l.flights = slices.Delete(l.flights, 0, 1)
+	l.clock = report.Now - f.sent.UnixMicro()
+	l.date(f.dated(), report.Now)
+	defer func() { l.date(l.next.dated(), l.now().UnixMicro()+l.clock) }() // what becomes ready by what was found
 	l.bound(report.Xact)
-	changes := l.given(giving, report)
+	changes := l.given(f, report)
 	changes = append(changes, l.ended(plan, report)...)
-	l.flush()
+	l.flush(f)
 	if plan.Look {
 		l.found(report)
 	}
@@ -250,17 +266,15 @@ func (l *leader) tick(ctx context.Context, events []event, lookEvery time.Durati
 		l.searched(plan.searching)
 	}
 	stamping := len(plan.Unblock) == l.lookLimit
-	rejecting := l.uncertain || len(l.doubtful) > 0
-	return l.hinted || stamping || rejecting || l.plan.writes() || len(l.outbox) > 0 || l.rested() || l.scheduleIsDue() || l.someoneIsDone() || l.startable(), nil
+	return stamping || l.pressed() || l.startable(), nil
 }
 
 // tell puts an order into the box of what leaves after the commit.
-func (l *leader) tell(to *line, o order) { l.outbox[to] = append(l.outbox[to], o) }
+func (l *leader) tell(to *line, o order) { l.next.tell(to, o) }
 
 // flush lets out what waited for the commit.
-func (l *leader) flush() {
-	for to, orders := range l.outbox {
-		delete(l.outbox, to)
+func (l *leader) flush(f *flight) {
+	for to, orders := range f.outbox {
 		if to.put(orders...) {
 			continue
 		}
@@ -268,9 +282,12 @@ func (l *leader) flush() {
 		// the inbox says the same.
 		for _, o := range orders {
 			if o.task != nil && o.task.owner != nil && o.task.owner.line == to {
-				l.disconnect(o.task.owner, nil)
+				l.broken = append(l.broken, breach{x: o.task.owner, line: to})
 			}
 		}
+	}
+	if len(l.flights) == 0 {
+		l.mend()
 	}
 }
 
@@ -469,7 +486,7 @@ func (l *leader) makeReady(t *live) {
 	if !t.stamped && t.unblocked == 0 {
 		t.unblocked = l.now().UnixMicro()
 		l.fresh = append(l.fresh, t)
-		l.undated = append(l.undated, t)
+		l.next.undated = append(l.next.undated, t)
 	}
 	t.lane.push(t)
 	l.unserved.add(t, l.readySince(t))
@@ -510,8 +527,8 @@ func (l *leader) drop(t *live) {
 
 // reject ends an immediate task that can't run at once and would not wait.
 func (l *leader) reject(t *live) {
-	l.plan.Reject = append(l.plan.Reject, t.seq)
-	l.plan.rejected = append(l.plan.rejected, t)
+	l.next.plan.Reject = append(l.next.plan.Reject, t.seq)
+	l.next.plan.rejected = append(l.next.plan.rejected, t)
 	l.drop(t)
 }
 
@@ -522,15 +539,16 @@ func (l *leader) finish(t *live, end End) {
 		return
 	}
 	end.Seq, end.Claim = t.seq, t.claim
-	l.plan.Finish = append(l.plan.Finish, end)
-	l.plan.ended = append(l.plan.ended, t)
+	l.next.plan.Finish = append(l.next.plan.Finish, end)
+	l.next.plan.ended = append(l.next.plan.ended, t)
+	l.next.release(l.locks, t)
 	l.drop(t)
 }
 
 // requeue takes back an assignment that did not begin and never will.
 func (l *leader) requeue(t *live) {
-	l.plan.Requeue = append(l.plan.Requeue, Back{Seq: t.seq, Claim: t.claim})
-	l.plan.returned = append(l.plan.returned, t)
+	l.next.plan.Requeue = append(l.next.plan.Requeue, Back{Seq: t.seq, Claim: t.claim})
+	l.next.plan.returned = append(l.next.plan.returned, t)
 	l.disown(t)
 }
 
@@ -542,7 +560,7 @@ const rememberOver = time.Minute
 // not acknowledged did not begin. One that ended in order has nothing left but assignments that it did not take.
 func (l *leader) gone(g Gone) {
 	if g.Noted {
-		l.plan.ForgetLives = append(l.plan.ForgetLives, g.Incarnation) // with what is settled here, in one transaction
+		l.next.plan.ForgetLives = append(l.next.plan.ForgetLives, g.Incarnation) // with what is settled here, in one transaction
 	}
 	l.over[g.Incarnation] = l.now() // its hello may be on its way
 	e := l.executors[g.Incarnation]
@@ -566,20 +584,20 @@ func (l *leader) gone(g Gone) {
 
 // match gives ready tasks to free slots, immediate ones first, the oldest first, each to the executor with the most free slots.
 func (l *leader) match() {
-	l.rejectUnable()
 	for k := range kinds {
-		for len(l.plan.Claim) < maxClaims {
+		for len(l.next.plan.Claim) < maxClaims {
 			c, w := l.nextFor(k)
-			if c == nil {
+			if c == nil || l.unsure(w.head(k)) {
 				break
 			}
 			x, t := c.idle(k), w.pop(k)
 			l.unready(t)
 			l.own(x, t)
-			l.plan.Claim = append(l.plan.Claim, Give{
+			t.claim = unnumbered
+			l.next.plan.Claim = append(l.next.plan.Claim, Give{
 				Seq: t.seq, Executor: x.name, Incarnation: x.incarnation, Unblocked: l.unblockedAt(t),
 			})
-			l.giving = append(l.giving, t)
+			l.next.giving = append(l.next.giving, t)
 		}
 	}
 }
@@ -660,26 +678,28 @@ func (l *leader) stamps() (stamps []Stamp) {
 // unblockedAt is when a task was unblocked, in microseconds by the database's clock; 0 if its row says it already, or if it is
 // unblocked by the very transaction that is to say so.
 func (l *leader) unblockedAt(t *live) int64 {
-	if t.stamped {
+	switch {
+	case t.stamped:
 		return 0
+	case t.dating:
+		return t.unblocked + l.clock // rather too late than too early
+	default:
+		return t.ready
 	}
-	return t.ready
 }
 
 // date notes when tasks were unblocked. If a finish did it, that is when the transaction began that wrote the finish: both have
 // the same time.
-func (l *leader) date(at int64) {
-	for _, t := range l.undated {
-		t.ready = at
+func (l *leader) date(tasks []*live, at int64) {
+	for _, t := range tasks {
+		t.ready, t.dating = at, false
 	}
-	clear(l.undated) // or the largest burst would stay in memory
-	l.undated = l.undated[:0]
 }
 
-// given prepares the assignments of what was claimed. What the database did not give was canceled in the same moment.
-func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.Change) {
+// given prepares the assignments of what a flight has claimed. What the database did not give was canceled in the same moment.
+func (l *leader) given(f *flight, report *Report) (changes []*schedulerv1.Change) {
 	now := l.now()
-	for _, t := range giving {
+	for _, t := range f.giving {
 		c := report.Claimed[t.seq]
 		if c == nil {
 			l.drop(t)
@@ -701,7 +721,7 @@ func (l *leader) given(giving []*live, report *Report) (changes []*schedulerv1.C
 			l.ask(t.owner)
 		}
 		l.sent = append(l.sent, delivery{seq: t.seq, claim: t.claim, at: now})
-		l.tell(t.owner.line, order{task: t, assign: &taskv1.Assignment{
+		f.tell(t.owner.line, order{task: t, assign: &taskv1.Assignment{
 			TaskId: t.id, Claim: c.Claim, Attempt: c.Attempt, Name: t.lane.name, ArgsJson: c.Args, KwargsJson: c.Kwargs,
 			Domain: task.DefaultDomain, CorrelationId: c.CorrelationID, Traceparent: c.Traceparent, GroupId: c.GroupID,
 			Immediate: t.immediate, Tracestate: c.Tracestate,
@@ -745,7 +765,7 @@ func (l *leader) ended(plan *Plan, report *Report) (changes []*schedulerv1.Chang
 // canceled acts on wishes: a task that was not claimed is final already, a running one is told to stop.
 func (l *leader) canceled(seqs []int64, at int64) (changes []*schedulerv1.Change) {
 	for _, seq := range seqs {
-		l.plan.ForgetCancels = append(l.plan.ForgetCancels, seq)
+		l.next.plan.ForgetCancels = append(l.next.plan.ForgetCancels, seq)
 		t := l.tasks[seq]
 		switch {
 		case t == nil:
@@ -787,8 +807,8 @@ func (l *leader) settle(looked bool) {
 	if len(l.settles) == 0 {
 		return
 	}
-	ending := make(map[string]bool, len(l.plan.rejected)) // and not written yet
-	for _, t := range l.plan.rejected {
+	ending := make(map[string]bool, len(l.next.plan.rejected)) // and not written yet
+	for _, t := range l.next.plan.rejected {
 		ending[t.id] = true
 	}
 	l.settles = slices.DeleteFunc(l.settles, func(s *settle) bool {

@@ -219,6 +219,34 @@ func TestTheLeaseIsRenewedOnlyWhenAThirdOfItIsGone(t *testing.T) {
 	}
 }
 
+// Both have the lease's row, and a renewal by each would wait for the other's end: a deadlock, and the end of the leadership.
+func TestATickBesideAnotherDoesNotRenewTheLeaseNorWaitForIt(t *testing.T) {
+	db := pgtest.New(t)
+	store := scheduler.NewStore(db, time.Hour)
+	epoch := take(t, store, "x").Epoch
+	expire(t, db, time.Second)
+	other := pgtest.Begin(t, db)
+	if _, err := other.Exec(t.Context(), `select scheduler_fence($1, null)`, epoch); err != nil {
+		t.Fatal(err)
+	}
+	id, seq := insert(t, db, spec{})
+	plan := &scheduler.Plan{Beside: true, Claim: []scheduler.Give{{Seq: seq, Executor: "x", Incarnation: uuid.NewString()}}}
+	if _, err := store.Tick(t.Context(), epoch, plan); err != nil {
+		t.Fatal(err)
+	}
+	awaitState(t, db, id, "running")
+	// What was committed beside it does not free the row.
+	if seat := bid(t, store, "y"); seat.Taken {
+		t.Fatalf("taken from under a transaction: %+v", seat)
+	}
+	other.Rollback(t)
+	// The lease ran out long ago, and nobody has renewed it.
+	young := take(t, store, "y")
+	if _, err := store.Tick(t.Context(), epoch, plan); !errors.Is(err, scheduler.ErrDeposed) || young.Epoch == epoch {
+		t.Errorf("a tick of the epoch before: %v", err)
+	}
+}
+
 // Otherwise a load that takes longer than the lease would be followed by a takeover, and that by another.
 func TestALoadKeepsTheLease(t *testing.T) {
 	db := pgtest.New(t)

@@ -17,13 +17,13 @@ func (l *leader) planLook(every time.Duration) {
 	if !l.hinted && (!l.lookIsDue(every) || l.quiet()) {
 		return
 	}
-	l.plan.Look, l.plan.LookLimit, l.plan.After = true, l.lookLimit, l.high
-	l.plan.Gaps, l.plan.Late = l.gaps, l.late
+	l.next.plan.Look, l.next.plan.LookLimit, l.next.plan.After = true, l.lookLimit, l.high
+	l.next.plan.Gaps, l.next.plan.Late = l.gaps, l.late
 	if now := l.now(); now.Sub(l.thoroughAt) >= thoroughEvery {
-		l.plan.Thorough, l.plan.Owners, l.thoroughAt = true, l.lives(), now
+		l.next.plan.Thorough, l.next.plan.Owners, l.thoroughAt = true, l.lives(), now
 	}
 	if now := l.now(); now.Sub(l.dueAskedAt) >= every {
-		l.plan.Due, l.dueAskedAt = true, now // a glance asks this, too; under load there is none, and looks may be many
+		l.next.plan.Due, l.dueAskedAt = true, now // a glance asks this, too; under load there is none, and looks may be many
 	}
 	l.hinted, l.lookedAt = false, l.now()
 }
@@ -32,7 +32,7 @@ func (l *leader) lookIsDue(every time.Duration) bool { return l.now().Sub(l.look
 
 // quiet reports whether there is nothing to do but to look.
 func (l *leader) quiet() bool {
-	return !l.plan.writes() && len(l.outbox) == 0 && len(l.gaps) == 0 && l.late == nil
+	return !l.next.plan.writes() && len(l.next.outbox) == 0 && len(l.gaps) == 0 && l.late == nil
 }
 
 // lives lists the incarnations of all executors.

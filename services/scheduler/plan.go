@@ -51,6 +51,10 @@ type Plan struct {
 	// searching are the executors for which this tick looks whether anything is left.
 	searching []*executor
 
+	// Beside says that another tick is under way, which may have locked the lease's row, too: of two that share it none may wait for
+	// the other's end to change it. So this one does not renew the lease.
+	Beside bool
+
 	Look      bool
 	LookLimit int
 	After     int64   // highest seq seen

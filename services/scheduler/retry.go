@@ -29,10 +29,10 @@ func (t *live) again(failure *task.Error) bool {
 // retry ends a run but not its task. The slot is free at once; what the task holds it keeps, and with that its place: whatever
 // was dispatched after it and conflicts waits until it is final.
 func (l *leader) retry(t *live, failure *task.Error) {
-	l.plan.Retry = append(l.plan.Retry, Again{
+	l.next.plan.Retry = append(l.next.plan.Retry, Again{
 		Seq: t.seq, Claim: t.claim, Pause: l.pause(t.attempts.policy, t.attempts.made).Microseconds(), Error: failure,
 	})
-	l.plan.retried = append(l.plan.retried, t)
+	l.next.plan.retried = append(l.next.plan.retried, t)
 	l.disown(t)
 }
 

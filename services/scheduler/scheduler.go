@@ -93,7 +93,7 @@ func New(cfg Config, db Database, log *slog.Logger) *Service {
 	}
 }
 
-// maxQuestions leaves the ticks a connection of their own in a pool of the usual size.
+// maxQuestions leaves the ticks, maxFlights at most, connections of their own in a pool of the usual size.
 const maxQuestions = 3
 
 // errBusy answers when more calls wait for the leader than it has room for.
@@ -201,7 +201,8 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 	l := newLeader(epoch, s.db, s.log, steady(), s.publish)
 	l.surveyed, l.fired, l.pulseEvery = s.survey.Store, s.tally, s.cfg.PulseEvery
 	l.trace(s.tracer)
-	if err := s.load(ctx, l); err != nil {
+	err := s.load(ctx, l)
+	if err != nil {
 		return err
 	}
 	defer s.measure(ctx, l)()
@@ -225,8 +226,27 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 	lookEvery := min(s.cfg.LookEvery, s.cfg.Lease/3)
 	alarm := time.NewTimer(lookEvery)
 	defer alarm.Stop()
-	for more := true; ctx.Err() == nil; {
-		if !more {
+	air := newAir(s.cfg.Lease)
+	defer air.drain()
+	for more := true; ctx.Err() == nil || air.flying > 0; {
+		switch {
+		case air.flying > 0:
+			var signal <-chan struct{}
+			if air.room(l, waiting) {
+				signal = inbox.signal
+			}
+			select {
+			case r := <-air.returns:
+				if more, err = air.land(l, r, lookEvery); err != nil {
+					return err
+				}
+				more = more || len(waiting)+inbox.length() > 0
+				if air.flying == 0 && !more {
+					continue
+				}
+			case <-signal:
+			}
+		case !more:
 			// The looks are too far apart for the pauses between attempts, and for schedules. A ticker would not do for the looks: of
 			// a hint between two of its ticks comes a look, which the next tick would find too young and the one after it too old.
 			wait := l.lookedAt.Add(lookEvery).Sub(l.now())
@@ -241,11 +261,17 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 			case <-alarm.C:
 			}
 		}
+		if ctx.Err() != nil || air.flying > 0 && !air.room(l, waiting) {
+			continue
+		}
 		arrived, _, _ := inbox.take()
 		events, rest := portion(append(waiting, arrived...))
+		if air.flying > 0 && !l.mayJoin(events, lookEvery) {
+			waiting = append(events, rest...)
+			continue
+		}
 		waiting = rest
-		var err error
-		if more, err = s.tick(ctx, l, events, lookEvery); err != nil {
+		if more, err = s.tick(ctx, l, air, events, lookEvery); err != nil {
 			return err
 		}
 		inbox.applied(events)
@@ -262,12 +288,31 @@ func steady() func() time.Time {
 	return func() time.Time { return start.Add(time.Since(start)) }
 }
 
-// tick does one tick. It goes on when ctx ends: a write under way should be known to have happened. One that takes longer
-// than the lease is likely to have lost it; the fence decides.
-func (s *Service) tick(ctx context.Context, l *leader, events []event, lookEvery time.Duration) (more bool, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*s.cfg.Lease)
+// tick makes one tick. One that must be alone is done when it returns; another one is under way.
+func (s *Service) tick(ctx context.Context, l *leader, air *air, events []event, lookEvery time.Duration) (more bool, err error) {
+	if air.flying > 0 {
+		if f := l.join(events); f != nil {
+			air.start(ctx, l, f)
+		}
+		return false, nil
+	}
+	ctx, cancel := air.limit(ctx)
 	defer cancel()
-	return l.tick(ctx, events, lookEvery)
+	f, err := l.begin(ctx, events, lookEvery)
+	switch {
+	case err != nil:
+		return false, err
+	case f == nil:
+		return l.glance(ctx, lookEvery)
+	case f.light():
+		air.start(ctx, l, f)
+		return false, nil
+	}
+	report, err := l.store.Tick(ctx, l.epoch, f.plan)
+	if err != nil {
+		return false, err
+	}
+	return l.land(f, report, lookEvery)
 }
 
 // loadLimit bounds a load, for a connection that died without a word. Some million tasks take a minute.

@@ -85,7 +85,11 @@ const (
 
 // tickStatement is the first statement of a tick.
 func tickStatement(epoch int64, lease time.Duration, plan *Plan) (sql string, args []any) {
-	sql, args = tickBegin, []any{epoch, lease}
+	var renewal any // null: the fence alone, see scheduler_fence
+	if !plan.Beside {
+		renewal = lease
+	}
+	sql, args = tickBegin, []any{epoch, renewal}
 	add := func(part string, values ...any) {
 		numbers := make([]any, len(values))
 		for i := range values {

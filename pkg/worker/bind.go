@@ -107,11 +107,11 @@ func (s *shape) bind(arguments Arguments, in any) error {
 // collect puts positional and named arguments in the order of the parameters; nil where nothing was given.
 func (s *shape) collect(arguments Arguments) ([]json.RawMessage, error) {
 	var positional []json.RawMessage
-	if err := decode(arguments.Args, &positional); err != nil {
+	if err := decode(arguments.Args, "[]", &positional); err != nil {
 		return nil, fmt.Errorf("%s() positional arguments are not a JSON array: %w", s.task, err)
 	}
 	var named map[string]json.RawMessage
-	if err := decode(arguments.Kwargs, &named); err != nil {
+	if err := decode(arguments.Kwargs, "{}", &named); err != nil {
 		return nil, fmt.Errorf("%s() named arguments are not a JSON object: %w", s.task, err)
 	}
 	if len(positional) > len(s.parameters) {
@@ -133,8 +133,9 @@ func (s *shape) collect(arguments Arguments) ([]json.RawMessage, error) {
 	return given, nil
 }
 
-func decode(raw json.RawMessage, into any) error {
-	if len(raw) == 0 {
+// decode reads JSON, unless it is nothing or what stands for nothing, as it is for most tasks.
+func decode(raw json.RawMessage, nothing string, into any) error {
+	if len(raw) == 0 || string(raw) == nothing {
 		return nil
 	}
 	return json.Unmarshal(raw, into)

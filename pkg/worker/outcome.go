@@ -79,8 +79,11 @@ func deadline(ctx context.Context, limit time.Duration) (context.Context, contex
 
 // run calls the handler and sends exactly one outcome, whatever the handler does.
 func (h handler) run(ctx context.Context, s scope, ended chan<- *taskv1.Outcome) {
-	outcome := failure(Safef("the handler ended its goroutine without returning"))
+	var outcome *taskv1.Outcome
 	defer func() {
+		if outcome == nil {
+			outcome = failure(Safef("the handler ended its goroutine without returning"))
+		}
 		s.report.close() // before the end is known: afterwards nobody listens
 		ended <- outcome
 	}()

@@ -74,6 +74,62 @@ func TestNothingBeginsBeforeTheSchedulerKnowsThatWeHaveIt(t *testing.T) {
 	}
 }
 
+// announce says what is about to be assigned, and waits until the executor says that it would take it.
+func (l *fakeLine) announce(a *taskv1.Assignment) *taskv1.Assignment {
+	l.t.Helper()
+	l.order(&schedulerv1.Orders{Announced: []*schedulerv1.Claim{claimOf(a)}})
+	l.acknowledged(a)
+	return a
+}
+
+func TestWhatWasAnnouncedBeginsAsItComes(t *testing.T) {
+	f, s, l := cautious(t, executor.Config{})
+	a, b, c := l.announce(order("test.noop", "")), l.announce(order("wait", "")), l.announce(order("wait", ""))
+	l.begin(a) // it has not come yet
+	if running := s.running(); len(running) != 0 {
+		t.Errorf("running what was announced: %v", running)
+	}
+	l.order(&schedulerv1.Orders{Run: []*taskv1.Assignment{a}})
+	if m := l.next(); !names(m.finish.GetClaim(), a) {
+		t.Fatalf("expected the end, and no other acknowledgement, got %v", m)
+	}
+	l.finished(a)
+	// What is canceled in the message that brings it never begins; nor does what comes as if it had not been announced.
+	l.order(&schedulerv1.Orders{Run: []*taskv1.Assignment{b}, Cancel: []*schedulerv1.Claim{claimOf(b)}})
+	expectOutcome(t, canceled, l.outcome(b))
+	l.finished(b)
+	l.hold(c)
+	f.nothingBegan()
+	// The next line knows nothing of what was announced on this one.
+	l.announce(order("wait", ""))
+	l.breakOff()
+	if held := f.line().hello.GetHeld(); len(held) != 1 || !names(held[0], c) {
+		t.Errorf("held: %v", held)
+	}
+}
+
+func TestWhatIsAnnouncedToWhoStopsIsNotAcknowledged(t *testing.T) {
+	f, s, l := cautious(t, executor.Config{ShutdownGrace: time.Hour})
+	a := l.hold(order("wait.here", ""))
+	l.begin(a)
+	told(t, f, new([]int))
+	s.Stop(executor.Patiently)
+	if m := l.next(); m.drain == nil {
+		t.Fatalf("expected its drain, got %v", m)
+	}
+	b := order("wait", "")
+	l.order(&schedulerv1.Orders{Announced: []*schedulerv1.Claim{claimOf(b)}})
+	l.pulse(1) // the next thing that is said is the answer
+	l.order(&schedulerv1.Orders{Run: []*taskv1.Assignment{b}})
+	l = f.line() // it was acknowledged before, say: the hello gives it back
+	if held := l.hello.GetHeld(); len(held) != 1 || !names(held[0], a) {
+		t.Errorf("held: %v", held)
+	}
+	l.welcome()
+	l.cancel(a)
+	expectOutcome(t, canceled, l.last(a))
+}
+
 func TestWhatHasNotBegunSurvivesItsLine(t *testing.T) {
 	f, _, l := cautious(t, executor.Config{})
 	a, b, c := l.hold(order("wait", "")), l.hold(order("wait", "")), l.hold(order("wait", ""))
@@ -200,6 +256,7 @@ func TestAWorkerHearsOfATaskWhenItIsToBegin(t *testing.T) {
 	g.run(b)
 	g.end(b, done("1"))
 	expectOutcome(t, done("1"), l.end(b))
+	l.pulse(1) // it has heard that the end was noted
 	g.vanish()
 	// The other one it never had: it goes to others unharmed, with the goodbye.
 	if got := receive(t, f.deregisters, "the goodbye"); got != l.hello.GetIncarnation() {

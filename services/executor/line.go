@@ -343,8 +343,16 @@ func (s *station) receive(ctx context.Context, l *line, response *schedulerv1.Ac
 	}
 	// A second welcome, or what a newer scheduler says, has no orders.
 	orders := response.GetOrders()
+	if !s.stopping {
+		for _, c := range orders.GetAnnounced() {
+			l.acknowledge(claimOf(c))
+		}
+	}
 	for _, a := range orders.GetAssign() {
 		s.assignLocked(ctx, a)
+	}
+	for _, a := range orders.GetRun() {
+		s.takeLocked(ctx, a, func(claim) {}) // it was acknowledged when it was announced
 	}
 	for _, c := range orders.GetCancel() {
 		if r, held := s.runs[claimOf(c)]; held && r.outcome == nil {
@@ -365,10 +373,18 @@ func (s *station) receive(ctx context.Context, l *line, response *schedulerv1.Ac
 	for _, c := range orders.GetBegin() {
 		s.beginLocked(ctx, claimOf(c))
 	}
+	for _, a := range orders.GetRun() { // not before: one that is canceled in the same message never begins
+		s.beginLocked(ctx, claim{task: a.GetTaskId(), number: a.GetClaim()})
+	}
 }
 
 // assignLocked takes a task over, once. It begins when the scheduler has heard of that.
 func (s *station) assignLocked(ctx context.Context, a *taskv1.Assignment) {
+	s.takeLocked(ctx, a, s.line.acknowledge)
+}
+
+// takeLocked takes a task over, once, and acknowledges that.
+func (s *station) takeLocked(ctx context.Context, a *taskv1.Assignment, acknowledge func(claim)) {
 	c := claim{task: a.GetTaskId(), number: a.GetClaim()}
 	attrs := func() []any { return describe(c, a) }
 	if _, err := uuid.Parse(c.task); err != nil || c.number <= 0 {
@@ -380,7 +396,7 @@ func (s *station) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 		if r.outcome != nil {
 			s.line.finish(c, r.outcome)
 		} else {
-			s.line.acknowledge(c)
+			acknowledge(c)
 		}
 		return
 	}
@@ -406,7 +422,7 @@ func (s *station) assignLocked(ctx context.Context, a *taskv1.Assignment) {
 		s.dropLocked(before)
 	}
 	s.runs[c], s.byTask[c.task], s.idle = r, r, false
-	s.line.acknowledge(c)
+	acknowledge(c)
 	s.performing.Go(func() { s.conduct(r) })
 }
 

@@ -149,7 +149,7 @@ func TestWhatWaitsForOthersIsNotLeft(t *testing.T) {
 	s := newStage(t)
 	y := join(s.leader, "y", 1, "u")
 	s.tick(offers(s.db.add(Row{Name: "u", Exclusive: []string{"a"}, Deferred: true})))
-	if orders, _, _ := y.take(); len(orders) != 2 {
+	if orders, _, _ := y.take(); !slices.ContainsFunc(orders, func(o order) bool { return o.assign != nil }) {
 		t.Fatalf("y heard %v", orders)
 	}
 	s.tick(offers(s.db.add(tRow("a")), s.db.add(Row{Name: "unknown", Deferred: true})))

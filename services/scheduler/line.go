@@ -17,8 +17,13 @@ func keyOf(c *schedulerv1.Claim) claimKey { return claimKey{c.GetTaskId(), c.Get
 // leader's inbox, all but acknowledgements: those are answered here and now, so that a start never waits for a tick, and its
 // lock decides between an acknowledgement and the end of the line. What was acknowledged before the end may have begun, and
 // everything else never will, so it can be given to others at once, whatever became of the executor.
+//
+// An acknowledgement need not wait for the commit either. While that is under way the line announces what it is to assign, and
+// what the executor has acknowledged by then may begin as it comes: a start takes one way instead of three.
 type line struct {
 	queue[order]
+	// announced are claims that are about to be assigned, and whether the executor has acknowledged that.
+	announced map[claimKey]bool
 	// given are the assignments that were put in and not acknowledged.
 	given map[claimKey]*live
 	// receipts are for those that were acknowledged since the leader last looked.
@@ -35,23 +40,73 @@ type receipt struct {
 }
 
 func newLine() *line {
-	return &line{queue: *newQueue[order](), given: map[claimKey]*live{}}
+	return &line{queue: *newQueue[order](), announced: map[claimKey]bool{}, given: map[claimKey]*live{}}
 }
+
+// announce says that claims are about to be assigned. Each must be put or withdrawn when it is known what became of it.
+func (w *line) announce(claims ...claimKey) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range claims {
+		if w.add(order{announced: &schedulerv1.Claim{TaskId: c.id, Claim: c.number}}) {
+			w.announced[c] = false
+		}
+	}
+}
+
+// withdraw forgets the announcement of a claim that came to nothing. The executor need not hear of it.
+func (w *line) withdraw(c claimKey) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.announced, c)
+}
+
+// announce tells executors what the tick that is about to be written gives them, while it is written.
+func (l *leader) announce(giving []*live) {
+	claims := map[*line][]claimKey{}
+	for _, t := range giving {
+		if to := t.owner.line; to != nil {
+			claims[to] = append(claims[to], t.nextClaim())
+		}
+	}
+	for to, announced := range claims {
+		to.announce(announced...)
+	}
+}
+
+// withdraw forgets what was announced of a task that was not given.
+func (l *leader) withdraw(t *live) {
+	if to := t.owner.line; to != nil {
+		to.withdraw(t.nextClaim())
+	}
+}
+
+// nextClaim is what the next claim on the task is called: the number rises by one with each, and nobody else changes it.
+func (t *live) nextClaim() claimKey { return claimKey{t.id, t.claim + 1} }
 
 // put adds orders, all or none. It reports false when the line has ended.
 func (w *line) put(orders ...order) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.add(orders...) {
+	if w.closed {
 		return false
 	}
 	for _, o := range orders {
 		w.welcomed = w.welcomed || o.welcome != nil
 		if o.assign != nil {
-			w.given[claimKey{o.assign.GetTaskId(), o.assign.GetClaim()}] = o.task
+			o.run = w.assigned(claimKey{o.assign.GetTaskId(), o.assign.GetClaim()}, o.task)
 		}
+		w.add(o)
 	}
 	return true
+}
+
+// assigned notes an assignment, and reports whether it may begin as it comes. Then it counts as acknowledged from here on.
+func (w *line) assigned(key claimKey, t *live) bool {
+	w.given[key] = t
+	acknowledged := w.announced[key]
+	delete(w.announced, key)
+	return acknowledged && w.received(key)
 }
 
 // beat adds a sign of life, if the hello was answered, and reports whether it did and whether there can be more.
@@ -75,7 +130,10 @@ func (w *line) hear(r *schedulerv1.Report) {
 		return
 	}
 	for _, claim := range r.GetAcknowledged() {
-		if w.received(keyOf(claim)) {
+		key := keyOf(claim)
+		if _, early := w.announced[key]; early {
+			w.announced[key] = true
+		} else if w.received(key) {
 			w.add(order{begin: claim})
 		}
 	}
@@ -106,14 +164,17 @@ func (w *line) acknowledged() []receipt {
 
 // order is one thing to tell an executor.
 type order struct {
-	welcome  *schedulerv1.Welcome
-	task     *live // of assign: the leader's, for no one else
-	assign   *taskv1.Assignment
-	cancel   *schedulerv1.Claim
-	finished *schedulerv1.Claim
-	refused  *schedulerv1.Refused
-	begin    *schedulerv1.Claim
-	pulse    int64 // number of a sign of life, from 1
+	welcome *schedulerv1.Welcome
+	task    *live // of assign: the leader's, for no one else
+	assign  *taskv1.Assignment
+	// run says that what is assigned may begin as it comes.
+	run       bool
+	announced *schedulerv1.Claim
+	cancel    *schedulerv1.Claim
+	finished  *schedulerv1.Claim
+	refused   *schedulerv1.Refused
+	begin     *schedulerv1.Claim
+	pulse     int64 // number of a sign of life, from 1
 	// nothingLeft says that there is nothing left for it to run.
 	nothingLeft bool
 }
@@ -150,7 +211,11 @@ func pack(orders []order, send func(*schedulerv1.AcquireResponse) error) error {
 		}
 		switch {
 		case o.assign != nil:
-			open.Assign = append(open.Assign, o.assign)
+			if o.run {
+				open.Run = append(open.Run, o.assign)
+			} else {
+				open.Assign = append(open.Assign, o.assign)
+			}
 			open.NothingLeft = false // it was true when it was said, and would be read as said after this
 			size += len(o.assign.GetArgsJson()) + len(o.assign.GetKwargsJson())
 		case o.cancel != nil:
@@ -159,6 +224,8 @@ func pack(orders []order, send func(*schedulerv1.AcquireResponse) error) error {
 			open.Finished = append(open.Finished, o.finished)
 		case o.refused != nil:
 			open.Refused = append(open.Refused, o.refused)
+		case o.announced != nil:
+			open.Announced = append(open.Announced, o.announced)
 		case o.begin != nil:
 			open.Begin = append(open.Begin, o.begin)
 		case o.nothingLeft:

@@ -191,7 +191,7 @@ func steps(m *schedulerv1.AcquireResponse) (all []step) {
 	if m.GetOrders().GetNothingLeft() {
 		all = append(all, step{kind: "nothing left"})
 	}
-	if len(all)+len(m.GetOrders().GetBegin()) == 0 {
+	if len(all)+len(m.GetOrders().GetBegin())+len(m.GetOrders().GetAnnounced()) == 0 {
 		return []step{{kind: "nothing known"}}
 	}
 	return all

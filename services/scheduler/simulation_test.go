@@ -31,13 +31,14 @@ type simExecutor struct {
 	canceling         map[string]bool
 	unconfirmed       map[claimKey]*taskv1.Outcome // ended, and the leader has not said that it noted it
 	draining          bool
-	burst             bool // it wants to know when nothing is left
-	leftAlone         bool // it was told so, and was given nothing since
-	idleSince         int  // step at which it said hello or last ended a run
-	slow              bool // what it says arrives later
-	deaf              bool // it reads nothing
-	mute              bool // it acknowledges nothing
-	silent            bool // it had a time, on this line, in which it acknowledged nothing
+	burst             bool              // it wants to know when nothing is left
+	leftAlone         bool              // it was told so, and was given nothing since
+	idleSince         int               // step at which it said hello or last ended a run
+	slow              bool              // what it says arrives later
+	deaf              bool              // it reads nothing
+	mute              bool              // it acknowledges nothing
+	silent            bool              // it had a time, on this line, in which it acknowledged nothing
+	announced         map[claimKey]bool // on this line
 }
 
 // simRun is what an executor was given.
@@ -98,6 +99,7 @@ type simulation struct {
 	lookLimit int
 	step      int
 	slow      bool               // what was sent is read later
+	quick     bool               // what was announced is read before the tick is written
 	started   map[claimKey]int32 // attempts that began, by claim
 	given     map[claimKey]int64 // which leadership made a claim
 	promised  map[claimKey]bool  // claims that were acknowledged in time, or named in a hello: they may begin
@@ -124,6 +126,7 @@ func newSimulation(t *rapid.T) *simulation {
 	s := &simulation{
 		// Small, so that a look is often not enough.
 		lookLimit: rapid.IntRange(1, 5).Draw(t, "look limit"),
+		quick:     rapid.Bool().Draw(t, "quick"),
 		skew:      rapid.SampledFrom([]time.Duration{0, time.Hour, -time.Hour}).Draw(t, "skew"),
 		t:         t, db: newModel(), row: drawRow, clock: time.Unix(1_000_000, 0), started: map[claimKey]int32{}, given: map[claimKey]int64{}, promised: map[claimKey]bool{}, failed: map[claimKey]bool{},
 		returned: map[int64]int{}, called: map[int64]int{}, stamped: map[int64]bool{}, noted: map[claimKey]bool{},
@@ -204,7 +207,7 @@ func (s *simulation) hello(e *simExecutor) {
 	if _, over := s.db.gone[e.incarnation]; over {
 		return
 	}
-	e.line, e.epoch, e.silent = newLine(), s.db.epoch, e.deaf || e.mute || e.slow
+	e.line, e.epoch, e.silent, e.announced = newLine(), s.db.epoch, e.deaf || e.mute || e.slow, map[claimKey]bool{}
 	hello := &schedulerv1.Hello{
 		Executor: e.name, Incarnation: e.incarnation, Slots: int32(e.slots[ordinarily]), ImmediateSlots: int32(e.slots[immediately]),
 		TaskNames: e.names, Versions: e.versions, Draining: e.draining, Burst: e.burst,
@@ -506,8 +509,17 @@ func (s *simulation) read(e *simExecutor) {
 	var acknowledged []*schedulerv1.Claim
 	err = pack(orders, func(message *schedulerv1.AcquireResponse) error {
 		said := message.GetOrders()
+		for _, claim := range said.GetAnnounced() {
+			acknowledged = append(acknowledged, claim)
+			e.announced[keyOf(claim)] = !e.mute
+		}
 		for _, assign := range said.GetAssign() {
 			acknowledged = append(acknowledged, s.assigned(e, assign))
+		}
+		for _, assign := range said.GetRun() {
+			if claim := keyOf(s.assigned(e, assign)); !e.announced[claim] {
+				s.t.Fatalf("%v comes to be run, and was not announced or acknowledged", claim)
+			}
 		}
 		for _, claim := range said.GetCancel() {
 			s.canceled(e, keyOf(claim))
@@ -543,6 +555,11 @@ func (s *simulation) read(e *simExecutor) {
 		}
 		for _, claim := range said.GetBegin() {
 			if run := e.held[claim.GetTaskId()]; run != nil && run.claim() == keyOf(claim) && !run.begun {
+				s.start(e, run)
+			}
+		}
+		for _, assign := range said.GetRun() {
+			if run := e.held[assign.GetTaskId()]; run != nil && run.assign == assign {
 				s.start(e, run)
 			}
 		}
@@ -681,6 +698,11 @@ func (s *simulation) planned(plan *Plan) {
 		}
 		if e, row := s.executors[i], s.db.rows[give.Seq]; e.line == nil || e.draining || !e.can(row) {
 			s.t.Fatalf("task %d is given to %s: connected %v, draining %v, able %v", give.Seq, e.name, e.line != nil, e.draining, e.can(row))
+		}
+	}
+	if s.quick && !s.slow {
+		for _, e := range s.executors {
+			s.read(e)
 		}
 	}
 }

@@ -611,7 +611,8 @@ func (x *Claim) GetClaim() int64 {
 // Report says what became of assignments: all that there is to say at the moment, in one message.
 type Report struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Assignments that the executor has. It begins none of them before the scheduler says so (Orders.begin). At most 10,000.
+	// Assignments that the executor has, or that were announced. It begins none of them before the scheduler says so
+	// (Orders.begin, Orders.run). At most 10,000.
 	Acknowledged []*Claim `protobuf:"bytes,1,rep,name=acknowledged,proto3" json:"acknowledged,omitempty"`
 	// Runs that ended. At most 10,000.
 	Finished      []*Finish `protobuf:"bytes,2,rep,name=finished,proto3" json:"finished,omitempty"`
@@ -859,7 +860,8 @@ func (*AcquireResponse_Orders) isAcquireResponse_Message() {}
 
 func (*AcquireResponse_Pulse) isAcquireResponse_Message() {}
 
-// Orders are all that a scheduler has to say to one executor at the moment. They are to be read in the order of the fields.
+// Orders are all that a scheduler has to say to one executor at the moment. They are to be read in the order of the fields, but
+// for those of which it is said below.
 type Orders struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Acknowledge these, and be ready to run them.
@@ -875,7 +877,13 @@ type Orders struct {
 	NothingLeft bool `protobuf:"varint,5,opt,name=nothing_left,json=nothingLeft,proto3" json:"nothing_left,omitempty"`
 	// Run these: the scheduler knows that the executor has them. Of what the hello named as held, all that is still the
 	// executor's comes here again, begun or not.
-	Begin         []*Claim `protobuf:"bytes,6,rep,name=begin,proto3" json:"begin,omitempty"`
+	Begin []*Claim `protobuf:"bytes,6,rep,name=begin,proto3" json:"begin,omitempty"`
+	// The scheduler is about to assign these, when it has written so. Acknowledge those that would be taken now, and keep nothing
+	// of them: most will come in run, some in assign, some never. Who does not know this field says nothing, and gets assignments.
+	Announced []*Claim `protobuf:"bytes,7,rep,name=announced,proto3" json:"announced,omitempty"`
+	// Run these: they were announced on this line, and acknowledged. To be read as if each stood in assign, where there is nothing
+	// left to acknowledge, and in begin.
+	Run           []*v1.Assignment `protobuf:"bytes,8,rep,name=run,proto3" json:"run,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -948,6 +956,20 @@ func (x *Orders) GetNothingLeft() bool {
 func (x *Orders) GetBegin() []*Claim {
 	if x != nil {
 		return x.Begin
+	}
+	return nil
+}
+
+func (x *Orders) GetAnnounced() []*Claim {
+	if x != nil {
+		return x.Announced
+	}
+	return nil
+}
+
+func (x *Orders) GetRun() []*v1.Assignment {
+	if x != nil {
+		return x.Run
 	}
 	return nil
 }
@@ -2712,14 +2734,16 @@ const file_sluice_scheduler_v1_scheduler_service_proto_rawDesc = "" +
 	"\awelcome\x18\x01 \x01(\v2\x1c.sluice.scheduler.v1.WelcomeH\x00R\awelcome\x125\n" +
 	"\x06orders\x18\x06 \x01(\v2\x1b.sluice.scheduler.v1.OrdersH\x00R\x06orders\x122\n" +
 	"\x05pulse\x18\a \x01(\v2\x1a.sluice.scheduler.v1.PulseH\x00R\x05pulseB\t\n" +
-	"\amessageJ\x04\b\x02\x10\x06R\x06assignR\x06cancelR\bfinishedR\arefused\"\xb5\x02\n" +
+	"\amessageJ\x04\b\x02\x10\x06R\x06assignR\x06cancelR\bfinishedR\arefused\"\x9d\x03\n" +
 	"\x06Orders\x122\n" +
 	"\x06assign\x18\x01 \x03(\v2\x1a.sluice.task.v1.AssignmentR\x06assign\x122\n" +
 	"\x06cancel\x18\x02 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\x06cancel\x126\n" +
 	"\bfinished\x18\x03 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\bfinished\x126\n" +
 	"\arefused\x18\x04 \x03(\v2\x1c.sluice.scheduler.v1.RefusedR\arefused\x12!\n" +
 	"\fnothing_left\x18\x05 \x01(\bR\vnothingLeft\x120\n" +
-	"\x05begin\x18\x06 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\x05begin\"[\n" +
+	"\x05begin\x18\x06 \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\x05begin\x128\n" +
+	"\tannounced\x18\a \x03(\v2\x1a.sluice.scheduler.v1.ClaimR\tannounced\x12,\n" +
+	"\x03run\x18\b \x03(\v2\x1a.sluice.task.v1.AssignmentR\x03run\"[\n" +
 	"\aWelcome\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x03R\x05epoch\x12:\n" +
 	"\vpulse_every\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\n" +
@@ -2942,62 +2966,64 @@ var file_sluice_scheduler_v1_scheduler_service_proto_depIdxs = []int32{
 	6,  // 19: sluice.scheduler.v1.Orders.finished:type_name -> sluice.scheduler.v1.Claim
 	13, // 20: sluice.scheduler.v1.Orders.refused:type_name -> sluice.scheduler.v1.Refused
 	6,  // 21: sluice.scheduler.v1.Orders.begin:type_name -> sluice.scheduler.v1.Claim
-	42, // 22: sluice.scheduler.v1.Welcome.pulse_every:type_name -> google.protobuf.Duration
-	6,  // 23: sluice.scheduler.v1.Refused.claim:type_name -> sluice.scheduler.v1.Claim
-	18, // 24: sluice.scheduler.v1.FollowResponse.changes:type_name -> sluice.scheduler.v1.Change
-	43, // 25: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
-	24, // 26: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
-	38, // 27: sluice.scheduler.v1.ExplainResponse.retry_at:type_name -> google.protobuf.Timestamp
-	43, // 28: sluice.scheduler.v1.ExplainResponse.state:type_name -> sluice.task.v1.State
-	38, // 29: sluice.scheduler.v1.ExplainResponse.created_at:type_name -> google.protobuf.Timestamp
-	38, // 30: sluice.scheduler.v1.ExplainResponse.unblocked_at:type_name -> google.protobuf.Timestamp
-	21, // 31: sluice.scheduler.v1.ExplainResponse.chain:type_name -> sluice.scheduler.v1.BlockerLink
-	22, // 32: sluice.scheduler.v1.ExplainResponse.nearest:type_name -> sluice.scheduler.v1.NearExecutor
-	42, // 33: sluice.scheduler.v1.ExplainResponse.estimate:type_name -> google.protobuf.Duration
-	38, // 34: sluice.scheduler.v1.ExplainResponse.started_at:type_name -> google.protobuf.Timestamp
-	38, // 35: sluice.scheduler.v1.ExplainResponse.last_beat_at:type_name -> google.protobuf.Timestamp
-	44, // 36: sluice.scheduler.v1.ExplainResponse.progress:type_name -> sluice.task.v1.Progress
-	38, // 37: sluice.scheduler.v1.ExplainResponse.progress_at:type_name -> google.protobuf.Timestamp
-	38, // 38: sluice.scheduler.v1.ExplainResponse.finished_at:type_name -> google.protobuf.Timestamp
-	25, // 39: sluice.scheduler.v1.BlockerLink.task:type_name -> sluice.scheduler.v1.ResourceUse
-	23, // 40: sluice.scheduler.v1.NearExecutor.gaps:type_name -> sluice.scheduler.v1.VersionGap
-	25, // 41: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
-	25, // 42: sluice.scheduler.v1.ResourceWait.waiting_ahead:type_name -> sluice.scheduler.v1.ResourceUse
-	38, // 43: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
-	38, // 44: sluice.scheduler.v1.ResourceUse.since:type_name -> google.protobuf.Timestamp
-	43, // 45: sluice.scheduler.v1.ResourceUse.state:type_name -> sluice.task.v1.State
-	28, // 46: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
-	38, // 47: sluice.scheduler.v1.Resource.held_since:type_name -> google.protobuf.Timestamp
-	38, // 48: sluice.scheduler.v1.Resource.waiting_since:type_name -> google.protobuf.Timestamp
-	42, // 49: sluice.scheduler.v1.GetLoadResponse.longest_blocked:type_name -> google.protobuf.Duration
-	42, // 50: sluice.scheduler.v1.GetLoadResponse.longest_ready:type_name -> google.protobuf.Duration
-	33, // 51: sluice.scheduler.v1.ListLatenciesResponse.rows:type_name -> sluice.scheduler.v1.LatencyRow
-	38, // 52: sluice.scheduler.v1.LatencyRow.minute:type_name -> google.protobuf.Timestamp
-	28, // 53: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
-	25, // 54: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
-	0,  // 55: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
-	3,  // 56: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
-	14, // 57: sluice.scheduler.v1.SchedulerService.WatchLeadership:input_type -> sluice.scheduler.v1.WatchLeadershipRequest
-	16, // 58: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
-	19, // 59: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
-	26, // 60: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
-	34, // 61: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
-	29, // 62: sluice.scheduler.v1.SchedulerService.GetLoad:input_type -> sluice.scheduler.v1.GetLoadRequest
-	31, // 63: sluice.scheduler.v1.SchedulerService.ListLatencies:input_type -> sluice.scheduler.v1.ListLatenciesRequest
-	2,  // 64: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
-	10, // 65: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
-	15, // 66: sluice.scheduler.v1.SchedulerService.WatchLeadership:output_type -> sluice.scheduler.v1.WatchLeadershipResponse
-	17, // 67: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
-	20, // 68: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
-	27, // 69: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
-	35, // 70: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
-	30, // 71: sluice.scheduler.v1.SchedulerService.GetLoad:output_type -> sluice.scheduler.v1.GetLoadResponse
-	32, // 72: sluice.scheduler.v1.SchedulerService.ListLatencies:output_type -> sluice.scheduler.v1.ListLatenciesResponse
-	64, // [64:73] is the sub-list for method output_type
-	55, // [55:64] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	6,  // 22: sluice.scheduler.v1.Orders.announced:type_name -> sluice.scheduler.v1.Claim
+	41, // 23: sluice.scheduler.v1.Orders.run:type_name -> sluice.task.v1.Assignment
+	42, // 24: sluice.scheduler.v1.Welcome.pulse_every:type_name -> google.protobuf.Duration
+	6,  // 25: sluice.scheduler.v1.Refused.claim:type_name -> sluice.scheduler.v1.Claim
+	18, // 26: sluice.scheduler.v1.FollowResponse.changes:type_name -> sluice.scheduler.v1.Change
+	43, // 27: sluice.scheduler.v1.Change.state:type_name -> sluice.task.v1.State
+	24, // 28: sluice.scheduler.v1.ExplainResponse.waits:type_name -> sluice.scheduler.v1.ResourceWait
+	38, // 29: sluice.scheduler.v1.ExplainResponse.retry_at:type_name -> google.protobuf.Timestamp
+	43, // 30: sluice.scheduler.v1.ExplainResponse.state:type_name -> sluice.task.v1.State
+	38, // 31: sluice.scheduler.v1.ExplainResponse.created_at:type_name -> google.protobuf.Timestamp
+	38, // 32: sluice.scheduler.v1.ExplainResponse.unblocked_at:type_name -> google.protobuf.Timestamp
+	21, // 33: sluice.scheduler.v1.ExplainResponse.chain:type_name -> sluice.scheduler.v1.BlockerLink
+	22, // 34: sluice.scheduler.v1.ExplainResponse.nearest:type_name -> sluice.scheduler.v1.NearExecutor
+	42, // 35: sluice.scheduler.v1.ExplainResponse.estimate:type_name -> google.protobuf.Duration
+	38, // 36: sluice.scheduler.v1.ExplainResponse.started_at:type_name -> google.protobuf.Timestamp
+	38, // 37: sluice.scheduler.v1.ExplainResponse.last_beat_at:type_name -> google.protobuf.Timestamp
+	44, // 38: sluice.scheduler.v1.ExplainResponse.progress:type_name -> sluice.task.v1.Progress
+	38, // 39: sluice.scheduler.v1.ExplainResponse.progress_at:type_name -> google.protobuf.Timestamp
+	38, // 40: sluice.scheduler.v1.ExplainResponse.finished_at:type_name -> google.protobuf.Timestamp
+	25, // 41: sluice.scheduler.v1.BlockerLink.task:type_name -> sluice.scheduler.v1.ResourceUse
+	23, // 42: sluice.scheduler.v1.NearExecutor.gaps:type_name -> sluice.scheduler.v1.VersionGap
+	25, // 43: sluice.scheduler.v1.ResourceWait.holders:type_name -> sluice.scheduler.v1.ResourceUse
+	25, // 44: sluice.scheduler.v1.ResourceWait.waiting_ahead:type_name -> sluice.scheduler.v1.ResourceUse
+	38, // 45: sluice.scheduler.v1.ResourceUse.created_at:type_name -> google.protobuf.Timestamp
+	38, // 46: sluice.scheduler.v1.ResourceUse.since:type_name -> google.protobuf.Timestamp
+	43, // 47: sluice.scheduler.v1.ResourceUse.state:type_name -> sluice.task.v1.State
+	28, // 48: sluice.scheduler.v1.ListResourcesResponse.resources:type_name -> sluice.scheduler.v1.Resource
+	38, // 49: sluice.scheduler.v1.Resource.held_since:type_name -> google.protobuf.Timestamp
+	38, // 50: sluice.scheduler.v1.Resource.waiting_since:type_name -> google.protobuf.Timestamp
+	42, // 51: sluice.scheduler.v1.GetLoadResponse.longest_blocked:type_name -> google.protobuf.Duration
+	42, // 52: sluice.scheduler.v1.GetLoadResponse.longest_ready:type_name -> google.protobuf.Duration
+	33, // 53: sluice.scheduler.v1.ListLatenciesResponse.rows:type_name -> sluice.scheduler.v1.LatencyRow
+	38, // 54: sluice.scheduler.v1.LatencyRow.minute:type_name -> google.protobuf.Timestamp
+	28, // 55: sluice.scheduler.v1.GetResourceResponse.resource:type_name -> sluice.scheduler.v1.Resource
+	25, // 56: sluice.scheduler.v1.GetResourceResponse.queue:type_name -> sluice.scheduler.v1.ResourceUse
+	0,  // 57: sluice.scheduler.v1.SchedulerService.Offer:input_type -> sluice.scheduler.v1.OfferRequest
+	3,  // 58: sluice.scheduler.v1.SchedulerService.Acquire:input_type -> sluice.scheduler.v1.AcquireRequest
+	14, // 59: sluice.scheduler.v1.SchedulerService.WatchLeadership:input_type -> sluice.scheduler.v1.WatchLeadershipRequest
+	16, // 60: sluice.scheduler.v1.SchedulerService.Follow:input_type -> sluice.scheduler.v1.FollowRequest
+	19, // 61: sluice.scheduler.v1.SchedulerService.Explain:input_type -> sluice.scheduler.v1.ExplainRequest
+	26, // 62: sluice.scheduler.v1.SchedulerService.ListResources:input_type -> sluice.scheduler.v1.ListResourcesRequest
+	34, // 63: sluice.scheduler.v1.SchedulerService.GetResource:input_type -> sluice.scheduler.v1.GetResourceRequest
+	29, // 64: sluice.scheduler.v1.SchedulerService.GetLoad:input_type -> sluice.scheduler.v1.GetLoadRequest
+	31, // 65: sluice.scheduler.v1.SchedulerService.ListLatencies:input_type -> sluice.scheduler.v1.ListLatenciesRequest
+	2,  // 66: sluice.scheduler.v1.SchedulerService.Offer:output_type -> sluice.scheduler.v1.OfferResponse
+	10, // 67: sluice.scheduler.v1.SchedulerService.Acquire:output_type -> sluice.scheduler.v1.AcquireResponse
+	15, // 68: sluice.scheduler.v1.SchedulerService.WatchLeadership:output_type -> sluice.scheduler.v1.WatchLeadershipResponse
+	17, // 69: sluice.scheduler.v1.SchedulerService.Follow:output_type -> sluice.scheduler.v1.FollowResponse
+	20, // 70: sluice.scheduler.v1.SchedulerService.Explain:output_type -> sluice.scheduler.v1.ExplainResponse
+	27, // 71: sluice.scheduler.v1.SchedulerService.ListResources:output_type -> sluice.scheduler.v1.ListResourcesResponse
+	35, // 72: sluice.scheduler.v1.SchedulerService.GetResource:output_type -> sluice.scheduler.v1.GetResourceResponse
+	30, // 73: sluice.scheduler.v1.SchedulerService.GetLoad:output_type -> sluice.scheduler.v1.GetLoadResponse
+	32, // 74: sluice.scheduler.v1.SchedulerService.ListLatencies:output_type -> sluice.scheduler.v1.ListLatenciesResponse
+	66, // [66:75] is the sub-list for method output_type
+	57, // [57:66] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_sluice_scheduler_v1_scheduler_service_proto_init() }

@@ -44,7 +44,7 @@ type SchedulerServiceClient interface {
 	// Acquire is an executor's line to the scheduler: it says what it can run, receives assignments and cancels, and reports
 	// outcomes. The first message must be a hello, sent once. An assignment is begun in two steps: the executor acknowledges
 	// it, and begins when the scheduler has confirmed that it knows. So what was not acknowledged when a line ended was never
-	// begun, and is given to others.
+	// begun, and is given to others. The first step may come before the assignment: then that is announced.
 	Acquire(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AcquireRequest, AcquireResponse], error)
 	// WatchLeadership streams which leadership this scheduler holds: at once, and whenever that changes. Who knows the addresses
 	// of several schedulers learns from it which one to call. A standby watches the leader, to take over without waiting for
@@ -197,7 +197,7 @@ type SchedulerServiceServer interface {
 	// Acquire is an executor's line to the scheduler: it says what it can run, receives assignments and cancels, and reports
 	// outcomes. The first message must be a hello, sent once. An assignment is begun in two steps: the executor acknowledges
 	// it, and begins when the scheduler has confirmed that it knows. So what was not acknowledged when a line ended was never
-	// begun, and is given to others.
+	// begun, and is given to others. The first step may come before the assignment: then that is announced.
 	Acquire(grpc.BidiStreamingServer[AcquireRequest, AcquireResponse]) error
 	// WatchLeadership streams which leadership this scheduler holds: at once, and whenever that changes. Who knows the addresses
 	// of several schedulers learns from it which one to call. A standby watches the leader, to take over without waiting for

@@ -179,8 +179,8 @@ func (c *checker) executors() {
 			running[t.kind()]++
 			c.must(t.owner == x && t.seq == seq && l.tasks[seq] == t, "%s has task %d, which does not know", x.name, seq)
 			c.must(t.known || x.line != nil, "%s is gone, has not acknowledged task %d, and keeps it", x.name, seq)
-			c.must((t.claim == unnumbered) == c.aloft(func(f *flight) []*live { return f.giving }, t), "task %d has claim number %d", seq, t.claim)
-			if t.claim == unnumbered {
+			c.must(t.unnumbered() == c.aloft(func(f *flight) []*live { return f.giving }, t), "task %d has claim number %d", seq, t.claim)
+			if t.unnumbered() {
 				continue
 			}
 			broken := slices.Contains(l.broken, breach{x: x, line: x.line})
@@ -257,7 +257,7 @@ func (c *checker) bursts() {
 	}
 	for _, x := range c.l.executors {
 		_, asks := c.l.bursts[x]
-		given := slices.ContainsFunc(slices.Collect(maps.Values(x.claims)), func(t *live) bool { return t.claim != unnumbered })
+		given := slices.ContainsFunc(slices.Collect(maps.Values(x.claims)), func(t *live) bool { return !t.unnumbered() })
 		c.must(!x.burst || x.crew == nil || !given || asks, "nobody remembers to tell %s when nothing is left", x.name)
 	}
 }

@@ -49,6 +49,10 @@
 // that goes to others at once, and is not counted as an attempt, be the executor dead, deaf or only cut off. What a leader before
 // this one was told is not known, so after a takeover everything counts as acknowledged until the executor's hello says otherwise.
 //
+// So that the first step costs no time, what is about to be assigned is announced while the tick is written. An announcement is no
+// effect: the executor keeps nothing of it, and if the tick fails, it was nothing. What was acknowledged before the assignment
+// goes into the line counts as acknowledged from then on, and begins as it comes.
+//
 // Who does not acknowledge in time, or answers no pulse, loses its line.
 //
 // # States

@@ -62,8 +62,15 @@ type breach struct {
 	line *line
 }
 
-// unnumbered is the claim of a task whose number the database has not told yet: no executor can name it.
-const unnumbered = -1
+// unnumbered reports whether the database has yet to say that the task is claimed. Until then its claim is below zero, so that no
+// report can name it, and what it will be without the sign.
+func (t *live) unnumbered() bool { return t.claim < 0 }
+
+// number gives the task a claim that the next tick is to write: the number rises by one with each, and nobody else changes it.
+func (t *live) number() { t.claim = -(t.claim + 1) }
+
+// announced is what the claim will be called that a tick under way writes.
+func (t *live) announced() claimKey { return claimKey{t.id, -t.claim} }
 
 // send takes what was made of the next tick, to be sent now.
 func (l *leader) send() *flight {
@@ -75,6 +82,7 @@ func (l *leader) send() *flight {
 	f.plan.Beside = len(l.flights) > 0
 	f.sent = l.now()
 	l.flights = append(l.flights, f)
+	l.announce(f.giving)
 	return f
 }
 

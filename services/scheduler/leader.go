@@ -593,7 +593,7 @@ func (l *leader) match() {
 			x, t := c.idle(k), w.pop(k)
 			l.unready(t)
 			l.own(x, t)
-			t.claim = unnumbered
+			t.number()
 			l.next.plan.Claim = append(l.next.plan.Claim, Give{
 				Seq: t.seq, Executor: x.name, Incarnation: x.incarnation, Unblocked: l.unblockedAt(t),
 			})
@@ -702,6 +702,7 @@ func (l *leader) given(f *flight, report *Report) (changes []*schedulerv1.Change
 	for _, t := range f.giving {
 		c := report.Claimed[t.seq]
 		if c == nil {
+			l.withdraw(t)
 			l.drop(t)
 			l.sawEnd(t, End{}, task.Canceled, report.Now)
 			changes = append(changes, change(t, task.Canceled))

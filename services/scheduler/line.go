@@ -66,7 +66,7 @@ func (l *leader) announce(giving []*live) {
 	claims := map[*line][]claimKey{}
 	for _, t := range giving {
 		if to := t.owner.line; to != nil {
-			claims[to] = append(claims[to], t.nextClaim())
+			claims[to] = append(claims[to], t.announced())
 		}
 	}
 	for to, announced := range claims {
@@ -77,12 +77,9 @@ func (l *leader) announce(giving []*live) {
 // withdraw forgets what was announced of a task that was not given.
 func (l *leader) withdraw(t *live) {
 	if to := t.owner.line; to != nil {
-		to.withdraw(t.nextClaim())
+		to.withdraw(t.announced())
 	}
 }
-
-// nextClaim is what the next claim on the task is called: the number rises by one with each, and nobody else changes it.
-func (t *live) nextClaim() claimKey { return claimKey{t.id, t.claim + 1} }
 
 // put adds orders, all or none. It reports false when the line has ended.
 func (w *line) put(orders ...order) bool {

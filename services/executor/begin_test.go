@@ -256,7 +256,7 @@ func TestAWorkerHearsOfATaskWhenItIsToBegin(t *testing.T) {
 	g.run(b)
 	g.end(b, done("1"))
 	expectOutcome(t, done("1"), l.end(b))
-	l.pulse(1) // it has heard that the end was noted
+	l.pulse(1) // what is answered after the acceptance has come tells that it has
 	g.vanish()
 	// The other one it never had: it goes to others unharmed, with the goodbye.
 	if got := receive(t, f.deregisters, "the goodbye"); got != l.hello.GetIncarnation() {

@@ -2,6 +2,7 @@ package executor
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -42,11 +43,17 @@ type child struct {
 	mark string
 	// stuck: a process of it that was killed hangs in the kernel, and may still be there.
 	stuck bool
+	// spare is the directory for its next task, nil if there is none yet.
+	spare *spare
 	// settled: it has seen to it itself that nothing is left of its last task.
 	settled bool
 	// messages are what the child says. Closed when it has closed the line, which is when it has ended, or was going to.
 	messages chan *executorv1.WorkRequest
-	outgoing chan *executorv1.WorkResponse
+	raw      syscall.RawConn // of conn
+	// unsent is what it did not take at once of what it was sent, queued how much of that is not written yet. Both under saying.
+	unsent chan []byte
+	queued int
+	saying sync.Mutex
 	// gone is closed when the process has been reaped.
 	gone  chan struct{}
 	parts sync.WaitGroup
@@ -66,6 +73,10 @@ func startChild(config Config, dir string, env []string, fork fork, lost func(*c
 		return nil, err
 	}
 	defer func() { _ = theirs.Close() }() // or the end of the child would not be the end of the line
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open the line to the child: %w", err), conn.Close())
+	}
 	capture, w, err := newCapture()
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
@@ -104,8 +115,8 @@ func startChild(config Config, dir string, env []string, fork fork, lost func(*c
 		}
 	}
 	c := &child{
-		pid: cmd.Process.Pid, cmd: cmd, conn: conn, output: capture, mark: mark,
-		messages: make(chan *executorv1.WorkRequest), outgoing: make(chan *executorv1.WorkResponse, openCalls+8), gone: make(chan struct{}),
+		pid: cmd.Process.Pid, cmd: cmd, conn: conn, output: capture, mark: mark, raw: raw,
+		messages: make(chan *executorv1.WorkRequest), unsent: make(chan []byte, openCalls+8), gone: make(chan struct{}),
 	}
 	c.parts.Go(c.write)
 	go func() {
@@ -116,7 +127,7 @@ func startChild(config Config, dir string, env []string, fork fork, lost func(*c
 }
 
 // socketPair makes the line to a child: our end, and the file that it inherits.
-func socketPair() (net.Conn, *os.File, error) {
+func socketPair() (*net.UnixConn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a socket pair: %w", err)
@@ -126,7 +137,8 @@ func socketPair() (net.Conn, *os.File, error) {
 	if err := errors.Join(err, ours.Close()); err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("open the line to the child: %w", err), theirs.Close())
 	}
-	return conn, theirs, nil
+	line, _ := conn.(*net.UnixConn) // as the pair was made
+	return line, theirs, nil
 }
 
 // childEnv is the environment of all children, and of the guard: ours, without what opens doors. What differs from task to task travels in
@@ -169,24 +181,51 @@ func (c *child) read() {
 func (c *child) write() {
 	for {
 		select {
-		case message := <-c.outgoing:
-			if _, err := protodelim.MarshalTo(c.conn, message); err != nil {
+		case rest := <-c.unsent:
+			if _, err := c.conn.Write(rest); err != nil {
 				return // read finds out why
 			}
+			c.saying.Lock()
+			c.queued--
+			c.saying.Unlock()
 		case <-c.gone:
 			return
 		}
 	}
 }
 
-// send queues a message. There is room for every reply to a call that may be open and for a task and its stop; a child for
+// send sends a message as far as that can be done at once, which it nearly always can, and queues the rest: no hand-over between
+// goroutines is on a task's way. There is room for every reply to a call that may be open and for a task and its stop; a child for
 // which that is not enough does not read, and what it does not read it will not miss.
 func (c *child) send(message *executorv1.WorkResponse) {
+	var b bytes.Buffer
+	if _, err := protodelim.MarshalTo(&b, message); err != nil {
+		c.blame(fmt.Errorf("encode a message: %w", err))
+		return
+	}
+	c.saying.Lock()
+	defer c.saying.Unlock()
+	rest := b.Bytes()
+	if c.queued == 0 {
+		if rest = rest[c.offer(rest):]; len(rest) == 0 {
+			return
+		}
+	}
 	select {
-	case c.outgoing <- message:
+	case c.unsent <- rest:
+		c.queued++
 	default:
 		c.blame(errors.New("it does not read what it is sent"))
 	}
+}
+
+// offer writes what there is room for on the line, without waiting for more, and returns how much that was.
+func (c *child) offer(text []byte) (written int) {
+	_ = c.raw.Write(func(fd uintptr) bool {
+		written, _ = unix.Write(int(fd), text)
+		return true // whatever came of it: what is wrong with the line, those find out who read from it and write the rest
+	})
+	return max(0, written)
 }
 
 // reply answers a call.
@@ -298,6 +337,7 @@ func (c *child) end() *taskv1.Outcome {
 	for _, p := range c.strays {
 		c.stuck = !p.Await(killTimeout) || c.stuck
 	}
+	c.spare.remove()
 	c.output.close()
 	_ = c.conn.Close()
 	close(c.gone)

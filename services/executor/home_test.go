@@ -189,6 +189,82 @@ func TestTaskDirectoryIsMadeOnceAndNotAfterItsEnd(t *testing.T) {
 	}
 }
 
+// A directory is kept for the next task of its child only if nobody can tell that there was another one before.
+func TestADirectoryIsKeptOnlyIfItIsAsItWasMade(t *testing.T) {
+	for _, c := range []struct {
+		says  string
+		after func(path string) error // what the task did
+		keeps bool
+	}{
+		{"it was not touched", func(string) error { return nil }, true},
+		{"what was in it was removed", func(path string) error {
+			return errors.Join(os.Mkdir(filepath.Join(path, "a"), 0o700), os.Remove(filepath.Join(path, "a")))
+		}, true},
+		{"a file is in it", func(path string) error { return os.WriteFile(filepath.Join(path, "file"), nil, 0o600) }, false},
+		{"a hidden directory is in it", func(path string) error { return os.Mkdir(filepath.Join(path, ".a"), 0o700) }, false},
+		{"others may look into it", func(path string) error { return os.Chmod(path, 0o755) }, false},
+		{"it has a bit that what is made in it inherits", func(path string) error { return os.Chmod(path, 0o700|os.ModeSetgid) }, false},
+		{"it is gone", os.Remove, false},
+		{"a link is in its place", func(path string) error { return errors.Join(os.Remove(path), os.Symlink(os.TempDir(), path)) }, false},
+	} {
+		t.Run(c.says, func(t *testing.T) {
+			h := open(t, t.TempDir(), "mine")
+			d := &taskDir{home: h, task: "task"}
+			path, err := d.make()
+			if err := errors.Join(err, c.after(path)); err != nil {
+				t.Fatal(err)
+			}
+			kept := d.keep(sparePrefix + "1")
+			if (kept != nil) != c.keeps {
+				t.Errorf("kept: %v", kept != nil)
+			}
+			if err := d.remove(); err != nil || exists(t, path) {
+				t.Errorf("at the end of the task its directory is there: %v", err)
+			}
+			if late, err := d.make(); err == nil {
+				t.Errorf("made %q after the end", late)
+			}
+
+			next := &taskDir{home: h, task: "next"}
+			if taken := next.makeOf(kept); taken != c.keeps {
+				t.Errorf("taken for the next task: %v", taken)
+			}
+			path, err = next.make()
+			if entries, errRead := os.ReadDir(path); err != nil || errRead != nil || len(entries) != 0 || path != filepath.Join(h.path, "next") {
+				t.Errorf("the next task has %q with %v: %v, %v", path, entries, err, errRead)
+			}
+			if kept = next.keep(sparePrefix + "1"); kept == nil {
+				t.Error("it was not kept a second time")
+			}
+			kept.remove()
+			if entries, err := os.ReadDir(h.path); err != nil || len(entries) != 1 || entries[0].Name() != markName {
+				t.Errorf("left: %v, %v", entries, err)
+			}
+		})
+	}
+}
+
+func TestASpareThatCannotBeTakenHarmsNobody(t *testing.T) {
+	h := open(t, t.TempDir(), "mine")
+	d := &taskDir{home: h, task: "task"}
+	if d.keep("spare") != nil || d.makeOf(nil) || d.makeOf(&spare{home: h, name: "nowhere"}) {
+		t.Error("something was kept or taken, and there was nothing")
+	}
+	write(t, filepath.Join(h.path, "task", "file")) // left by nobody knows whom
+	if err := h.root.Mkdir("spare", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if d.makeOf(&spare{home: h, name: "spare"}) {
+		t.Error("it took the place of a directory with something in it")
+	}
+	if path, err := d.make(); err != nil || exists(t, filepath.Join(path, "file")) {
+		t.Errorf("made %q: %v", path, err)
+	}
+	if d.makeOf(&spare{home: h, name: "spare"}) {
+		t.Error("a second one was taken")
+	}
+}
+
 func TestDirectoriesWithoutPermissionsAreRemoved(t *testing.T) {
 	if os.Getuid() == 0 {
 		t.Skip("no permission stops root")

@@ -217,10 +217,6 @@ func (l *local) runHere(r *run, calls calls) *taskv1.Outcome {
 
 // runInChild runs a task in a child process and climbs the ladder when it is asked to stop.
 func (l *local) runInChild(r *run, calls calls) *taskv1.Outcome {
-	dir, err := calls.dir.make()
-	if err != nil {
-		return unfit("Could not make the task's working directory: %v.", err)
-	}
 	child, err := l.children.get(r.asked)
 	if err != nil {
 		var failed *startError
@@ -231,6 +227,14 @@ func (l *local) runInChild(r *run, calls calls) *taskv1.Outcome {
 	if !r.lease.holds() { // to start a process may take long
 		l.children.put(child, true)
 		return unfit("The lease of the executor is over.")
+	}
+	if calls.dir.makeOf(child.spare) {
+		child.spare = nil
+	}
+	dir, err := calls.dir.make()
+	if err != nil {
+		l.children.put(child, true)
+		return unfit("Could not make the task's working directory: %v.", err)
 	}
 	l.running(r, child.pid)
 	child.output.reset() // what was written before is not this task's
@@ -262,7 +266,11 @@ func (l *local) runInChild(r *run, calls calls) *taskv1.Outcome {
 		return r.verdict(how)
 	}
 	r.told.heard(child.output.take())
-	l.children.put(child, verdict == made && reusable(made))
+	reuse := verdict == made && reusable(made)
+	if reuse && child.spare == nil {
+		child.spare = calls.dir.keep(sparePrefix + strconv.Itoa(child.pid))
+	}
+	l.children.put(child, reuse)
 	return verdict
 }
 
@@ -276,9 +284,9 @@ func notice(grace time.Duration) time.Duration { return min(time.Second, grace/5
 // run there is a ladder, each step with a deadline of its own: a message, which cancels the handler's context; SIGTERM to the
 // process group; when the grace is over, SIGKILL to it and to all that left it.
 func (l *local) supervise(r *run, child *child, calls calls, served *callServer) *taskv1.Outcome {
-	step := time.NewTimer(0)
+	step := time.NewTimer(time.Hour) // nothing is to be done before it is asked to stop
+	step.Stop()
 	defer step.Stop()
-	<-step.C
 	terminated := false
 	asked, killed := r.asked.Done(), r.killed.Done()
 	for {

@@ -43,12 +43,12 @@ type live struct {
 	// task that was unblocked has no ready until it is known when the transaction began that unblocked it.
 	created, ready, unblocked int64
 	// story is what only the witnesses need to know; nil as long as there is nothing to tell.
-	story *story
-	phase                     phase
-	immediate                 bool
-	deferred                  bool
-	canceling                 bool
-	stamped                   bool // the row says that it is unblocked
+	story     *story
+	phase     phase
+	immediate bool
+	deferred  bool
+	canceling bool
+	stamped   bool // the row says that it is unblocked
 	// known says that its executor has acknowledged it, or may have, under an earlier leadership: it may have begun.
 	known bool
 }
@@ -424,7 +424,7 @@ func (l *leader) admit(row Row) {
 		l.makeReady(t)
 	case row.Unblocked:
 		// The row says that nothing conflicts, the table disagrees. Waiting is the safe side.
-		l.log.Error("a task was unblocked beside a conflicting one; it waits again", slog.String("task_id", t.id))
+		l.log.Error("a task was unblocked beside a conflicting one; it waits again", t.about()...)
 	case !t.deferred:
 		l.reject(t)
 	}

@@ -63,6 +63,7 @@ type native struct {
 	getTask  func(context.Context, *statusv1.GetTaskRequest) (*statusv1.GetTaskResponse, error)
 	list     func(context.Context, *statusv1.ListTasksRequest) (*statusv1.ListTasksResponse, error)
 	system   func(context.Context, *statusv1.GetSystemStatusRequest) (*statusv1.GetSystemStatusResponse, error)
+	stats    func(context.Context, *statusv1.GetStatsRequest) (*statusv1.GetStatsResponse, error)
 	apps     func(context.Context, *heartbeatv1.ListAppsRequest) (*heartbeatv1.ListAppsResponse, error)
 	register func(context.Context, *heartbeatv1.RegisterRequest) (*heartbeatv1.RegisterResponse, error)
 	beat     func(grpc.BidiStreamingServer[heartbeatv1.BeatRequest, heartbeatv1.BeatResponse]) error

@@ -192,14 +192,26 @@ func explainBlocker(s *system) {
 			Ahead    int
 			Holders  []struct{ ID string }
 		}
+		Chain []struct {
+			Task     struct{ ID, Executor string }
+			Standing string
+		}
 	}
 	s.cliJSON(0, &why, "task", "explain", second.ID)
+	if len(why.Chain) != 1 || why.Chain[0].Task.ID != holder.ID || !strings.HasPrefix(why.Chain[0].Standing, "runs on "+why.Chain[0].Task.Executor) {
+		s.t.Fatalf("task explain: who waits for whom is %+v, want %s, which runs", why.Chain, holder.ID)
+	}
 	if why.Unblocked || len(why.Waits) != 1 || why.Waits[0].Resource != resource || why.Waits[0].Ahead != 2 ||
 		len(why.Waits[0].Holders) != 1 || why.Waits[0].Holders[0].ID != holder.ID {
 		s.t.Errorf("task explain: %+v, want that %s holds %s and two go first", why, holder.ID, resource)
 	}
 	if said := s.cli("task", "explain", second.ID); !strings.Contains(said.stdout, holder.ID) || !strings.Contains(said.stdout, resource) {
 		s.t.Errorf("task explain names neither the holder nor the resource: %s", said.stdout)
+	}
+
+	if runs, err := s.Explain(s.soon(), holder.ID); err != nil || runs.State != task.Running || runs.Executor != why.Chain[0].Task.Executor ||
+		runs.StartedAt == nil || runs.LastBeatAt == nil || !strings.HasPrefix(runs.Summary, "It runs on "+runs.Executor) {
+		s.t.Errorf("of the one that runs it is said: %+v, %v", runs, err)
 	}
 
 	type use struct {

@@ -56,22 +56,36 @@ func busy(t *testing.T) *clienttest.Server {
 	server.Put(&taskv1.Task{Name: "test.noop", Deferred: true, ExclusiveResources: []string{"a"}, SharedResources: []string{domain}})
 
 	use := func(id, name string, exclusive, granted bool, age time.Duration) *schedulerv1.ResourceUse {
-		return &schedulerv1.ResourceUse{
-			TaskId: id, Name: name, Exclusive: exclusive, Granted: granted, CreatedAt: timestamppb.New(now().Add(-age)),
+		u := &schedulerv1.ResourceUse{
+			TaskId: id, Name: name, Exclusive: exclusive, Granted: granted, CreatedAt: timestamppb.New(now().Add(-age - time.Minute)),
+			Since: timestamppb.New(now().Add(-age)), State: taskv1.State_STATE_WAITING,
 		}
+		if granted {
+			u.State, u.Executor = taskv1.State_STATE_RUNNING, "host-1"
+		}
+		return u
 	}
+	ago := func(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(now().Add(-d)) }
 	server.Explanation = &schedulerv1.ExplainResponse{
-		Live: true, Summary: "It waits for 2 resources.",
+		Live: true, Summary: "It waits for a, which somebody has held for 1m27s.", State: taskv1.State_STATE_WAITING, Name: "test.noop", CreatedAt: ago(90 * time.Second),
 		Waits: []*schedulerv1.ResourceWait{
-			{Resource: "a", Exclusive: true, HolderCount: 12, Ahead: 1, Holders: []*schedulerv1.ResourceUse{
-				use(runningID, "test.sleep", false, true, 87*time.Second), use(failedID, "test.fail", false, true, 3*time.Hour),
-			}},
-			{Resource: "b c", Ahead: 3},
+			{
+				Resource: "a", Exclusive: true, HolderCount: 12, Ahead: 13, Holders: []*schedulerv1.ResourceUse{
+					use(runningID, "test.sleep", false, true, 87*time.Second), use(failedID, "test.\x1bfail", false, true, 3*time.Hour),
+				},
+				WaitingAhead: []*schedulerv1.ResourceUse{use(completedID, "test.noop", true, false, 80*time.Second)},
+			},
+			{Resource: "b c", Ahead: 10_001, AheadAtLeast: true},
+		},
+		Chain: []*schedulerv1.BlockerLink{
+			{Resource: "a", Task: use(failedID, "test.fail", false, true, 3*time.Hour), Standing: "waits itself"},
+			{Resource: "settings", Task: use(runningID, "test.sleep", false, true, 87*time.Second), Standing: "runs on host-1"},
 		},
 		ExecutorsWithName: 2, ExecutorsWithVersions: 1, FreeSlots: 7,
 	}
 	server.Resources = &schedulerv1.ListResourcesResponse{Total: 1234, Resources: []*schedulerv1.Resource{
-		{Name: "reports/2026", Exclusive: true, Holders: 1, Waiting: 100}, {Name: "settings", Holders: 17, Waiting: 2}, {Name: "free", Waiting: 1},
+		{Name: "reports/2026", Exclusive: true, Holders: 1, Waiting: 100, HeldSince: ago(87 * time.Second), WaitingSince: ago(86 * time.Second)},
+		{Name: "settings", Holders: 17, HeldSince: ago(3 * time.Hour)}, {Name: "free", Waiting: 1},
 	}}
 	server.Resource = &schedulerv1.GetResourceResponse{
 		Resource: &schedulerv1.Resource{Name: "reports/2026", Exclusive: true, Holders: 1, Waiting: 100},
@@ -101,11 +115,17 @@ func busy(t *testing.T) *clienttest.Server {
 	}}
 	server.Stats = &statusv1.GetStatsResponse{Names: []*statusv1.NameStats{
 		{
-			Name: "command.run", Finished: 1200, Failed: 3, Canceled: 1,
-			Unblock: &statusv1.Percentiles{P50: 0.0012, P95: 0.8, P99: 2, Max: 61}, Start: &statusv1.Percentiles{P50: 0.0004, P95: 0.003, P99: 0.01, Max: 0.5},
-			Run: &statusv1.Percentiles{P50: 1.25, P95: 62.5, P99: 3600, Max: 7300},
+			Name: "command.run", Domain: "default", Finished: 1200, Completed: 1196, Failed: 3, Canceled: 1, FailureRate: 0.0025,
+			Unblock: &statusv1.Percentiles{Count: 1201, P50: 0.0012, P95: 0.8, P99: 2, Max: 61},
+			Start:   &statusv1.Percentiles{Count: 1201, P50: 0.0004, P95: 0.003, P99: 0.01, Max: 0.5},
+			Run:     &statusv1.Percentiles{Count: 1199, P50: 1.25, P95: 62.5, P99: 3600, Max: 7300},
 		},
-		{Name: "test.noop", Finished: 1},
+		{Name: "test.noop\x1b[1m", Domain: "elsewhere", Finished: 1, Canceled: 1},
+	}, Total: &statusv1.NameStats{
+		Finished: 1201, Completed: 1196, Failed: 3, Canceled: 2, FailureRate: 0.0024979,
+		Unblock: &statusv1.Percentiles{Count: 1201, P50: 0.0012, P95: 0.8, P99: 2, Max: 61},
+		Start:   &statusv1.Percentiles{Count: 1201, P50: 0.0004, P95: 0.003, P99: 0.01, Max: 0.5},
+		Run:     &statusv1.Percentiles{Count: 1199, P50: 1.25, P95: 62.5, P99: 3600, Max: 7300},
 	}}
 	server.System = &statusv1.GetSystemStatusResponse{
 		Version: "v0.1.0", DatabaseConnected: true, SchedulerLeads: true, Epoch: 3, Executors: 2,
@@ -262,7 +282,7 @@ func TestNothingToShow(t *testing.T) {
 	for want, args := range map[string][]string{
 		"no executor is online; `sluice executor` starts one\n": {"worker", "list"},
 		"no resource is held or waited for\n":                   {"resource", "list"},
-		"no task finished within the last 1h00m\n":              {"stats"},
+		"no task started or finished within the last 1h00m\n":   {"stats"},
 		"": {"task", "logs", clienttest.ID(1)},
 	} {
 		check(t, outcome{stderr: want}, ask(t, server, args...))
@@ -272,10 +292,45 @@ func TestNothingToShow(t *testing.T) {
 	}
 }
 
-func TestAnEndedTaskHasNothingMoreToExplain(t *testing.T) {
-	server := busy(t)
-	server.Explanation = &schedulerv1.ExplainResponse{Summary: "It completed."}
-	check(t, outcome{stdout: "It is completed.\n"}, ask(t, server, "task", "explain", completedID))
+func TestExplanationsOfTasksThatHaveTheirResources(t *testing.T) {
+	at := func(ago time.Duration) *timestamppb.Timestamp { return timestamppb.New(now().Add(-ago)) }
+	for name, explanation := range map[string]*schedulerv1.ExplainResponse{
+		"explain-versions": {
+			Live: true, Unblocked: true, State: taskv1.State_STATE_WAITING, Summary: "Nobody has the versions.", Name: "test.noop",
+			CreatedAt: at(time.Minute), UnblockedAt: at(time.Minute), ExecutorsWithName: 2,
+			Nearest: []*schedulerv1.NearExecutor{
+				{Executor: "host-1", Gaps: []*schedulerv1.VersionGap{{Component: "core", Wanted: "3.10", Has: "3.9"}}},
+				{Executor: "host\x1b-2", Gaps: []*schedulerv1.VersionGap{{Component: "ansible", Wanted: "2"}, {Component: "core", Wanted: "3.10", Has: "3.8"}}},
+			},
+		},
+		"explain-busy": {
+			Live: true, Unblocked: true, State: taskv1.State_STATE_WAITING, Summary: "All are busy.", Name: "test.noop", CreatedAt: at(time.Minute),
+			UnblockedAt: at(time.Second), ExecutorsWithName: 1, ExecutorsWithVersions: 1, ReadyAhead: 3, Estimate: durationpb.New(1500 * time.Millisecond),
+		},
+		"explain-running": {
+			Live: true, Unblocked: true, State: taskv1.State_STATE_RUNNING, Summary: "It runs on host-1 and has for 12s.", Name: "test.noop", Attempt: 2,
+			CreatedAt: at(time.Minute), UnblockedAt: at(50 * time.Second), StartedAt: at(12 * time.Second), Executor: "host-1", LastBeatAt: at(1500 * time.Millisecond),
+			Progress: []*taskv1.Progress{
+				{Code: "sync", Message: "Syncing \x1b", State: taskv1.State_STATE_RUNNING, Total: proto.Int64(50), Done: 12, Suffix: "files"},
+				{Code: "index", State: taskv1.State_STATE_WAITING},
+			},
+			ProgressAt: at(3 * time.Second),
+		},
+		"explain-ended": {
+			Unblocked: true, State: taskv1.State_STATE_FAILED, Summary: "It failed after 12s on host-1: no space left.", Name: "test.noop", Attempt: 1,
+			CreatedAt: at(time.Hour), UnblockedAt: at(50 * time.Minute), StartedAt: at(50 * time.Minute), FinishedAt: at(10 * time.Minute), Executor: "host-1",
+		},
+	} {
+		for _, form := range []string{"text", "json"} {
+			server := busy(t)
+			server.Explanation = explanation
+			got := ask(t, server, "task", "explain", waitingID, "--output", form)
+			if form == "json" {
+				isJSON(t, got.stdout)
+			}
+			golden(t, form+"/"+name, got.String())
+		}
+	}
 }
 
 func TestWatchPrintsALineForEachChange(t *testing.T) {

@@ -47,7 +47,9 @@ func (m *top) screen() string {
 	}
 	switch {
 	case m.help:
-		lines = append(lines, clip(strings.Split(topHelp, "\n"), 0, body)...)
+		for _, line := range clip(strings.Split(topHelp, "\n"), 0, body) {
+			lines = append(lines, fit(line, m.width))
+		}
 	case m.subject.task != "":
 		lines = append(lines, m.textLines(body)...)
 	case m.subject.resource != "":
@@ -143,11 +145,7 @@ func (m *top) tasksWords() string {
 		if l.Resting > 0 {
 			words += fmt.Sprintf(", %d retrying", l.Resting)
 		}
-		words += fmt.Sprintf("   %d running", l.Given)
-		if longest := max(l.LongestBlocked, l.LongestReady); longest > 0 {
-			words += "   longest wait " + span(longest.Truncate(time.Second))
-		}
-		return words
+		return words + fmt.Sprintf("   %d running", l.Given)
 	case m.status != nil:
 		return fmt.Sprintf("%d waiting   %d running", m.status.Live[task.Waiting], m.status.Live[task.Running]+m.status.Live[task.Canceling])
 	default:
@@ -159,8 +157,12 @@ func (m *top) slotsWords() string {
 	if m.load == nil {
 		return "..."
 	}
-	return fmt.Sprintf("%d of %d used   %d could run at once   %s", m.load.Slots-m.load.FreeSlots, m.load.Slots, m.load.Runnable,
+	words := fmt.Sprintf("%d of %d used   %d could run at once   %s", m.load.Slots-m.load.FreeSlots, m.load.Slots, m.load.Runnable,
 		plural(m.load.Executors, "worker", "workers"))
+	if longest := max(m.load.LongestBlocked, m.load.LongestReady); longest > 0 {
+		words += "   longest wait " + span(longest.Truncate(time.Second))
+	}
+	return words
 }
 
 // endedWords are rates: a window of whole minutes is longer than the minute that was asked for.
@@ -324,25 +326,23 @@ func (m *top) draw(l topList, room int) []string {
 	*l.first = max(0, min(*l.first, len(l.rows)-room))
 	shown := l.rows[*l.first:min(len(l.rows), *l.first+max(0, room))]
 	widths := m.widths(l, shown)
-	head := layOut(l.head, widths)
-	if l.focused {
-		head = m.paint.selected(head)
-	} else {
-		head = m.paint.head(head)
+	line := func(mark string, cells []string, look func(string) string) string {
+		return look(fit(strings.TrimRight(mark+layOut(cells, widths), " "), m.width))
 	}
-	lines := []string{head}
+	head := m.paint.head
+	if l.focused {
+		head = m.paint.selected
+	}
+	lines := []string{line(" ", l.head, head)}
 	for i, row := range shown {
-		line := layOut(row.cells, widths)
-		mark := " "
-		if l.focused && *l.first+i == l.cursor {
-			mark = ">"
+		switch {
+		case l.focused && *l.first+i == l.cursor:
+			lines = append(lines, line(">", row.cells, m.paint.selected))
+		case row.bad:
+			lines = append(lines, line(" ", row.cells, m.paint.bad))
+		default:
+			lines = append(lines, line(" ", row.cells, same))
 		}
-		if mark == ">" {
-			line = m.paint.selected(mark + line[1:])
-		} else if row.bad {
-			line = m.paint.bad(line)
-		}
-		lines = append(lines, line)
 	}
 	if len(l.rows) == 0 && room > 0 {
 		lines = append(lines, " none")
@@ -364,7 +364,7 @@ func (m *top) widths(l topList, rows []topRow) []int {
 		}
 		all += made[i]
 	}
-	for _, least := range []int{12, 6, 1} {
+	for _, least := range []int{12, 8, 4} {
 		for _, i := range l.flex {
 			less := min(max(0, made[i]-least), max(0, all-m.width))
 			made[i] -= less
@@ -376,18 +376,11 @@ func (m *top) widths(l topList, rows []topRow) []int {
 
 // layOut makes a line of cells, each as wide as its column.
 func layOut(cells []string, widths []int) string {
-	var line strings.Builder
-	line.WriteString(" ")
-	total := 1
+	made := make([]string, len(cells))
 	for i, cell := range cells {
-		if i > 0 {
-			line.WriteString(strings.Repeat(" ", gapBetween))
-			total += gapBetween
-		}
-		line.WriteString(pad(fit(cell, widths[i]), widths[i]))
-		total += widths[i]
+		made[i] = pad(fit(cell, widths[i]), widths[i])
 	}
-	return line.String()
+	return strings.Join(made, strings.Repeat(" ", gapBetween))
 }
 
 // fit cuts a text to so many columns of a terminal.

@@ -54,15 +54,17 @@ func Parse(data []byte) (*Histogram, error) {
 	}
 	r := reader{rest: data[1:]}
 	longest, next := r.number(), r.number()
-	if last := bucketOf(longest); next <= uint64(last) {
-		h.reach(int(next), last)
+	if end := bucketOf(longest); next <= uint64(end) {
+		h.reach(int(next), end)
 	}
+	last := -1 // the last bucket that is not empty
 	for len(r.rest) > 0 && !r.bad && next < buckets {
 		n := r.number()
 		if n == 0 {
 			next += min(r.number(), buckets) + 1
 			continue
 		}
+		last = int(next)
 		if n > math.MaxInt64-h.count {
 			r.bad = true
 			break
@@ -75,7 +77,7 @@ func Parse(data []byte) (*Histogram, error) {
 	switch {
 	case r.bad || len(r.rest) > 0 || h.count == 0 || longest > math.MaxInt64/1000:
 		return nil, fmt.Errorf("%w: it is cut off, or says more than there can be", ErrDamaged)
-	case bucketOf(longest) != int(next)-1:
+	case bucketOf(longest) != last:
 		return nil, fmt.Errorf("%w: the longest time is not in the last bucket", ErrDamaged)
 	}
 	h.max = longest

@@ -141,6 +141,7 @@ func TestWhatIsNoHistogramIsRefused(t *testing.T) {
 		"too long":                  append(slices.Clone(good), 0),
 		"a bucket that is not":      {1, 1, 0xff, 0xff, 0x03, 1},
 		"no counts":                 {1, 1, 1},
+		"empty at the end":          {1, 1, 0, 48, 0, 0},
 		"the longest somewhere":     {1, 9, 1, 1},
 		"more than can be counted":  {1, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f, 1},
 		"a number without an end":   {1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1},

@@ -56,7 +56,8 @@ func TestAWaterfallShowsWhoWaitedForWhatAndHowLong(t *testing.T) {
 	text := telemetry.Waterfall(tracetest.SpanStubs{
 		span(7, 2, tasktrace.Finish, 5000, 2.5, about("sync", "0198-b", tasktrace.Outcome.String("failed"))...),
 		failed,
-		span(1, 99, "POST /api/v3/tasks", 0, 8.25, attribute.Int("http.response.status_code", 202)),
+		span(1, 99, "POST /api/v3/tasks", 0, 8.25, attribute.String("http.route", "/api/v3/tasks"), attribute.Int("http.response.status_code", 202)),
+		span(10, 1, "sluice.dispatcher.v1.DispatcherService/Dispatch", 1.5, 3.5, attribute.Int("rpc.grpc.status_code", 0)),
 		span(3, 2, tasktrace.WaitResources, 4.5, 3000, about("sync", "0198-b",
 			tasktrace.BlockerTask.String("0198-a"), tasktrace.BlockerResource.String("repository/1"))...),
 		span(2, 1, tasktrace.Dispatch, 2, 2.5, about("sync", "0198-b")...),

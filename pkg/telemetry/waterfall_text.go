@@ -66,8 +66,13 @@ type line struct {
 	depth int
 }
 
+// label is the span's name, below its parent's, without the package of a method's.
 func (l line) label() string {
-	return short(strings.Repeat("  ", l.depth)+flat(l.span.Name()), maxNameWidth)
+	name := flat(l.span.Name())
+	if service, method, is := strings.Cut(name, "/"); is && !strings.Contains(service, " ") {
+		name = service[strings.LastIndexByte(service, '.')+1:] + "/" + method
+	}
+	return short(strings.Repeat("  ", l.depth)+name, maxNameWidth)
 }
 
 // arrange puts spans below their parents, and those of one parent in the order in which they began. A span whose parent is not here,
@@ -174,6 +179,14 @@ func label(key attribute.Key) string {
 		return "attempt"
 	case tasktrace.Outcome, tasktrace.ErrorCode:
 		return ""
+	case "http.response.status_code":
+		return "status"
+	case "rpc.grpc.status_code":
+		return "code"
+	case "db.query.text":
+		return "query"
+	case "http.request.method", "http.route", "rpc.system", "rpc.service", "rpc.method", "db.system.name", "db.operation.name":
+		return "" // the span's name has them
 	}
 	return string(key)
 }
@@ -200,7 +213,7 @@ func about(s sdktrace.ReadOnlySpan) string {
 		case name == "", text == "":
 		case a.Key == tasktrace.Attempt && text == "1":
 		case s.Name() != tasktrace.Dispatch && repeated(a.Key):
-		case a.Key == tasktrace.Domain && text == "default":
+		case a.Key == tasktrace.Domain && text == "default", a.Key == "rpc.grpc.status_code" && text == "0":
 		default:
 			words = append(words, name+"="+short(text, maxValue))
 		}

@@ -31,6 +31,9 @@
 // finds all of them until the one that removes it, and its parts are deleted after that, by whichever dispatcher looks first.
 // A file that a task has which is not final is not removed, and no task gets one that is: both lock the row of the file first.
 //
+// A task that is traced has a span for its dispatch, and its row the context of that span, from before it can be seen. What ends without
+// having started, by a cancel or because it would not wait, has its last spans from here: no leader remembers its context.
+//
 // # Failure
 //
 // What a client was told is committed. Of a call all tasks are stored or none, and whatever is wrong with one call costs the

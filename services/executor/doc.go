@@ -88,6 +88,12 @@
 //
 // A task's directory is made for its process, or, in the executor's own process, when the handler first asks for it.
 //
+// # Traces
+//
+// A run of a task that is traced is a span, whose id follows from the task and the attempt: so its handler, be it in another process or in
+// another language, goes on below it before it is exported, and the scheduler can make it for an executor that is lost. It is exported
+// when its end is reported, and never for a run that was dropped.
+//
 // # Failure
 //
 // A worker that dies fails its task and nothing else. When the scheduler is away, tasks go on and their ends are kept. When

@@ -66,8 +66,7 @@ func (l *leader) hurry() {
 		if l.heard(x); t.known {
 			continue
 		}
-		l.log.Warn("an executor does not acknowledge what it was given, its line is cut", slog.String("executor", x.name),
-			slog.String("task_id", t.id))
+		l.log.Warn("an executor does not acknowledge what it was given, its line is cut", append(t.about(), slog.String("executor", x.name))...)
 		l.disconnect(x, errDeaf)
 	}
 }

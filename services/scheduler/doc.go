@@ -77,6 +77,19 @@
 // attempts. In the database a task that rests is waiting, with the time of the next attempt in its row and the failed ones in
 // task_attempt; the leader wakes it by its own clock. A cancel ends a rest at once. Immediate tasks are not tried again.
 //
+// # Figures
+//
+// How long tasks wait and run, and how they end, the leader counts as it happens, by the minute, name and domain, in memory. Another
+// goroutine stores a minute whole every five seconds, behind the fence but beside the ticks, adds minutes up to hours when they are
+// over, and forgets both when no window of the status service reaches them. The next leadership goes on with the minute that it finds;
+// what a leader had not stored when it died, and what was canceled before it was seen, is not counted.
+//
+// # Traces
+//
+// Of a task whose row says that its trace is wanted, the leader makes spans after the commit of what they tell of: what it waited for, and
+// whose hold of which resource kept it for longest, with its claim; its end; the runs of executors that are lost; and the dispatches of
+// schedules. Between claim and end it keeps the context in memory, and a new leader reads it with what runs.
+//
 // # Failure
 //
 // After any error the leader drops its memory and takes the lease anew, under a new epoch, and loads what the database

@@ -157,6 +157,11 @@ func (l *leader) slotIn(t *live, ahead map[string]int) (left time.Duration, know
 // slots is free.
 func (l *leader) slotEnds(t *live) (ends []time.Duration, busy bool) {
 	k, now, walked := t.kind(), l.time(), 0
+	type usually struct {
+		took  time.Duration
+		known bool
+	}
+	names := map[string]usually{}
 	for _, post := range t.lane.posts {
 		for _, x := range post.crew.free[k].items {
 			if x.free(k) > 0 {
@@ -169,8 +174,12 @@ func (l *leader) slotEnds(t *live) (ends []time.Duration, busy bool) {
 				if walked++; walked > walkLimit {
 					return ends, true
 				}
-				usual, known := l.typical(runs.lane.name)
-				if !known {
+				usual, asked := names[runs.lane.name]
+				if !asked {
+					usual.took, usual.known = l.typical(runs.lane.name)
+					names[runs.lane.name] = usual
+				}
+				if !usual.known {
 					continue
 				}
 				took := time.Duration(0)
@@ -178,7 +187,7 @@ func (l *leader) slotEnds(t *live) (ends []time.Duration, busy bool) {
 					took = time.Duration(max(0, now-begun)) * time.Microsecond
 				}
 				// What has taken longer than usual will go on for a while, and the longer the more.
-				ends = append(ends, max(usual-took, took/4))
+				ends = append(ends, max(usual.took-took, took/4))
 			}
 		}
 	}

@@ -156,18 +156,20 @@ func (k *keeper) sum(hour int64, minutes []LatencyRow) []LatencyRow {
 		sums = append(sums, f)
 	}
 	slices.SortFunc(sums, func(a, b *fared) int { return int(b.happened() - a.happened()) })
-	others := &fared{fate: fate{name: otherNames}, begins: hour}
 	var rows []LatencyRow
+	others := map[string]*fared{} // by domain
 	for i, f := range sums {
 		if i < mostFared && f.name != otherNames {
 			rows = append(rows, f.encoded())
 			continue
 		}
-		others.domain = f.domain
-		others.merge(f)
+		if others[f.domain] == nil {
+			others[f.domain] = &fared{fate: fate{otherNames, f.domain}, begins: hour}
+		}
+		others[f.domain].merge(f)
 	}
-	if others.happened() > 0 {
-		rows = append(rows, others.encoded())
+	for _, f := range others {
+		rows = append(rows, f.encoded())
 	}
 	return rows
 }

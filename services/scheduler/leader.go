@@ -441,7 +441,7 @@ func (l *leader) admit(row Row) {
 		l.makeReady(t)
 	case row.Unblocked:
 		// The row says that nothing conflicts, the table disagrees. Waiting is the safe side.
-		l.log.Error("a task was unblocked beside a conflicting one; it waits again", slog.String("task_id", t.id))
+		l.log.Error("a task was unblocked beside a conflicting one; it waits again", t.about()...)
 	case !t.deferred:
 		l.reject(t)
 	}

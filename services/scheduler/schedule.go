@@ -115,7 +115,7 @@ func (l *leader) fire(ctx context.Context) error {
 			continue
 		}
 		l.spans.dispatched(spans[f.TaskID], &f)
-		l.log.InfoContext(ctx, "dispatched by schedule", append(about, slog.String("task_id", f.TaskID))...)
+		l.log.InfoContext(ctx, "dispatched by schedule", append(about, slog.String("task_id", f.TaskID), slog.String("correlation_id", f.CorrelationID))...)
 	}
 	return nil
 }

@@ -200,6 +200,7 @@ func (s *Service) reign(ctx context.Context, epoch int64) {
 func (s *Service) lead(ctx context.Context, epoch int64) error {
 	l := newLeader(epoch, s.db, s.log, steady(), s.publish)
 	l.surveyed, l.fired, l.pulseEvery = s.survey.Store, s.tally, s.cfg.PulseEvery
+	l.witnesses = append(l.witnesses, journal{s.log})
 	l.trace(s.tracer)
 	err := s.load(ctx, l)
 	if err != nil {

@@ -25,6 +25,17 @@
 // the filters of all watchers say of it. A slow watcher costs nothing; one whose place has been forgotten, or is of another process, is
 // told to begin anew. While nobody watches, nobody looks.
 //
+// # Logs
+//
+// A log is stored as a whole, the end of what a run wrote, together with how much that was in all: by it, who follows the log knows what
+// is new. He looks when this process stores the log, when the task changes, and once a second, for there are other processes.
+//
+// # How tasks fared
+//
+// Waiting times, running times and ends are counted by the leading scheduler, in histograms for each minute, name and domain, which are
+// added up here for the window that is asked for: from minutes up to three hours back, beyond that from hours. No task is looked at for
+// it. What the leader has not stored yet, some seconds' worth, it is asked for; without a leader that is missing.
+//
 // # Failure
 //
 // Nothing here is needed for tasks to run. While the database is away, callers are told to try again.

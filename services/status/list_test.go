@@ -2,7 +2,6 @@ package status_test
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -324,65 +323,6 @@ func TestGroupCountsItsMembersByState(t *testing.T) {
 	}
 	if _, err := w.client.GetTaskGroup(t.Context(), &statusv1.GetTaskGroupRequest{GroupId: unknownID}); !errs.Is(err, errs.GroupNotFound) {
 		t.Errorf("an unknown one: %v", err)
-	}
-}
-
-func TestStatisticsAgreeWithThoseComputedByHand(t *testing.T) {
-	w := newWorld(t)
-	// A hundred tasks: the i-th waits i seconds for its resources, 2i for a worker, runs 3i. The p-th percentile of 1..100 is p.
-	for i := range 100 {
-		state, cause := "completed", "null"
-		if i < 10 {
-			state, cause = "failed", `'{}'`
-		}
-		pgtest.Must(t, w, 1, fmt.Sprintf(`insert into task (id, domain_id, name, state, error, created_at, unblocked_at, started_at, finished_at)
-			select gen_random_uuid(), gen_random_uuid(), 'hundred', '%s', %s, at - 6 * i, at - 5 * i, at - 3 * i, at
-			from (select now() - interval '10 min' as at, $1 * interval '1 s' as i) x`, state, cause), i+1)
-	}
-	single := func(name, state, created, unblocked, started, finished string) {
-		cause := "null"
-		if state == "canceled" {
-			cause = `'{}'`
-		}
-		pgtest.Must(t, w, 1, fmt.Sprintf(`insert into task (id, domain_id, name, state, error, created_at, unblocked_at, started_at, finished_at)
-			values (gen_random_uuid(), gen_random_uuid(), '%s', '%s', %s, now() - interval '%s', %s, %s, now() - interval '%s')`,
-			name, state, cause, created, unblocked, started, finished))
-	}
-	ago := func(text string) string { return "now() - interval '" + text + "'" }
-	single("lonely", "completed", "100.5 s", ago("100 s"), ago("99.75 s"), "90 s")
-	single("never ran", "canceled", "10 min", "null", "null", "5 min")
-	single("old", "completed", "3 h", ago("3 h"), ago("3 h"), "61 min")
-	single("edge", "completed", "2 h", ago("2 h"), ago("2 h"), "59 min")
-	w.many(t, 3) // not finished
-
-	answer, err := w.client.GetStats(t.Context(), &statusv1.GetStatsRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	percentiles := func(p50, p95, p99, longest float64) *statusv1.Percentiles {
-		return &statusv1.Percentiles{P50: p50, P95: p95, P99: p99, Max: longest}
-	}
-	want := []*statusv1.NameStats{
-		{Name: "edge", Finished: 1, Unblock: percentiles(0, 0, 0, 0), Start: percentiles(0, 0, 0, 0), Run: percentiles(3660, 3660, 3660, 3660)},
-		{Name: "hundred", Finished: 100, Failed: 10, Unblock: percentiles(50, 95, 99, 100), Start: percentiles(100, 190, 198, 200), Run: percentiles(150, 285, 297, 300)},
-		{Name: "lonely", Finished: 1, Unblock: percentiles(0.5, 0.5, 0.5, 0.5), Start: percentiles(0.25, 0.25, 0.25, 0.25), Run: percentiles(9.75, 9.75, 9.75, 9.75)},
-		{Name: "never ran", Finished: 1, Canceled: 1},
-	}
-	if diff := cmp.Diff(want, answer.GetNames(), approx...); diff != "" {
-		t.Error(diff)
-	}
-
-	answer, err = w.client.GetStats(t.Context(), &statusv1.GetStatsRequest{Name: "lonely", Since: seconds(120)})
-	if err != nil || len(answer.GetNames()) != 1 || answer.GetNames()[0].GetName() != "lonely" {
-		t.Errorf("of one name: %v, %v", answer, err)
-	}
-	answer, err = w.client.GetStats(t.Context(), &statusv1.GetStatsRequest{Since: seconds(60)})
-	if err != nil || len(answer.GetNames()) != 0 {
-		t.Errorf("of a minute in which nothing finished: %v, %v", answer, err)
-	}
-	answer, err = w.client.GetStats(t.Context(), &statusv1.GetStatsRequest{Name: "old", Since: seconds(3700)})
-	if err != nil || len(answer.GetNames()) != 1 {
-		t.Errorf("further back: %v, %v", answer, err)
 	}
 }
 

@@ -31,10 +31,11 @@ const unknownID = "01234567-89ab-7def-8123-456789abcdef"
 type leader struct {
 	schedulerv1.UnimplementedSchedulerServiceServer
 
-	changes chan string // ids
-	leads   atomic.Bool
-	depose  chan struct{}
-	load    atomic.Pointer[schedulerv1.GetLoadResponse] // nil: an older one, who can't say
+	changes   chan string // ids
+	latencies atomic.Pointer[[]*schedulerv1.LatencyRow]
+	leads     atomic.Bool
+	depose    chan struct{}
+	load      atomic.Pointer[schedulerv1.GetLoadResponse] // nil: an older one, who can't say
 }
 
 func newLeader(leads bool) *leader {

@@ -68,7 +68,7 @@ type fortunes struct {
 	unblock, start, run         latency.Histogram
 }
 
-// add adds a row. What is damaged is left out.
+// add adds what another says.
 func (f *fortunes) add(r *fortunes) {
 	f.completed += r.completed
 	f.failed += r.failed

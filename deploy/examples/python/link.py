@@ -15,6 +15,11 @@ import grpc
 
 from protos import connect, executor, work
 
+try:  # only who wants spans of his handlers has these
+    from opentelemetry import context as traces, propagate
+except ImportError:
+    traces = None
+
 
 class Canceled(Exception):
     """For handlers to raise when they were asked to stop and did."""
@@ -78,6 +83,8 @@ class Run:
 
     def perform(self, handler):
         """Runs the handler, in a thread of its own, and reports how it ended."""
+        if traces:  # what the handler makes spans of is below the run of its task; the thread is this task's alone
+            traces.attach(propagate.extract({"traceparent": self.assignment.traceparent, "tracestate": self.assignment.tracestate}))
         try:
             self.say("started")
             args, kwargs = json.loads(self.assignment.args_json or "[]"), json.loads(self.assignment.kwargs_json or "{}")

@@ -154,6 +154,7 @@ func importSamples() []sample {
 		one("the executor has a store", "services/executor/store.go", "executor", "github.com/jackc/pgx/v5",
 			"services/executor/store.go"+refused+"github.com/jackc/pgx/v5: SQL lives"),
 		one("a store imports pgx", "services/status/store.go", "status", "github.com/jackc/pgx/v5"),
+		one("a part of a store imports pgx", "services/status/store_stats.go", "status", "github.com/jackc/pgx/v5"),
 		one("a store's test imports pgx", "services/status/status_test.go", "status", "github.com/jackc/pgx/v5"),
 		one("the command line imports database/sql", "pkg/cli/cli.go", "cli", "database/sql",
 			"pkg/cli/cli.go"+refused+"database/sql: SQL lives"),

@@ -57,7 +57,8 @@ var importRules = []importRule{
 	{
 		rule: "SQL lives in services/*/store.go and pkg/postgres, and speaks pgx",
 		files: func(f goFile) bool {
-			store := f.in("services") && path.Base(f.path) == "store.go" && !f.in("services/executor")
+			name := path.Base(f.path)
+			store := f.in("services") && (name == "store.go" || strings.HasPrefix(name, "store_")) && !f.in("services/executor")
 			// The benchmark is a module of its own, which measures River on River's terms.
 			return !f.test() && !store && !f.in("pkg/postgres", "pkg/testkit", "deploy/bench")
 		},

@@ -103,7 +103,7 @@ func TestAFailedAttemptIsFollowedByAnotherWhichComesFirst(t *testing.T) {
 	s.given("before its time", s.tick())
 	s.now = s.now.Add(time.Microsecond)
 	s.given("in time", s.tick(), row)
-	second := s.heard[len(s.heard)-1].assign // what came before announced it
+	second := s.heard[slices.IndexFunc(s.heard, func(o order) bool { return o.assign != nil })].assign // it was announced before
 	if row.Claim != 2 || row.Attempt != 2 || second.GetAttempt() != 2 || second.GetMaxAttempts() != 3 {
 		t.Errorf("the second attempt: %+v, %v", row, second)
 	}

@@ -29,6 +29,9 @@ type Store struct {
 // resultRows is what a statement returns, for those files of the store that need not know the driver.
 type resultRows = pgx.Rows
 
+// noRow tells, for the same files, whether a statement found nothing.
+func noRow(err error) bool { return errors.Is(err, pgx.ErrNoRows) }
+
 // NewStore makes a store.
 func NewStore(pool *pgxpool.Pool) *Store {
 	return &Store{pool: pool, listPatience: listPatience, countPatience: countPatience}

@@ -2,10 +2,7 @@ package status
 
 import (
 	"context"
-	"errors"
 	"fmt"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/sluice-tasks/sluice/pkg/errs"
 	"github.com/sluice-tasks/sluice/pkg/postgres"
@@ -40,16 +37,13 @@ func (s *Store) PutLog(ctx context.Context, id string, claim int64, l Log) error
 		on conflict (task_id) do update set claim = excluded.claim, text = excluded.text, truncated = excluded.truncated,
 		    written = excluded.written, updated_at = now()
 		where task_log.claim <= excluded.claim`, id, claim, l.Text, l.Truncated, l.Written)
-	if postgres.Constraint(err) == "task_log_task_id_fkey" {
-		err = pgx.ErrNoRows
-	}
 	return logError("store", id, err)
 }
 
 // logError words what went wrong with the log of a task.
 func logError(what, id string, err error) error {
 	switch {
-	case errors.Is(err, pgx.ErrNoRows):
+	case noRow(err), postgres.Constraint(err) == "task_log_task_id_fkey":
 		return errs.NotFound(errs.TaskNotFound, "no task %s", id)
 	case err != nil:
 		return postgres.Away(fmt.Errorf("%s the log of task %s: %w", what, id, err))

@@ -51,8 +51,6 @@ var rules = map[protoreflect.FullName]rule{
 	"pulp.v3.CancelTaskRequest.pulp_id": {fromPath: true},
 	"pulp.v3.CancelTaskRequest.state":   {required: true},
 
-	"pulp.v3.ReadResourceRequest.name": {required: true}, // of the query
-
 	"pulp.v3.CreateTasksRequest.tasks": {required: true, notEmpty: true},
 
 	"pulp.v3.PurgeTasksRequest.finished_before": {notBlank: true},

@@ -40,10 +40,12 @@ type documented struct {
 	// input is where its query parameters are described; without says which of them it does not take.
 	input   protoreflect.FullName
 	without []string
-	also    []*apiParameter
-	output  protoreflect.FullName // message of its answer
-	media   string                // of an answer that is no message
-	ends    bool                  // it is a stream that can have ended: 204
+	// needs are the query parameters that it can't do without.
+	needs  []string
+	also   []*apiParameter
+	output protoreflect.FullName // message of its answer
+	media  string                // of an answer that is no message
+	ends   bool                  // it is a stream that can have ended: 204
 	// hrefOnly: it is for clients that put an href into the path, and shows nothing to those that put an id there; idOnly is the
 	// opposite.
 	hrefOnly, idOnly bool
@@ -195,7 +197,7 @@ var documentedOperations = []documented{
 	{id: "resources_list", tag: tagResources, selector: "pulp.v3.TasksService.ListResources"},
 	{
 		id: "resources_read", tag: tagResources, selector: "pulp.v3.TasksService.ReadResource",
-		absent: "Nobody holds the resource or waits for it.",
+		needs: []string{"name"}, absent: "Nobody holds the resource or waits for it.",
 	},
 
 	{id: "workers_list", tag: tagWorkers, selector: "pulp.v3.SystemService.ListWorkers", ordering: workerOrderings},

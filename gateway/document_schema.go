@@ -179,7 +179,7 @@ func (b *builder) inQuery(d documented, input protoreflect.MessageDescriptor) []
 		if name == "pulp_id" || slices.Contains(d.without, name) {
 			continue
 		}
-		parameter := &apiParameter{Name: name, In: "query", Description: comment(field), Schema: querySchema(field, d.ordering), Required: rules[field.FullName()].required}
+		parameter := &apiParameter{Name: name, In: "query", Description: comment(field), Schema: querySchema(field, d.ordering), Required: slices.Contains(d.needs, name)}
 		if parameter.Schema.Items != nil {
 			explode := field.IsList()
 			parameter.Style, parameter.Explode = "form", &explode

@@ -411,7 +411,7 @@ func TestAccessLog(t *testing.T) {
 func TestWelcomeAndIndex(t *testing.T) {
 	f := newFace(t, &native{}, gateway.Config{})
 	want(t, f.do(t, "GET", "/", ""), 200, `{"docs":"/pulp/api/v3/docs/","name":"sluice","rest":"/pulp/api/v3/","status":"/pulp/api/v3/status/","version":"0.1.0"}`)
-	want(t, f.do(t, "GET", "/pulp/api/v3/", ""), 200, `{"status":"/pulp/api/v3/status/","task-groups":"/pulp/api/v3/task-groups/",`+
+	want(t, f.do(t, "GET", "/pulp/api/v3/", ""), 200, `{"resources":"/pulp/api/v3/resources/","status":"/pulp/api/v3/status/","task-groups":"/pulp/api/v3/task-groups/",`+
 		`"task-schedules":"/pulp/api/v3/task-schedules/","tasks":"/pulp/api/v3/tasks/","workers":"/pulp/api/v3/workers/"}`)
 }
 

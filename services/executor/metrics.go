@@ -21,6 +21,8 @@ type metrics struct {
 	lines  metric.Int64Counter
 	fenced metric.Int64Counter
 	forks  metric.Int64Counter
+	// outcomes are the attributes of runs, made once.
+	outcomes map[string]metric.MeasurementOption
 }
 
 // unmeasured is for an executor that nobody observes.
@@ -38,6 +40,10 @@ func (m *metrics) use(meter metric.Meter) error {
 		all = append(all, err)
 		return c
 	}
+	m.outcomes = map[string]metric.MeasurementOption{}
+	for _, is := range []string{string(task.Completed), string(task.Failed), string(task.Canceled), abandoned} {
+		m.outcomes[is] = metric.WithAttributeSet(attribute.NewSet(attribute.String("outcome", is)))
+	}
 	m.runs = counter("sluice.executor.runs", "{run}", "runs that ended here, by outcome: completed, failed, canceled, or abandoned (they ignore being stopped)")
 	m.lines = counter("sluice.executor.lines", "{line}", "times a line to the scheduler was opened; many mean a bad network, or schedulers that change")
 	m.fenced = counter("sluice.executor.fenced", "{life}", "lives that ended because no beat was confirmed in time; what ran was killed")
@@ -52,8 +58,8 @@ func (s *Service) Observe(meter metric.Meter) error {
 	}
 	// There from the start: a counter that begins with its first event never seems to rise by it.
 	ctx := context.Background()
-	for _, outcome := range []string{string(task.Completed), string(task.Failed), string(task.Canceled), abandoned} {
-		s.config.metrics.runs.Add(ctx, 0, metric.WithAttributes(attribute.String("outcome", outcome)))
+	for _, outcome := range s.config.metrics.outcomes {
+		s.config.metrics.runs.Add(ctx, 0, outcome)
 	}
 	for _, which := range []func(*metrics) metric.Int64Counter{countLine, countFork, countFenced} {
 		which(s.config.metrics).Add(ctx, 0)
@@ -104,7 +110,7 @@ func (m *metrics) ended(outcome *taskv1.Outcome) {
 	if outcome != nil {
 		is = string(wire.FromState(outcome.GetState()))
 	}
-	m.runs.Add(context.Background(), 1, metric.WithAttributes(attribute.String("outcome", is)))
+	m.runs.Add(context.Background(), 1, m.outcomes[is])
 }
 
 // What count counts.

@@ -292,15 +292,20 @@ type busiest struct {
 	until time.Time
 }
 
-// resources lists the longest queues.
-func (l *leader) resources(limit int) *schedulerv1.ListResourcesResponse {
+// longestQueues returns the longest queues, as they are or were a moment ago.
+func (l *leader) longestQueues(limit int) []lock.Resource {
 	if now := l.now(); now.After(l.busiest.until) {
 		l.busiest.list = l.locks.Busiest(limits.MaxPage)
 		done := l.now()
 		l.busiest.until = done.Add(20 * done.Sub(now))
 	}
+	return l.busiest.list[:min(limit, len(l.busiest.list))]
+}
+
+// resources lists the longest queues.
+func (l *leader) resources(limit int) *schedulerv1.ListResourcesResponse {
 	answer := &schedulerv1.ListResourcesResponse{Total: int64(l.locks.Resources())}
-	for _, r := range l.busiest.list[:min(limit, len(l.busiest.list))] {
+	for _, r := range l.longestQueues(limit) {
 		answer.Resources = append(answer.Resources, resource(r))
 	}
 	return answer

@@ -84,7 +84,9 @@ type leader struct {
 	fired func(Fired)
 	// witnesses are told what became of tasks. spans is one of them, nil unless there is tracing.
 	witnesses []witness
-	spans     *spans
+	// metrics are told of ticks; nil if nobody wants to know.
+	metrics *metrics
+	spans   *spans
 	// latencies is the one that measures how long tasks wait and run; nil if nobody does.
 	latencies *latencies
 	// pulseEvery is the pause between two pulses, for those who are welcomed.
@@ -230,6 +232,7 @@ func (l *leader) land(f *flight, report *Report, lookEvery time.Duration) (more 
 		return false, err
 	}
 	l.flights = slices.Delete(l.flights, 0, 1)
+	l.metrics.ticked(plan, l.now().Sub(f.sent))
 	l.clock = report.Now - f.sent.UnixMicro()
 	l.date(f.dated(), report.Now)
 	defer func() { l.date(l.next.dated(), l.now().UnixMicro()+l.clock) }() // what becomes ready by what was found

@@ -116,7 +116,7 @@ func (m *metrics) started(t *live, c *Claimed) {
 	if c.Attempt > 1 {
 		return
 	}
-	ctx, s := context.Background(), m.of(t.lane.name, task.DefaultDomain)
+	ctx, s := t.traceContext(), m.of(t.lane.name, task.DefaultDomain)
 	m.unblock.Record(ctx, seconds(t.created, t.story.unblocked), s.plain)
 	m.start.Record(ctx, seconds(t.story.unblocked, t.story.begun), s.plain)
 }
@@ -126,15 +126,18 @@ func (m *metrics) failed(t *live, _ Again, _ int64) {
 }
 
 func (m *metrics) ended(t *live, end End, state task.State, at int64) {
-	ctx, outcome := context.Background(), m.of(t.lane.name, task.DefaultDomain).outcome[state]
+	ctx, outcome := t.traceContext(), m.of(t.lane.name, task.DefaultDomain).outcome[state]
 	m.final.Add(ctx, 1, outcome)
 	if end.State != "" && t.story != nil && t.story.begun > 0 {
 		m.run.Record(ctx, seconds(t.story.begun, at), outcome)
 	}
 }
 
-// ticked measures a tick that wrote something.
+// ticked measures a tick.
 func (m *metrics) ticked(plan *Plan, took time.Duration) {
+	if m == nil {
+		return
+	}
 	ctx := context.Background()
 	m.tick.Record(ctx, took.Seconds())
 	m.tickSize.Record(ctx, int64(len(plan.Claim)+len(plan.Finish)+len(plan.Retry)))

@@ -67,6 +67,8 @@ type Service struct {
 	// tracer is nil unless there is tracing.
 	tracer trace.Tracer
 
+	// metrics are those of nobody until Observe.
+	metrics *metrics
 	// survey is what the leader counted last; nil while standing by.
 	survey atomic.Pointer[Survey]
 	// latencies is what the leader has measured; nil while standing by.
@@ -89,6 +91,7 @@ type Service struct {
 func New(cfg Config, db Database, log *slog.Logger) *Service {
 	return &Service{
 		cfg: cfg, db: db, log: log, standing: newStanding(), questions: make(chan struct{}, maxQuestions),
+		metrics:   unmeasured(),
 		followers: map[*queue[*schedulerv1.Change]]struct{}{},
 	}
 }
@@ -202,6 +205,8 @@ func (s *Service) lead(ctx context.Context, epoch int64) error {
 	l.surveyed, l.fired, l.pulseEvery = s.survey.Store, s.tally, s.cfg.PulseEvery
 	l.witnesses = append(l.witnesses, journal{s.log})
 	l.trace(s.tracer)
+	l.metrics, l.witnesses = s.metrics, append(l.witnesses, s.metrics)
+	s.metrics.leaderships.Add(ctx, 1)
 	err := s.load(ctx, l)
 	if err != nil {
 		return err

@@ -1,12 +1,10 @@
 package scheduler
 
 import (
-	"context"
 	"log/slog"
 	"time"
 
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
+	"github.com/sluice-tasks/sluice/pkg/lock"
 )
 
 // Survey is what the leader counts at each look.
@@ -24,6 +22,14 @@ type Survey struct {
 	// LongestBlocked and LongestReady are for how long the tasks have waited that have for longest, one for resources and one for a
 	// slot; 0 if none waits.
 	LongestBlocked, LongestReady time.Duration
+	// Aged is about how many have waited for a slot for Pulp's five seconds.
+	Aged int
+	// Canceling are those of the given ones that were asked to stop.
+	Canceling int
+	// Draining executors are connected and take nothing more; Away ones are not connected, and have tasks.
+	Draining, Away int
+	// Queues are the longest ones.
+	Queues []lock.Resource
 }
 
 // Runnable is how many tasks could run at this moment beside each other, were there slots for all.
@@ -32,6 +38,13 @@ func (s *Survey) Runnable() int { return s.Ready + s.Given }
 // noticeAfter is how long nobody can run what is ready in a lane before it is logged, once: an executor that starts anew is
 // away for a moment.
 const noticeAfter = 5 * time.Second
+
+const (
+	// agedAfter is how long a task has waited for a slot that Pulp counts as waiting for workers.
+	agedAfter = 5 * time.Second
+	// queuesShown is how many resources have a metric: their names are chosen by clients.
+	queuesShown = 20
+)
 
 // survey counts, and logs which tasks wait for an executor that is not there. It costs the number of lanes and executors.
 func (l *leader) survey() Survey {
@@ -73,8 +86,19 @@ func (l *leader) survey() Survey {
 	}
 	for _, x := range l.executors {
 		s.Given += len(x.claims)
-		if x.line != nil {
+		switch {
+		case x.line == nil:
+			s.Away++
+		case x.draining:
+			s.Draining++
 			s.Executors++
+		default:
+			s.Executors++
+		}
+		for _, t := range x.claims {
+			if t.canceling {
+				s.Canceling++
+			}
 		}
 		if x.crew != nil {
 			s.Slots += x.slots[ordinarily]
@@ -82,6 +106,8 @@ func (l *leader) survey() Survey {
 		}
 	}
 	now := l.time()
+	s.Aged = l.unserved.older(now-agedAfter.Microseconds(), s.Ready)
+	s.Queues = l.longestQueues(queuesShown)
 	s.LongestBlocked, s.LongestReady = l.lacking.longest(s.Blocked, now), l.unserved.longest(s.Ready, now)
 	return s
 }
@@ -94,55 +120,4 @@ func (l *leader) knowsName(name string) bool {
 		}
 	}
 	return false
-}
-
-// Observe makes the survey visible. Who does not lead shows nothing but that.
-func (s *Service) Observe(meter metric.Meter) error {
-	leading, err := meter.Int64ObservableGauge("sluice.scheduler.leading", metric.WithDescription("1 while this scheduler leads, else 0"))
-	if err != nil {
-		return err
-	}
-	tasks, err := meter.Int64ObservableGauge("sluice.tasks", metric.WithUnit("{task}"),
-		metric.WithDescription("tasks that are not final, by phase: blocked (lack a resource), ready (wait for a slot), given (to an executor), "+
-			"resting (an attempt failed, the next one is to come)"))
-	if err != nil {
-		return err
-	}
-	unrunnable, err := meter.Int64ObservableGauge("sluice.tasks.unrunnable", metric.WithUnit("{task}"),
-		metric.WithDescription("ready tasks that no connected executor can run, by reason: name (nobody knows it) or versions (nobody who knows it has them)"))
-	if err != nil {
-		return err
-	}
-	slots, err := meter.Int64ObservableGauge("sluice.slots", metric.WithUnit("{slot}"),
-		metric.WithDescription("slots of connected executors for ordinary tasks, by state: free or taken"))
-	if err != nil {
-		return err
-	}
-	scheduled, err := meter.Int64ObservableCounter("sluice.schedules.due", metric.WithUnit("{time}"),
-		metric.WithDescription("times of schedules at which this scheduler led, by outcome: dispatched, or failed (what is wrong stands in the log)"))
-	if err != nil {
-		return err
-	}
-	_, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		for outcome, n := range map[string]int64{"dispatched": s.dispatched.Load(), "failed": s.undispatched.Load()} {
-			o.ObserveInt64(scheduled, n, metric.WithAttributes(attribute.String("outcome", outcome)))
-		}
-		counted := s.survey.Load()
-		if counted == nil {
-			o.ObserveInt64(leading, 0)
-			return nil
-		}
-		o.ObserveInt64(leading, 1)
-		for phase, n := range map[string]int{"blocked": counted.Blocked, "ready": counted.Ready, "given": counted.Given, "resting": counted.Resting} {
-			o.ObserveInt64(tasks, int64(n), metric.WithAttributes(attribute.String("phase", phase)))
-		}
-		for reason, n := range map[string]int{"name": counted.UnknownName, "versions": counted.UnmetVersions} {
-			o.ObserveInt64(unrunnable, int64(n), metric.WithAttributes(attribute.String("reason", reason)))
-		}
-		for state, n := range map[string]int{"free": counted.Free, "taken": counted.Slots - counted.Free} {
-			o.ObserveInt64(slots, int64(n), metric.WithAttributes(attribute.String("state", state)))
-		}
-		return nil
-	}, leading, tasks, unrunnable, slots, scheduled)
-	return err
 }

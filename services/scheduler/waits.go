@@ -49,6 +49,28 @@ func (w *waits) longest(n int, now int64) time.Duration {
 	return time.Duration(max(0, now-w.list[0].since)) * time.Microsecond
 }
 
+// older returns about how many have waited since a moment or longer; n is how many wait. On a long list it counts those that do not any
+// more along, and then what it finds is a share of n.
+func (w *waits) older(than int64, n int) int {
+	if len(w.list) > countedAbove {
+		until, _ := slices.BinarySearchFunc(w.list, than, func(o wait, at int64) int { return cmp.Compare(o.since, at+1) })
+		return int(int64(until) * int64(n) / int64(len(w.list)))
+	}
+	count := 0
+	for _, o := range w.list {
+		if o.since > than {
+			break
+		}
+		if w.lasts(o) {
+			count++
+		}
+	}
+	return count
+}
+
+// countedAbove is how long the list is from which nobody counts it one by one each second.
+const countedAbove = 10_000
+
 // time is the database's clock, in microseconds since 1970.
 func (l *leader) time() int64 { return l.now().UnixMicro() + l.clock }
 

@@ -90,7 +90,7 @@ func (m *metrics) of(name, domain string) *series {
 		return s
 	}
 	if _, known := m.names[name]; !known {
-		if len(m.names) == mostNames && name != otherNames {
+		if len(m.names) >= mostNames && name != otherNames {
 			return m.of(otherNames, domain)
 		}
 		m.names[name] = struct{}{}

@@ -16,6 +16,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -207,9 +208,13 @@ func unauthorized(r *http.Request, text string) *refusal {
 // ask asks the access service, together with those who ask the same at the same time from the same address.
 func (c *callers) ask(r *http.Request, given credentials) (caller, *refusal) {
 	ctx, client, digest := r.Context(), clientAddress(r), c.digest(given)
+	//nolint:spancheck // of who is not known there are no spans: one that is not ended is never shown
+	_, span := trace.SpanFromContext(ctx).TracerProvider().Tracer(scopeName).Start(ctx, "authenticate")
 	asked := c.asking.DoChan(client+" "+string(digest[:]), func() (any, error) {
-		// Whoever asked first may go away, the others still want to know.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askWait)
+		// Whoever asked first may go away, the others still want to know. And it is below nobody's trace: who is not known yet
+		// gets no spans, see observer.end.
+		ctx := trace.ContextWithSpanContext(context.WithoutCancel(ctx), trace.SpanContext{})
+		ctx, cancel := context.WithTimeout(ctx, askWait)
 		defer cancel()
 		answer, err := c.access.Authenticate(ctx, given.request(client))
 		if err != nil {
@@ -227,11 +232,12 @@ func (c *callers) ask(r *http.Request, given credentials) (caller, *refusal) {
 	select {
 	case answer := <-asked:
 		if who, ok := answer.Val.(caller); ok {
+			span.End()
 			return who, nil
 		}
 		return caller{}, c.refused(r, given, answer.Err)
 	case <-ctx.Done():
-		return caller{}, detail(statusClientGone, "The client closed the request.")
+		return caller{}, detail(statusClientGone, "The client closed the request.") //nolint:spancheck // the same
 	}
 }
 

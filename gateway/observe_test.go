@@ -1,6 +1,8 @@
 package gateway_test
 
 import (
+	"context"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -10,8 +12,11 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/sluice-tasks/sluice/gateway"
+	"github.com/sluice-tasks/sluice/pkg/errs"
+	accessv1 "github.com/sluice-tasks/sluice/pkg/pb/sluice/access/v1"
 	"github.com/sluice-tasks/sluice/pkg/telemetry/tasktrace"
 )
 
@@ -30,6 +35,7 @@ func TestARequestThatChangesSomethingBeginsATraceAndALookDoesNot(t *testing.T) {
 	f.do(t, "POST", tasksPath, `{"name":"n"}`, "traceparent", sampledCaller, "tracestate", "a=b")
 	f.do(t, "GET", tasksPath, "", "traceparent", sampledCaller)
 	f.do(t, "GET", tasksPath, "", "traceparent", strings.TrimSuffix(sampledCaller, "1")+"0")
+	f.do(t, "POST", "/nowhere", "")
 	ended := spans.Ended()
 	var names []string
 	for _, span := range ended {
@@ -80,7 +86,7 @@ func TestRequestsAreMeasuredByRouteAndNotByPath(t *testing.T) {
 	for _, p := range all.ScopeMetrics[0].Metrics[0].Data.(metricdata.Histogram[float64]).DataPoints {
 		of := func(key attribute.Key) string {
 			value, _ := p.Attributes.Value(key)
-			return value.Emit()
+			return value.String()
 		}
 		got[of("method")+" "+of("route")] += p.Count
 	}
@@ -88,5 +94,31 @@ func TestRequestsAreMeasuredByRouteAndNotByPath(t *testing.T) {
 		if got[name] != want {
 			t.Errorf("%s: %d, want %d, of %v", name, got[name], want, got)
 		}
+	}
+}
+
+func TestWhoIsNotKnownMakesNoSpans(t *testing.T) {
+	spans := tracetest.NewSpanRecorder()
+	d := &doorman{}
+	d.authenticate = func(ctx context.Context, r *accessv1.AuthenticateRequest) (*accessv1.AuthenticateResponse, error) {
+		if parent := metadata.ValueFromIncomingContext(ctx, "traceparent"); len(parent) != 0 {
+			t.Errorf("the access service was told %q", parent)
+		}
+		if r.GetPassword().GetPassword() != "correct:horse" {
+			return nil, errs.Denied(errs.BadCredentials, "wrong credentials")
+		}
+		return &accessv1.AuthenticateResponse{User: &accessv1.User{Id: 7, Username: "ada"}}, nil
+	}
+	h := newHouse(t, &native{}, d, gateway.Config{Tracer: sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)).Tracer("gateway")})
+	h.knock(http.MethodPost, root+"tasks/", "")
+	h.knock(http.MethodPost, root+"tasks/", basic("ada:wrong"))
+	h.knock(http.MethodDelete, "/nowhere/"+root, basic("ada:wrong"))
+	if n := len(spans.Ended()); n != 0 {
+		t.Fatalf("strangers have made %d spans", n)
+	}
+	h.knock(http.MethodPost, root+"tasks/", basic("ada:correct:horse"))
+	ended := spans.Ended()
+	if len(ended) != 2 || ended[0].Name() != "authenticate" || ended[0].Parent().SpanID() != ended[1].SpanContext().SpanID() {
+		t.Errorf("a user has made %d spans: %v", len(ended), ended)
 	}
 }

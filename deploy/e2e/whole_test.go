@@ -143,6 +143,12 @@ func wholeSystem(s *system) {
 	name := fresh("unknown")
 	for range 3 {
 		id := s.dispatch(client.Spec{Name: name}).ID
+		eventually(s.t, "the scheduler sees the task", func() error { // what is canceled before that is not counted
+			if why, err := s.Explain(s.soon(), id); err != nil || !why.Live {
+				return fmt.Errorf("%+v, %v", why, err)
+			}
+			return nil
+		})
 		if _, err := s.Cancel(s.soon(), id); err != nil {
 			s.t.Error(err)
 		}

@@ -85,7 +85,8 @@ func busy(t *testing.T) *clienttest.Server {
 	}
 	server.Resources = &schedulerv1.ListResourcesResponse{Total: 1234, Resources: []*schedulerv1.Resource{
 		{Name: "reports/2026", Exclusive: true, Holders: 1, Waiting: 100, HeldSince: ago(87 * time.Second), WaitingSince: ago(86 * time.Second)},
-		{Name: "settings", Holders: 17, HeldSince: ago(3 * time.Hour)}, {Name: "free", Waiting: 1},
+		{Name: "settings", Holders: 17, HeldSince: ago(3 * time.Hour)},
+		{Name: "free", Waiting: 1},
 	}}
 	server.Resource = &schedulerv1.GetResourceResponse{
 		Resource: &schedulerv1.Resource{Name: "reports/2026", Exclusive: true, Holders: 1, Waiting: 100},

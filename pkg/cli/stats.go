@@ -20,7 +20,7 @@ type StatsCmd struct {
 
 // Help is the longer explanation.
 func (*StatsCmd) Help() string {
-	return `Three lines for each name: unblock is the time from the dispatch until all resources were granted, start from there until an executor was given the task, run from there to the end. Half of COUNT tasks took at most P50, 95 in 100 at most P95; these are right within 5 %, and MAX, the longest, is exact. Figures are kept by the minute for three hours, and by the hour for 30 days; --since is rounded up accordingly. With --output json: an array with a row for each name and domain, times in seconds.
+	return `Three lines for each name: unblock is the time from the dispatch until all resources were granted, start from there until an executor was given the task, run from there to the end. Half of COUNT tasks took at most P50, 95 in 100 at most P95; these are right within 5 %, and MAX, the longest, is exact. Figures are kept by the minute for three hours, and by the hour for 30 days; --since is rounded up accordingly. What is canceled right after its dispatch, before the scheduler has seen it, is not counted. With --output json: an array with a row for each name and domain, times in seconds.
 
     sluice stats --since 24h
     sluice stats --name command.run`
@@ -28,6 +28,9 @@ func (*StatsCmd) Help() string {
 
 // Run prints the figures.
 func (c *StatsCmd) Run(ctx context.Context, env *Environment) error {
+	if c.Since == 0 { // which asks for the default elsewhere
+		return usage("--since: must be between 1s and 720h, is 0s")
+	}
 	return c.with(ctx, env, func(ctx context.Context, s *session) error {
 		stats, err := s.Stats(ctx, client.StatsQuery{Name: c.Name, Domain: c.Domain, Since: c.Since})
 		switch {

@@ -78,7 +78,7 @@ func newSystem(ctx context.Context, log *slog.Logger, name string, whole bool, c
 		Service: "sluice-" + name, Version: Version(), Log: s.part("telemetry"), Console: console, Whole: whole,
 	})
 	if err != nil {
-		log.Error("there will be no metrics and no traces", slog.Any("error", err))
+		log.ErrorContext(ctx, "there will be no metrics and no traces", slog.Any("error", err))
 		return s
 	}
 	s.seen = seen
@@ -87,7 +87,7 @@ func newSystem(ctx context.Context, log *slog.Logger, name string, whole bool, c
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopGrace/2)
 		defer cancel()
 		if err := seen.Close(ctx); err != nil {
-			log.Warn("what was measured and traced at the end is lost", slog.Any("error", err))
+			log.WarnContext(ctx, "what was measured and traced at the end is lost", slog.Any("error", err))
 		}
 	})
 	return s

@@ -39,7 +39,7 @@ func (c *TopCmd) Run(ctx context.Context, env *Environment) error {
 			tea.WithContext(ctx), tea.WithoutSignalHandler(), tea.WithEnvironment(env.ofTerminal()), tea.WithInput(in), tea.WithOutput(out))
 		_, err := program.Run()
 		if errors.Is(err, tea.ErrProgramKilled) && ctx.Err() != nil {
-			return nil // a signal is as good as a key
+			return nil //nolint:nilerr // a signal is as good as a key
 		}
 		if err != nil {
 			return fmt.Errorf("draw on the terminal: %w", err)

@@ -45,6 +45,7 @@ func TestBadInputIsNamedAndNothingIsDispatched(t *testing.T) {
 		"limit of nothing":        {[]string{"task", "list", "--limit", "0"}, `--limit: must be at least 1, is 0`},
 		"resources limit":         {[]string{"resource", "list", "--limit", "1001"}, `limit: must be between 0 and 1000, is 1001`},
 		"no resources":            {[]string{"resource", "list", "--limit", "0"}, `--limit: must be at least 1, is 0`},
+		"no time of stats":        {[]string{"stats", "--since", "0s"}, `--since: must be between 1s and 720h, is 0s`},
 		"no queue":                {[]string{"resource", "show", "r", "--limit", "0"}, `--limit: must be at least 1, is 0`},
 		"state":                   {[]string{"task", "list", "--state", "asleep"}, `--state: must be one of waiting, running, canceling, completed, failed, canceled, skipped, is "asleep"`},
 		"duration":                {[]string{"task", "wait", "--all", "--timeout", "soon"}, `--timeout: expected duration but got "soon"`},

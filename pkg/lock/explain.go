@@ -207,6 +207,7 @@ func (q *queue) describe(limit int) Resource {
 }
 
 func (q *queue) firstHolders(limit int) []Request { return first(q.head, min(limit, int(q.holders))) }
+
 func (q *queue) firstWaiters(limit int) []Request {
 	return first(q.waiting, min(limit, int(q.waiters)))
 }

@@ -58,7 +58,7 @@ func (s *seen) counts(t *testing.T) map[string]int {
 	note := func(name string, set attribute.Set, n int) {
 		of := func(key string) string {
 			value, _ := set.Value(attribute.Key(key))
-			return value.Emit()
+			return value.String()
 		}
 		counts[strings.TrimSpace(name+" "+of("service")+"/"+of("method")+" "+of("code"))] += n
 	}

@@ -128,7 +128,7 @@ func metricReader(ctx context.Context, c Config) (sdk.Reader, error) {
 
 func warn(ctx context.Context, log *slog.Logger, what string, err error) {
 	if log != nil {
-		log.WarnContext(ctx, what, slog.Any("error", err))
+		log.WarnContext(ctx, what, slog.Any("error", err)) //nolint:sloglint // the callers' are constants, but for the names of variables
 	}
 }
 

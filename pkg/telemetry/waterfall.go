@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
@@ -64,7 +67,9 @@ func (w *waterfall) watch() {
 	for {
 		select {
 		case <-look.C:
-			w.show(func(f *fall) bool { return f.over(w.whole, time.Now()) })
+			// With no room left, what is quiet is shown even if it goes on: the leader may have lost the end of a task, and a
+			// thousand that wait for hours must not hide the others.
+			w.show(func(f *fall, full bool) bool { return f.over(w.whole && !full, time.Now()) })
 		case <-w.stop:
 			return
 		}
@@ -104,7 +109,9 @@ func (w *waterfall) OnEnd(s sdktrace.ReadOnlySpan) {
 	}
 	switch s.Name() {
 	case tasktrace.Dispatch:
-		f.open++
+		if stored(s) {
+			f.open++
+		}
 	case tasktrace.Finish:
 		f.open--
 		f.ended = true
@@ -113,12 +120,19 @@ func (w *waterfall) OnEnd(s sdktrace.ReadOnlySpan) {
 	w.spans++
 }
 
+// stored reports whether a dispatch made a task, whose end is still to come: not if it was refused, or the task was there already.
+func stored(dispatch sdktrace.ReadOnlySpan) bool {
+	return dispatch.Status().Code != codes.Error && !slices.ContainsFunc(dispatch.Attributes(), func(a attribute.KeyValue) bool {
+		return a.Key == tasktrace.Repeated
+	})
+}
+
 // show writes the traces that are due, and forgets them.
-func (w *waterfall) show(due func(*fall) bool) {
+func (w *waterfall) show(due func(f *fall, full bool) bool) {
 	w.mu.Lock()
 	var falls [][]sdktrace.ReadOnlySpan
 	for id, f := range w.traces {
-		if due(f) {
+		if due(f, w.missed > 0) {
 			falls = append(falls, f.spans)
 			w.spans -= len(f.spans)
 			delete(w.traces, id)
@@ -138,7 +152,7 @@ func (w *waterfall) show(due func(*fall) bool) {
 
 // ForceFlush shows everything there is.
 func (w *waterfall) ForceFlush(context.Context) error {
-	w.show(func(*fall) bool { return true })
+	w.show(func(*fall, bool) bool { return true })
 	return nil
 }
 

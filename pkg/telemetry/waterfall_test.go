@@ -83,7 +83,9 @@ func TestAWaterfallShowsWhoWaitedForWhatAndHowLong(t *testing.T) {
 
 func TestAWaterfallOfWhateverSpansIsPlainText(t *testing.T) {
 	evil := span(4, 0, "evil\x1b[2J", 0, 1, attribute.String("key", "\x1b]0;\a"))
-	if text := telemetry.Waterfall(tracetest.SpanStubs{evil}.Snapshots()); strings.ContainsAny(text, "\x1b\a") {
+	evil.Attributes = append(evil.Attributes, tasktrace.Outcome.String("\x1bc"), tasktrace.ErrorCode.String("\x1bc"), attribute.String("\x1bc", "\u202e"))
+	evil.Status = sdktrace.Status{Code: codes.Error, Description: "\x1bc"}
+	if text := telemetry.Waterfall(tracetest.SpanStubs{evil}.Snapshots()); strings.ContainsAny(text, "\x1b\a\u202e") {
 		t.Errorf("a terminal would obey %q", text)
 	}
 	one, other := span(1, 2, "one", 0, 1), span(2, 1, "other", 0, 1)
@@ -107,7 +109,7 @@ func TestATraceIsShownOnceItsTasksHaveEnded(t *testing.T) {
 		ctx, dispatch := tracer.Start(t.Context(), tasktrace.Dispatch)
 		dispatch.End()
 		wait := func(d time.Duration) {
-			time.Sleep(d) // of the bubble
+			time.Sleep(d) //nolint:forbidigo // in the bubble this takes no time
 			synctest.Wait()
 		}
 		if wait(time.Hour); out.String() != "" {
@@ -144,7 +146,7 @@ func TestAProcessThatSeesNoEndsShowsWhatIsQuiet(t *testing.T) {
 		}
 		_, dispatch := traces.Tracer("test").Start(t.Context(), tasktrace.Dispatch)
 		dispatch.End()
-		time.Sleep(10 * time.Second)
+		time.Sleep(10 * time.Second) //nolint:forbidigo // in the bubble this takes no time
 		synctest.Wait()
 		if !strings.Contains(out.String(), "dispatch") {
 			t.Error("nothing is shown")
@@ -172,4 +174,44 @@ func TestMoreTracesThanAnybodyCanReadAreCounted(t *testing.T) {
 	if got := strings.Count("\n"+out.String(), "\ntrace "); got != 1000 || !strings.Contains(out.String(), "500 spans are not shown") {
 		t.Errorf("%d traces are shown", got)
 	}
+}
+
+func TestADispatchThatMadeNoTaskIsShownAndHidesNothing(t *testing.T) {
+	t.Setenv("OTEL_TRACES_EXPORTER", "console")
+	synctest.Test(t, func(t *testing.T) {
+		out := &lines{}
+		traces, err := telemetry.StartTraces(t.Context(), telemetry.Config{Service: "sluice-test", Console: out, Whole: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := func(want int) {
+			t.Helper()
+			time.Sleep(10 * time.Second) //nolint:forbidigo // in the bubble this takes no time
+			synctest.Wait()
+			if got := strings.Count("\n"+out.String(), "\ntrace "); got != want {
+				t.Errorf("%d traces are shown, want %d", got, want)
+			}
+		}
+		_, refused := traces.Tracer("test").Start(t.Context(), tasktrace.Dispatch)
+		refused.SetStatus(codes.Error, "no such group")
+		refused.End()
+		_, again := traces.Tracer("test").Start(t.Context(), tasktrace.Dispatch)
+		again.SetAttributes(tasktrace.Repeated.Bool(true))
+		again.End()
+		shown(2)
+		for range 1000 { // whose ends are lost, or hours away
+			_, dispatch := traces.Tracer("test").Start(t.Context(), tasktrace.Dispatch)
+			dispatch.End()
+		}
+		shown(2)
+		for range 2 { // the first is one too many
+			_, other := traces.Tracer("test").Start(t.Context(), "other")
+			other.End()
+			time.Sleep(10 * time.Second) //nolint:forbidigo // in the bubble this takes no time
+		}
+		shown(2 + 1000 + 1)
+		if err := traces.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }

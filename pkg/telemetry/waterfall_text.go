@@ -188,7 +188,7 @@ func label(key attribute.Key) string {
 	case "http.request.method", "http.route", "rpc.system", "rpc.service", "rpc.method", "db.system.name", "db.operation.name":
 		return "" // the span's name has them
 	}
-	return string(key)
+	return flat(string(key)) // of a handler's own
 }
 
 // about is what is worth knowing of a span: what became of it first. What a task is stands once, where it was dispatched.
@@ -199,10 +199,10 @@ func about(s sdktrace.ReadOnlySpan) string {
 		known[a.Key] = a.Value
 	}
 	if outcome, has := known[tasktrace.Outcome]; has {
-		words = append(words, outcome.String())
+		words = append(words, flat(outcome.String()))
 	}
 	if code, has := known[tasktrace.ErrorCode]; has {
-		words = append(words, code.String())
+		words = append(words, short(flat(code.String()), maxValue))
 	}
 	if s.Status().Code == codes.Error {
 		words = append(words, "error: "+short(cmp.Or(flat(s.Status().Description), "no description"), maxValue))
@@ -234,7 +234,7 @@ func value(v attribute.Value) string {
 // flat is text for one line of a terminal, which obeys none of it: much of what is shown is what somebody sent.
 func flat(text string) string {
 	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
 			return utf8.RuneError
 		}
 		return r

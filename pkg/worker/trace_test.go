@@ -51,6 +51,7 @@ func TestWithoutTracingAHandlerMakesNoSpansAndSeesTheContext(t *testing.T) {
 	var recording bool
 	worker.Handle(mux, "t", func(ctx context.Context, _ struct{}) (worker.None, error) {
 		_, span := worker.Tracer(ctx).Start(ctx, "mine")
+		defer span.End()
 		seen, recording = trace.SpanContextFromContext(ctx), span.IsRecording()
 		return worker.None{}, nil
 	})

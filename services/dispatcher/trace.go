@@ -13,9 +13,6 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/telemetry/tasktrace"
 )
 
-// repeated marks the dispatch of a task that was there already: its trace is that of the first dispatch.
-const repeated = attribute.Key("sluice.repeated")
-
 // Trace makes the dispatcher make spans: of each dispatch, and of the end of tasks that never start. It is called before anything is
 // dispatched. Without it there are none, and the callers' contexts are stored as they come.
 func (s *Service) Trace(tracer trace.Tracer) { s.tracer = tracer }
@@ -65,7 +62,7 @@ func (d dispatches) end(tasks []*New, err error) {
 		case err != nil:
 			span.SetStatus(codes.Error, err.Error())
 		case tasks[i].Repeated:
-			span.SetAttributes(tasktrace.TaskID.String(tasks[i].ID), repeated.Bool(true))
+			span.SetAttributes(tasktrace.TaskID.String(tasks[i].ID), tasktrace.Repeated.Bool(true))
 		}
 		span.End(trace.WithTimestamp(now))
 	}

@@ -133,7 +133,7 @@ func TestADispatchContinuesItsCallersTraceAndTheRowGoesOnBelowIt(t *testing.T) {
 		tasktrace.TaskName: "a", tasktrace.Domain: "default", tasktrace.CorrelationID: "mine",
 		tasktrace.Exclusive: `["r"]`, tasktrace.Shared: `["s","` + domain + `"]`,
 	} {
-		if got := about(first, key).Emit(); got != want {
+		if got := about(first, key).String(); got != want {
 			t.Errorf("%s is %s, want %s", key, got, want)
 		}
 	}

@@ -228,6 +228,18 @@ func (c *child) offer(text []byte) (written int) {
 	return max(0, written)
 }
 
+// hungUp tells whether the child has closed the line, as all do that end, be it read or not.
+func (c *child) hungUp() bool {
+	var events int16
+	err := c.raw.Control(func(fd uintptr) {
+		line := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		if n, err := unix.Poll(line, 0); err == nil && n > 0 {
+			events = line[0].Revents
+		}
+	})
+	return err != nil || events&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+}
+
 // reply answers a call.
 func (c *child) reply(reply *executorv1.CallReply) {
 	c.send(&executorv1.WorkResponse{Message: &executorv1.WorkResponse_Reply{Reply: reply}})

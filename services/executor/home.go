@@ -391,11 +391,15 @@ func (d *taskDir) make() (string, error) {
 	return path, nil
 }
 
-// makeOf makes the directory, as make does, of one that is there already, and reports whether it took that.
+// makeOf makes the directory, as make does, of one that is there already, and reports whether it took that. If not, make makes
+// another.
 func (d *taskDir) makeOf(s *spare) (taken bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if s == nil || d.over || d.path != "" || unix.Renameat(int(s.home.dir.Fd()), s.name, int(d.home.dir.Fd()), d.task) != nil {
+		return false
+	}
+	if !d.home.asMade(d.task) { // somebody was in it since, a task of another child or what is left of one of this
 		return false
 	}
 	d.path = filepath.Join(d.home.path, d.task)

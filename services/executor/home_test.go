@@ -265,6 +265,41 @@ func TestASpareThatCannotBeTakenHarmsNobody(t *testing.T) {
 	}
 }
 
+// Tasks of other children, and what a task leaves running in its own, can reach a spare.
+func TestASpareIsTakenOnlyIfNobodyWasInIt(t *testing.T) {
+	for what, between := range map[string]func(path string) error{
+		"a file is in it":                func(path string) error { return os.WriteFile(filepath.Join(path, "file"), nil, 0o600) },
+		"others may look into it":        func(path string) error { return os.Chmod(path, 0o755) },
+		"a link is in its place":         func(path string) error { return errors.Join(os.Remove(path), os.Symlink(os.TempDir(), path)) },
+		"a file is in its place":         func(path string) error { return errors.Join(os.Remove(path), os.WriteFile(path, nil, 0o600)) },
+		"it was removed":                 os.Remove,
+		"nobody may, not even its owner": func(path string) error { return os.Chmod(path, 0) },
+	} {
+		h := open(t, t.TempDir(), "mine")
+		d := &taskDir{home: h, task: "task"}
+		_, err := d.make()
+		kept := d.keep(sparePrefix + "1")
+		if err := errors.Join(err, between(filepath.Join(h.path, sparePrefix+"1"))); err != nil || kept == nil {
+			t.Fatalf("%s: %v, %v", what, kept, err)
+		}
+		next := &taskDir{home: h, task: "next"}
+		if next.makeOf(kept) {
+			t.Errorf("%s: taken", what)
+		}
+		kept.remove()
+		path, err := next.make()
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		if info, err := os.Lstat(path); err != nil || info.Mode() != os.ModeDir|0o700 || !h.asMade("next") {
+			t.Errorf("%s: the next task has %v, %v", what, info.Mode(), err)
+		}
+		if entries, err := os.ReadDir(h.path); err != nil || len(entries) != 2 {
+			t.Errorf("%s: left beside it: %v, %v", what, entries, err)
+		}
+	}
+}
+
 func TestDirectoriesWithoutPermissionsAreRemoved(t *testing.T) {
 	if os.Getuid() == 0 {
 		t.Skip("no permission stops root")

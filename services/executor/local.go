@@ -228,9 +228,10 @@ func (l *local) runInChild(r *run, calls calls) *taskv1.Outcome {
 		l.children.put(child, true)
 		return unfit("The lease of the executor is over.")
 	}
-	if calls.dir.makeOf(child.spare) {
-		child.spare = nil
+	if !calls.dir.makeOf(child.spare) {
+		child.spare.remove() // whatever became of it
 	}
+	child.spare = nil
 	dir, err := calls.dir.make()
 	if err != nil {
 		l.children.put(child, true)

@@ -116,15 +116,18 @@ func (p *pool) get(ctx context.Context) (*child, error) {
 	return c, nil
 }
 
+// warm takes an idle child that lives, the one used last. One that has died, of which lost has not heard yet, stays for lost: the
+// task that it was given would have failed for its death.
 func (p *pool) warm() *child {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.idle) == 0 {
-		return nil
+	for at := len(p.idle) - 1; at >= 0; at-- {
+		if c := p.idle[at]; !c.hungUp() {
+			p.idle = slices.Delete(p.idle, at, at+1)
+			return c
+		}
 	}
-	c := p.idle[len(p.idle)-1]
-	p.idle = p.idle[:len(p.idle)-1]
-	return c
+	return nil
 }
 
 // put takes a child back after a task. One that is not to be used again, or has done its share, is ended.

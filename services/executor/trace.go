@@ -58,6 +58,7 @@ func (s *spans) begin(r *run, executor string) {
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: before}))
 	}
 	ctx := trace.ContextWithRemoteSpanContext(context.WithoutCancel(r.killed), known.dispatched)
+	//nolint:spancheck // report ends it
 	_, known.span = s.tracer.Start(tasktrace.WithSpanID(ctx, tasktrace.RunID(a.GetTaskId(), a.GetAttempt())), tasktrace.Run, options...)
 }
 

@@ -89,6 +89,21 @@ func TestOnALineThatHasEndedNothingIsAnnounced(t *testing.T) {
 	}
 }
 
+// A line can last for months.
+func TestAnAnnouncementDoesNotOutliveItsTick(t *testing.T) {
+	s := newStage(t)
+	given, canceled := s.db.add(tRow()), s.db.add(tRow())
+	f := s.begin(offers(given, canceled))
+	if got := len(s.x.announced); got != 2 {
+		t.Fatalf("%d claims are announced", got)
+	}
+	s.db.cancel(canceled.Seq)
+	s.land(f)
+	if len(s.x.announced) > 0 {
+		t.Errorf("left: %v", s.x.announced)
+	}
+}
+
 // However an acknowledgement, the assignment and the end of the line fall together: what may begin is known to be acknowledged, and
 // nothing else is.
 func TestWhatMayBeginIsKnownHoweverItsAcknowledgementFalls(t *testing.T) {

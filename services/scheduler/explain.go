@@ -88,7 +88,7 @@ func (l *leader) summary(t *live, e *schedulerv1.ExplainResponse) string {
 	case resting:
 		return l.restSummary(t)
 	case blocked:
-		return l.blockedSummary(t, e)
+		return l.blockedSummary(e)
 	case ready:
 	}
 	switch name := t.lane.name; {
@@ -118,7 +118,7 @@ func (l *leader) summary(t *live, e *schedulerv1.ExplainResponse) string {
 }
 
 // blockedSummary says who is in the way, and how that one stands.
-func (l *leader) blockedSummary(t *live, e *schedulerv1.ExplainResponse) string {
+func (l *leader) blockedSummary(e *schedulerv1.ExplainResponse) string {
 	chain := e.GetChain()
 	if len(chain) == 0 {
 		return "It waits for its resources." // it can't be: who is blocked is so by somebody

@@ -90,7 +90,8 @@ func (p *Particulars) summary() string {
 	switch {
 	case p.StartedAt != nil && p.EndedAt != nil:
 		fmt.Fprintf(&text, " after %s on %s", lasting(p.EndedAt.Sub(*p.StartedAt)), p.Executor)
-		if waited := p.StartedAt.Sub(p.CreatedAt); waited >= time.Millisecond {
+		// Before a later attempt it did not only wait.
+		if waited := p.StartedAt.Sub(p.CreatedAt); waited >= time.Millisecond && p.Attempt <= 1 {
 			fmt.Fprintf(&text, ", having waited for %s before", lasting(waited))
 		}
 	case p.EndedAt != nil:

@@ -145,10 +145,10 @@ func TestExplainSaysWhatIsMissingOfExecutors(t *testing.T) {
 		return to
 	}
 	hello("old", 1, map[string]string{"core": "3.9"})
-	e := s.says(row, `It has all its resources, but old, the only executor that knows "v", has not the versions it needs: `+
+	s.says(row, `It has all its resources, but old, the only executor that knows "v", has not the versions it needs: `+
 		`ansible is missing and must be 2 or later, core is 3.9 and must be 3.10 or later.`)
 	hello("older", 1, map[string]string{"core": "3.8", "ansible": "3"})
-	e = s.says(row, `It has all its resources, but none of the 2 executors that know "v" has the versions it needs: on older, core is 3.8 and must be 3.10 or later.`)
+	e := s.says(row, `It has all its resources, but none of the 2 executors that know "v" has the versions it needs: on older, core is 3.8 and must be 3.10 or later.`)
 	gap := func(component, wanted, has string) *schedulerv1.VersionGap {
 		return &schedulerv1.VersionGap{Component: component, Wanted: wanted, Has: has}
 	}

@@ -111,16 +111,27 @@ func (l *leader) mayJoin(events []event, lookEvery time.Duration) bool {
 		!l.pressed() && len(l.settles) == 0 && !l.lookIsDue(lookEvery) && worth(events, l.flights[len(l.flights)-1])
 }
 
-// heavy reports whether an event needs a tick of its own: it asks for a look, takes something back, or wants to know what is so.
+// heavy reports whether an event needs a tick that is alone: it asks for a look, takes something back, may turn a task away, or wants to
+// know what is so.
 func heavy(e event) bool {
 	switch e := e.(type) {
 	case reportEvent:
 		return false
 	case offerEvent:
-		return len(e.rows) == 0 || e.settle != nil
+		return len(e.rows) == 0 || e.settle != nil || e.impatient()
 	default:
 		return true
 	}
+}
+
+// impatient reports whether a task came that is turned away if it can't run at once.
+func (e offerEvent) impatient() bool {
+	for i := range e.rows {
+		if e.rows[i].Immediate && !e.rows[i].Deferred {
+			return true
+		}
+	}
+	return false
 }
 
 // worth reports whether events are worth a tick of their own, while another one is under way: each costs a commit, and many small

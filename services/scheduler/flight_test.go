@@ -113,20 +113,24 @@ func TestWhatWaitedForAnEndUnderWayIsNotGivenAwayBesideIt(t *testing.T) {
 // The lock table has forgotten the one that was in the way, the database may not.
 func TestWhatComesAfterAnEndUnderWayIsNotGivenAwayBesideIt(t *testing.T) {
 	for _, c := range []struct {
-		what                    string
-		had, wants, alsoAShared []string
-		given                   bool
+		what                            string
+		had, shared, wants, alsoAShared []string
+		given                           bool
 	}{
 		{what: "the same", had: []string{"a"}, wants: []string{"a"}},
 		{what: "another one", had: []string{"a"}, wants: []string{"b"}, given: true},
 		{what: "nothing", had: []string{"a"}, given: true},
 		{what: "to share what one had alone", had: []string{"a"}, alsoAShared: []string{"a"}},
+		{what: "to have alone what one shared", shared: []string{"a"}, wants: []string{"a"}},
+		{what: "to share what one shared", shared: []string{"a"}, alsoAShared: []string{"a"}, given: true},
 	} {
 		s := newStage(t)
-		first := s.db.add(tRow(c.had...))
+		row := tRow(c.had...)
+		row.Shared = c.shared
+		first := s.db.add(row)
 		s.tick(offers(first))
 		f := s.begin(s.ends(first, success()))
-		row := tRow(c.wants...)
+		row = tRow(c.wants...)
 		row.Shared = c.alsoAShared
 		after := s.db.add(row)
 		beside := s.join(offers(after))
@@ -259,6 +263,7 @@ func TestOnlyEndsAndOffersJoinATickUnderWay(t *testing.T) {
 		"nothing": {}, "a hint": {light, offerEvent{}}, "a hangup": {light, hangup}, "a drain": {light, drainEvent{}},
 		"a question": {light, askEvent(func(*leader) {})}, "a hello": {helloEvent{line: newLine()}, light},
 		"somebody who waits": {offerEvent{rows: []Row{other.Row}, settle: &settle{}}},
+		"one that does not":  {offerEvent{rows: []Row{other.Row, {Immediate: true}}}},
 	} {
 		if s.leader.mayJoin(events, farApart) {
 			t.Errorf("%s: it may join", what)
@@ -369,5 +374,22 @@ func TestNothingLeavesAfterATickThatFailed(t *testing.T) {
 		if got := s.acknowledge(); len(got) > 0 || sky.flying != 0 {
 			t.Errorf("given: %v", got)
 		}
+	}
+}
+
+// What is taken out is not counted any more when callers are turned away because too many wait.
+func TestWhatCannotBeSentStaysInTheInbox(t *testing.T) {
+	s, sky, g, flights := twoUnderWay(t)
+	if sky.room(s.leader, nil) {
+		t.Error("a third tick may be made")
+	}
+	for _, f := range flights {
+		g.answers[f.plan] <- nil
+		if _, err := sky.land(s.leader, <-sky.returns, farApart); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !sky.room(s.leader, make([]event, maxHeld-1)) || sky.room(s.leader, make([]event, maxHeld)) {
+		t.Error("not as many are taken out as may be held")
 	}
 }

@@ -300,8 +300,9 @@ func (s *simulation) send() {
 	s.look()
 }
 
-// look lets the executors read what was sent, and checks what holds then.
+// look takes note of who was answered, lets the executors read what was sent, and checks what holds then.
 func (s *simulation) look() {
+	s.waiters = slices.DeleteFunc(s.waiters, s.answered)
 	if !s.slow {
 		for _, e := range s.executors {
 			s.read(e)
@@ -333,7 +334,6 @@ func (s *simulation) back(f *simFlight) {
 			s.t.Fatalf("land: %v", err)
 		}
 	}
-	s.waiters = slices.DeleteFunc(s.waiters, s.answered)
 	s.look()
 }
 
@@ -422,7 +422,6 @@ func (s *simulation) tick() (more bool) {
 		s.takeOver()
 		more = true
 	}
-	s.waiters = slices.DeleteFunc(s.waiters, s.answered)
 	s.look()
 	return more
 }

@@ -101,6 +101,7 @@ func (s *Store) EarliestUnsummed(ctx context.Context) (minute, now int64, err er
 
 // Minutes reads the rows of the minutes that begin at from or later, and before to; both in microseconds since 1970.
 func (s *Store) Minutes(ctx context.Context, from, to int64) (found []LatencyRow, err error) {
+	//nolint:rowserrcheck // CollectRows does, in latencyRows
 	rows, err := s.pool.Query(ctx, `
 		select `+latencyColumns+` from task_latency_minute
 		where begins >= 'epoch'::timestamptz + $1::bigint * interval '1 microsecond'

@@ -39,6 +39,10 @@ func (s *Survey) Runnable() int { return s.Ready + s.Given }
 // away for a moment.
 const noticeAfter = 5 * time.Second
 
+// noticesAtOnce is how many of these lines a look writes at most; the rest come with the next ones. Names are chosen by clients, and
+// while it writes lines the leader does nothing else.
+const noticesAtOnce = 20
+
 const (
 	// agedAfter is how long a task has waited for a slot that Pulp counts as waiting for workers.
 	agedAfter = 5 * time.Second
@@ -49,6 +53,7 @@ const (
 // survey counts, and logs which tasks wait for an executor that is not there. It costs the number of lanes and executors.
 func (l *leader) survey() Survey {
 	s := Survey{Blocked: l.locks.Blocked(), Resting: len(l.resting)}
+	notices := 0
 	for _, w := range l.lanes {
 		n := 0
 		unable := false
@@ -78,8 +83,9 @@ func (l *leader) survey() Survey {
 		switch {
 		case w.unableSince.IsZero():
 			w.unableSince = now
-		case !w.noticed && now.Sub(w.unableSince) >= noticeAfter:
+		case !w.noticed && notices < noticesAtOnce && now.Sub(w.unableSince) >= noticeAfter:
 			w.noticed = true
+			notices++
 			l.log.Warn("tasks wait for an executor that can run them", slog.String("task", w.name), slog.Any("versions", w.versions),
 				slog.Int("tasks", n), slog.String("reason", reason))
 		}

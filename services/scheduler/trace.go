@@ -196,10 +196,11 @@ func (s *spans) under(known *traced) context.Context {
 }
 
 func (s *spans) begin(ctx context.Context, t *live, name string, at int64, options ...trace.SpanStartOption) trace.Span {
+	//nolint:spancheck // the caller ends it
 	_, span := s.tracer.Start(ctx, name, append(options, trace.WithTimestamp(time.UnixMicro(at)), trace.WithAttributes(
 		tasktrace.TaskID.String(t.id), tasktrace.TaskName.String(t.lane.name), tasktrace.Domain.String(task.DefaultDomain),
 		tasktrace.CorrelationID.String(t.story.trace.correlationID)))...)
-	return span
+	return span //nolint:spancheck // the same
 }
 
 // dispatch begins the span of a task that may be dispatched for a schedule, and puts its context where it goes into the row.

@@ -62,7 +62,7 @@ func follow(t *testing.T, db *pgxpool.Pool, flags string, s spec) (id string) {
 func say(s sdk.ReadOnlySpan, key attribute.Key) string {
 	for _, a := range s.Attributes() {
 		if a.Key == key {
-			return a.Value.Emit()
+			return a.Value.String()
 		}
 	}
 	return ""

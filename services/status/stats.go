@@ -209,8 +209,8 @@ func (f *fortunes) onWire(of fate) *statusv1.NameStats {
 		Name: of.name, Domain: of.domain, Finished: f.finished(), Completed: f.completed, Failed: f.failed, Canceled: f.canceled,
 		Unblock: percentiles(&f.unblock), Start: percentiles(&f.start), Run: percentiles(&f.run),
 	}
-	if stats.Finished > 0 {
-		stats.FailureRate = float64(f.failed) / float64(stats.Finished)
+	if stats.GetFinished() > 0 {
+		stats.FailureRate = float64(f.failed) / float64(stats.GetFinished())
 	}
 	return stats
 }

@@ -55,6 +55,8 @@ const (
 	Outcome = attribute.Key("sluice.outcome")
 	// ErrorCode is the code of the error of a task that failed.
 	ErrorCode = attribute.Key("sluice.error.code")
+	// Repeated marks the dispatch of a task that was there already: its trace is that of the first dispatch.
+	Repeated = attribute.Key("sluice.repeated")
 )
 
 // Parse reads a W3C trace context as it stands in a task's row. The zero SpanContext means that there is none.
@@ -63,7 +65,7 @@ func Parse(traceparent, tracestate string) trace.SpanContext {
 		return trace.SpanContext{}
 	}
 	carrier := propagation.MapCarrier{"traceparent": traceparent, "tracestate": tracestate}
-	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier))
+	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier)) //nolint:forbidigo // it only carries
 }
 
 // Format writes a context as it stands in a task's row; empty for none.
@@ -72,7 +74,7 @@ func Format(c trace.SpanContext) (traceparent, tracestate string) {
 		return "", ""
 	}
 	carrier := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), c), carrier)
+	propagation.TraceContext{}.Inject(trace.ContextWithSpanContext(context.Background(), c), carrier) //nolint:forbidigo // it only carries
 	return carrier["traceparent"], carrier["tracestate"]
 }
 

@@ -161,10 +161,12 @@ func TestCommandReturnsWhatItWrote(t *testing.T) {
 
 func TestCommandGetsItsSurroundings(t *testing.T) {
 	b := newBench(t, "*")
-	c := shell(`pwd; cat; echo "$A $SLUICE_TASK_ID $SLUICE_TASK_CLAIM $SLUICE_TASK_CORRELATION_ID $PATH"; env | grep -c SLUICE_CHILD_`)
+	c := shell(`pwd; cat; echo "$A $SLUICE_TASK_ID $SLUICE_TASK_CLAIM $SLUICE_TASK_CORRELATION_ID $PATH"; env | grep -cE "SLUICE_CHILD_|open sesame"`)
 	c["env"] = map[string]string{"A": "a=b"}
 	c["stdin"] = "in\n"
 	t.Setenv("SLUICE_CHILD_HANDLERS", "{}")
+	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=open sesame")
+	t.Setenv("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "authorization=open sesame")
 	dir, err := filepath.EvalSymlinks(b.dir)
 	if err != nil {
 		t.Fatal(err)

@@ -123,7 +123,11 @@ func (in command) environ(current worker.Task, dir string) []string {
 		fmt.Sprintf("SLUICE_TASK_CLAIM=%d", current.Claim),
 		"SLUICE_TASK_CORRELATION_ID="+current.CorrelationID,
 	)
-	env = slices.DeleteFunc(env, func(entry string) bool { return strings.HasPrefix(entry, "SLUICE_CHILD_") })
+	env = slices.DeleteFunc(env, func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		// The headers are where the collector's token is: the worker sends its spans with it, and the command need not know it.
+		return strings.HasPrefix(name, "SLUICE_CHILD_") || strings.HasPrefix(name, "OTEL_EXPORTER_OTLP_") && strings.HasSuffix(name, "HEADERS")
+	})
 	for name, value := range in.Env {
 		env = append(env, name+"="+value) // of two entries the last one counts
 	}

@@ -268,13 +268,38 @@ func (l *load) read() string {
 func (l *load) goesOn() {
 	l.s.t.Helper()
 	acknowledged, lines := l.count()
+	began := time.Now()
 	eventually(l.s.t, "tasks are handed in and run", func() error {
 		a, n := l.count()
 		if a < acknowledged+10 || n < lines+10 {
-			return fmt.Errorf("%d tasks were acknowledged and %d lines written", a-acknowledged, n-lines)
+			why := ""
+			if time.Since(began) > patience-time.Second { // to ask each time would be a load, too
+				why = l.oldest()
+			}
+			return fmt.Errorf("%d tasks were acknowledged and %d lines written%s", a-acknowledged, n-lines, why)
 		}
 		return nil
 	})
+}
+
+// oldest says what the oldest tasks that have not ended wait for.
+func (l *load) oldest() string {
+	l.mu.Lock()
+	said := l.read()
+	var open []string
+	for id := range l.returned {
+		if !strings.Contains(said, "end "+id+" ") {
+			open = append(open, id)
+		}
+	}
+	l.mu.Unlock()
+	slices.Sort(open) // by when they were made
+	var text strings.Builder
+	for _, id := range open[:min(len(open), 5)] {
+		why, err := l.s.Explain(l.s.soon(), id)
+		fmt.Fprintf(&text, "\n%s: %s %v", id, why.Summary, err)
+	}
+	return text.String()
 }
 
 // settle ends the load, waits for all tasks that were stored, acknowledged or not, and checks what is promised of them. A

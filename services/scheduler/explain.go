@@ -173,7 +173,7 @@ func (l *leader) runSummary(t *live) string {
 		text += ", and was asked to stop"
 	}
 	if t.owner.line == nil {
-		text += ". That executor is not connected now: if it does not come back it will be declared missing, and the run ends"
+		text += ". That executor is not connected now: if it does not come back, nor beats any more, it will be declared missing, and the run ends"
 	}
 	return text + "."
 }

@@ -254,7 +254,7 @@ func TestATaskWhoseExecutorIsNotConnectedSaysSo(t *testing.T) {
 	behind := s.after(time.Second, tRow("a"))
 	s.leader.heard(s.leader.tasks[row.Seq].owner)
 	hangupEvent{line: s.x, from: "life of x"}.apply(s.leader)
-	s.says(row, "It runs on x and has for 1s. That executor is not connected now: if it does not come back it will be declared missing, and the run ends.")
+	s.says(row, "It runs on x and has for 1s. That executor is not connected now: if it does not come back, nor beats any more, it will be declared missing, and the run ends.")
 	s.says(behind, "It waits for a, which task "+row.ID+" (t) has held alone for 1s: it runs on x, which is not connected.")
 }
 

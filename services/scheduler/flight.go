@@ -7,8 +7,8 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/lock"
 )
 
-// maxFlights is how many ticks may be under way at once. While the database works on one, the next is made; a third was measured to
-// bring nothing more.
+// maxFlights is how many ticks may be under way at once. While the database works on one, the next is made; a third was not seen to
+// bring more.
 const maxFlights = 2
 
 // flight is a tick from when it is made until its answer has been applied, and everything that leaves with its commit.

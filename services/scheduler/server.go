@@ -227,14 +227,28 @@ func (s *Service) GetResource(ctx context.Context, req *schedulerv1.GetResourceR
 	return found, err
 }
 
-// GetLoad says how much there is to do, as of the last look.
+const (
+	// loadAge is how old a count may be that GetLoad answers with: who has just dispatched wants to see it.
+	loadAge = 200 * time.Millisecond
+	// loadPatience is how long GetLoad waits for a leader that hangs on its database, before the last count has to do.
+	loadPatience = 300 * time.Millisecond
+)
+
+// GetLoad says how much there is to do.
 func (s *Service) GetLoad(ctx context.Context, _ *schedulerv1.GetLoadRequest) (*schedulerv1.GetLoadResponse, error) {
-	if counted := s.survey.Load(); counted != nil {
-		return counted.load(), nil
-	}
-	// It has just begun to lead, and not looked yet.
-	return ask(ctx, s, func(l *leader) *schedulerv1.GetLoadResponse {
+	last := s.survey.Load()
+	limited, cancel := context.WithTimeout(ctx, loadPatience)
+	defer cancel()
+	now, err := ask(limited, s, func(l *leader) *schedulerv1.GetLoadResponse {
+		l.takeStock(loadAge)
+		if counted := s.survey.Load(); counted != nil {
+			return counted.load()
+		}
 		counted := l.survey()
 		return counted.load()
 	})
+	if err != nil && last != nil && ctx.Err() == nil {
+		return last.load(), nil
+	}
+	return now, err
 }

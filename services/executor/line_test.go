@@ -49,15 +49,21 @@ func (w *recorder) Send(r *schedulerv1.AcquireRequest) error {
 	return nil
 }
 
-// speak runs a line in a bubble: do says something, and what was sent until nothing more happens is returned.
-func speak(t *testing.T, do func(*line, *recorder)) (sent []message) {
+// speak runs a line in a bubble: before says something of which nothing is sent yet, do goes on while the line sends, and what
+// was sent until nothing more happens is returned.
+func speak(t *testing.T, before func(*line), do func(*line, *recorder)) (sent []message) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		defer cancel(nil)
 		l, w := newLine(1, unending(), cancel), &recorder{began: time.Now()}
+		if before != nil {
+			before(l)
+		}
 		go l.send(ctx, w)
-		do(l, w)
+		if do != nil {
+			do(l, w)
+		}
 		<-time.After(time.Hour)
 		synctest.Wait()
 		sent = w.sent
@@ -73,38 +79,39 @@ func completed(result string) *taskv1.Outcome {
 
 func TestWhatALineSaysAndWhen(t *testing.T) {
 	for name, c := range map[string]struct {
-		do   func(*line, *recorder)
-		want []message
+		before func(*line)
+		do     func(*line, *recorder)
+		want   []message
 	}{
 		"an acknowledgement goes at once": {
-			func(l *line, _ *recorder) { l.acknowledge(one("a")) },
-			[]message{{Acknowledged: []string{"a"}}},
+			do:   func(l *line, _ *recorder) { l.acknowledge(one("a")) },
+			want: []message{{Acknowledged: []string{"a"}}},
 		},
 		"a report goes at once, with all that there is to say": {
-			func(l *line, _ *recorder) {
+			before: func(l *line) {
 				l.acknowledge(one("a"))
 				l.finish(one("b"), completed(""))
 				l.wantNoMore()
 			},
-			[]message{{Drain: true}, {Acknowledged: []string{"a"}, Finished: []string{"b"}}},
+			want: []message{{Drain: true}, {Acknowledged: []string{"a"}, Finished: []string{"b"}}},
 		},
 		"what has ended before it was acknowledged is acknowledged all the same": {
-			func(l *line, _ *recorder) {
+			before: func(l *line) {
 				l.acknowledge(one("a"))
 				l.finish(one("a"), completed(""))
 			},
-			[]message{{Acknowledged: []string{"a"}, Finished: []string{"a"}}},
+			want: []message{{Acknowledged: []string{"a"}, Finished: []string{"a"}}},
 		},
 		"what is to be said twice is": {
-			func(l *line, _ *recorder) {
+			do: func(l *line, _ *recorder) {
 				l.acknowledge(one("a"))
 				<-time.After(time.Second)
 				l.acknowledge(one("a"))
 			},
-			[]message{{Acknowledged: []string{"a"}}, {After: time.Second, Acknowledged: []string{"a"}}},
+			want: []message{{Acknowledged: []string{"a"}}, {After: time.Second, Acknowledged: []string{"a"}}},
 		},
 		"of what is not ours any more nothing is said": {
-			func(l *line, w *recorder) {
+			do: func(l *line, w *recorder) {
 				w.busy = make(chan struct{}, 1)
 				l.finish(one("first"), completed(""))
 				synctest.Wait() // it is on its way
@@ -114,10 +121,10 @@ func TestWhatALineSaysAndWhen(t *testing.T) {
 				l.drop(one("b"))
 				w.busy <- struct{}{}
 			},
-			[]message{{Finished: []string{"first"}}},
+			want: []message{{Finished: []string{"first"}}},
 		},
 		"what comes while a message is on its way goes with the next": {
-			func(l *line, w *recorder) {
+			do: func(l *line, w *recorder) {
 				w.busy = make(chan struct{}, 2)
 				l.finish(one("first"), completed(""))
 				synctest.Wait()
@@ -128,11 +135,11 @@ func TestWhatALineSaysAndWhen(t *testing.T) {
 				w.busy <- struct{}{}
 				w.busy <- struct{}{}
 			},
-			[]message{{Finished: []string{"first"}}, {After: 5 * time.Second, Finished: []string{"0", "1", "2", "3", "4"}}},
+			want: []message{{Finished: []string{"first"}}, {After: 5 * time.Second, Finished: []string{"0", "1", "2", "3", "4"}}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if diff := cmp.Diff(c.want, speak(t, c.do)); diff != "" {
+			if diff := cmp.Diff(c.want, speak(t, c.before, c.do)); diff != "" {
 				t.Errorf("sent (-want +got):\n%s", diff)
 			}
 		})

@@ -15,7 +15,7 @@ import (
 
 // What the services send, as far as it is broken here. A test whose rule meets nothing fails, so a change is noticed.
 var (
-	ticks    = faults.Committing("scheduler_tick_2(")
+	ticks    = faults.Committing("scheduler_tick_3(")
 	finishes = faults.Committing("finish_seqs =>")
 	claims   = faults.Committing("claim_seqs =>")
 	looks    = faults.Committing("scheduler_wishes(")

@@ -104,7 +104,7 @@ func batch(s *system) {
 // expected are pieces of statements that every life of a Sluice contains. Without them, a log that is empty, or somebody
 // else's, would prove anything.
 var expected = []string{
-	"create table task ", "dispatcher_insert_3(", "scheduler_tick_2(", "finish_seqs =>", "claim_seqs =>", "update lease ",
+	"create table task ", "dispatcher_insert_3(", "scheduler_tick_3(", "update lease ",
 	"insert into app ", "from task ",
 }
 

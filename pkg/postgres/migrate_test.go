@@ -127,17 +127,18 @@ func assertAppliedOnce(t *testing.T, url string) {
 func TestMigratorWaitsForTheOneAtWork(t *testing.T) {
 	url := pgtest.EmptyURL(t)
 	pool := pgtest.Open(t, url)
-	first := make(chan error, 1)
-	go func() {
-		first <- postgres.MigrateFiles(t.Context(), url, files("create table one (n int); select pg_advisory_xact_lock(42);"), quiet())
-	}()
 	hold, err := pool.Begin(t.Context()) // holds up the first migrator in the middle of its work
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = hold.Rollback(t.Context()) }() // if something is wrong
 	if _, err := hold.Exec(t.Context(), "select pg_advisory_xact_lock(42)"); err != nil {
 		t.Fatal(err)
 	}
+	first := make(chan error, 1)
+	go func() {
+		first <- postgres.MigrateFiles(t.Context(), url, files("create table one (n int); select pg_advisory_xact_lock(42);"), quiet())
+	}()
 	waiting := func(n int) func() bool {
 		return func() bool {
 			var got int

@@ -79,6 +79,9 @@ func takesNull(t reflect.Type) bool {
 
 // bind fills *in, a struct of this shape. Its errors are written for the person who dispatched the task.
 func (s *shape) bind(arguments Arguments, in any) error {
+	if len(s.parameters) == 0 && isNothing(arguments.Args, "[]") && isNothing(arguments.Kwargs, "{}") {
+		return nil
+	}
 	given, err := s.collect(arguments)
 	if err != nil {
 		return err
@@ -135,11 +138,13 @@ func (s *shape) collect(arguments Arguments) ([]json.RawMessage, error) {
 
 // decode reads JSON, unless it is nothing or what stands for nothing, as it is for most tasks.
 func decode(raw json.RawMessage, nothing string, into any) error {
-	if len(raw) == 0 || string(raw) == nothing {
+	if isNothing(raw, nothing) {
 		return nil
 	}
 	return json.Unmarshal(raw, into)
 }
+
+func isNothing(raw json.RawMessage, nothing string) bool { return len(raw) == 0 || string(raw) == nothing }
 
 func sortedKeys(m map[string]json.RawMessage) []string {
 	keys := make([]string, 0, len(m))

@@ -16,7 +16,7 @@ import (
 
 // What the dispatcher sends. A test whose fault meets nothing fails, so a change is noticed.
 var (
-	inserts = faults.Committing("dispatcher_insert_2(")
+	inserts = faults.Committing("dispatcher_insert_4(")
 	cancels = faults.Committing("insert into task_cancel")
 	deletes = faults.Committing("delete from task t")
 )

@@ -441,7 +441,7 @@ func TestDispatchWithoutFilesSendsTheStatementItAlwaysSent(t *testing.T) {
 		t.Fatal(err)
 	}
 	statements := sent.Take()
-	if len(statements) != 1 || !strings.Contains(statements[0].SQL, "dispatcher_insert_2(") || len(statements[0].Args) != 16 {
+	if len(statements) != 1 || !strings.Contains(statements[0].SQL, "dispatcher_insert_4(") || len(statements[0].Args) != 16 {
 		t.Errorf("sent %v", statements)
 	}
 	filed := plain()

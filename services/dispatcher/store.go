@@ -25,10 +25,9 @@ type Store struct{ pool *pgxpool.Pool }
 // NewStore makes a store.
 func NewStore(pool *pgxpool.Pool) *Store { return &Store{pool: pool} }
 
-// insertTasks is a function of the schema, where PostgreSQL keeps its plan; what it does stands in the migrations.
-const insertTasks = `
-	select id, id, seq, created_at, '' from dispatcher_insert_2($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-		$8::boolean[], $9::boolean[], $10::text[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[])`
+// insertTasks is a function of the schema, where PostgreSQL keeps its plan; what it does stands in the migrations. The call itself is
+// read and planned each time, so it is short.
+const insertTasks = `select * from dispatcher_insert_4($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)`
 
 // insertKnown is the same for tasks of which some have request ids or files: the others are not to pay for them.
 const insertKnown = `
@@ -165,6 +164,9 @@ func insertion(tasks []*New) (statement string, args []any, err error) {
 
 // insert runs the statement once.
 func (s *Store) insert(ctx context.Context, tasks []*New, statement string, args []any) error {
+	if statement == insertTasks {
+		return s.insertFresh(ctx, tasks, args)
+	}
 	rows, err := s.pool.Query(ctx, statement, args...)
 	if err != nil {
 		return err
@@ -202,6 +204,22 @@ func (s *Store) insert(ctx context.Context, tasks []*New, statement string, args
 	for _, a := range answers {
 		a.t.Repeated = a.id != a.t.ID
 		a.t.ID, a.t.Seq, a.t.CreatedAt, a.t.UpdatedAt = a.id, a.seq, a.created, a.created
+	}
+	return nil
+}
+
+// insertFresh stores tasks of which none can be there already.
+func (s *Store) insertFresh(ctx context.Context, tasks []*New, args []any) error {
+	var numbers []int64
+	var at time.Time
+	if err := s.pool.QueryRow(ctx, insertTasks, args...).Scan(&numbers, &at); err != nil {
+		return err
+	}
+	if len(numbers) != len(tasks) {
+		return fmt.Errorf("the database numbered %d tasks of %d", len(numbers), len(tasks))
+	}
+	for i, t := range tasks {
+		t.Seq, t.CreatedAt, t.UpdatedAt = numbers[i], at, at
 	}
 	return nil
 }

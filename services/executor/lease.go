@@ -30,7 +30,27 @@ type lease struct {
 // clock tells the time since some moment in the past. It goes on while this process is stopped, and while the machine sleeps.
 type clock func() time.Duration
 
-func boottime() time.Duration { return readClock(unix.CLOCK_BOOTTIME) }
+// rereadAfter is how old a reading of the kernel's clock may be that boottime goes on from. In between it adds what has passed by Go's
+// clock, which goes on while the process is stopped, and stands still only while the machine sleeps: a machine that wakes up is noticed by
+// so much later, no more than had it slept between a question to the lease and the deed. Reading is a system call, and each run asks
+// several times.
+const rereadAfter = time.Millisecond
+
+// boottime makes the clock that counts, for a station.
+func boottime() clock {
+	type reading struct{ at, boot time.Duration }
+	var last atomic.Pointer[reading]
+	begin := time.Now()
+	return func() time.Duration {
+		now := time.Since(begin)
+		if r := last.Load(); r != nil && now-r.at < rereadAfter {
+			return r.boot + now - r.at
+		}
+		r := &reading{at: now, boot: readClock(unix.CLOCK_BOOTTIME)}
+		last.Store(r)
+		return r.boot
+	}
+}
 
 // readClock reads one of the kernel's clocks, which no caller can do without.
 func readClock(id int32) time.Duration {

@@ -105,7 +105,7 @@ func TestTheEndOfALeaseIsNoticedSoonAfterTheMachineSlept(t *testing.T) {
 }
 
 func TestAWorkerIsToldTheEndOfItsLeaseByTheClockOfItsMachine(t *testing.T) {
-	l := newLease(boottime, 30*time.Second, boottime()-5*time.Second, func() {})
+	l := newLease(boottime(), 30*time.Second, boottime()()-5*time.Second, func() {})
 	before := readClock(unix.CLOCK_MONOTONIC)
 	m := l.message()
 	after := readClock(unix.CLOCK_MONOTONIC)

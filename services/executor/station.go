@@ -107,8 +107,8 @@ type station struct {
 	// changed is closed, and replaced, whenever a run ends or is forgotten, or how it is to stop.
 	changed chan struct{}
 
-	// performing counts the goroutines that perform runs.
-	performing sync.WaitGroup
+	// performing are the goroutines that perform runs.
+	performing *process.Hands
 }
 
 // newStation makes a station. Nothing is started before run.
@@ -122,7 +122,7 @@ func newStation(ctx context.Context, name string, slots, immediate int, config C
 		place:     place,
 		slots:     make(chan struct{}, slots),
 		immediate: make(chan struct{}, immediate),
-		clock:     boottime,
+		clock:     boottime(),
 		begun:     begun,
 		signal:    signal,
 		runs:      map[claim]*run{},
@@ -130,6 +130,8 @@ func newStation(ctx context.Context, name string, slots, immediate int, config C
 		abort:     errStopping,
 		waitsFor:  errors.New("not started"),
 		changed:   make(chan struct{}),
+
+		performing: process.NewHands(),
 	}
 }
 

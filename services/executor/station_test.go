@@ -61,7 +61,7 @@ func stationOf(t *testing.T, p place, beat error) *station {
 }
 
 // unending is a lease for those to whom it does not matter.
-func unending() *lease { return newLease(boottime, time.Hour, boottime(), func() {}) }
+func unending() *lease { return newLease(boottime(), time.Hour, boottime()(), func() {}) }
 
 // order has a station take a task, and begin it.
 func (s *station) order(task string) *run {
@@ -90,7 +90,7 @@ func TestWhatEndsBecauseOfAFenceIsNotReported(t *testing.T) {
 		close(gone)
 		<-r.done // as late as can be
 	}
-	l := s.newLife("i", boottime())
+	l := s.newLife("i", boottime()())
 	if s.live(l); !l.fenced() {
 		t.Error("it was not fenced")
 	}

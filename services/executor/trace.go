@@ -44,12 +44,16 @@ func (s *spans) take(r *run) {
 	a.Traceparent, a.Tracestate = tasktrace.Format(tasktrace.RunContext(dispatched, a.GetTaskId(), a.GetAttempt()))
 }
 
-// begin begins the span of a run that begins.
+// begin begins the span of a run that begins, if its trace is wanted.
 func (s *spans) begin(r *run, executor string) {
-	known, a := &r.traced, r.assignment
-	if !known.dispatched.IsValid() {
-		return
+	if r.traced.dispatched.IsValid() {
+		s.beginSampled(r, executor)
 	}
+}
+
+// beginSampled is apart, for it needs a large stack, which a run without a trace is not to pay for.
+func (s *spans) beginSampled(r *run, executor string) {
+	known, a := &r.traced, r.assignment
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
 		tasktrace.TaskID.String(a.GetTaskId()), tasktrace.TaskName.String(a.GetName()), tasktrace.Domain.String(a.GetDomain()),
 		tasktrace.CorrelationID.String(a.GetCorrelationId()), tasktrace.Attempt.Int(int(a.GetAttempt())), tasktrace.Executor.String(executor))}

@@ -3,6 +3,8 @@ package scheduler
 import (
 	"context"
 	"time"
+
+	"github.com/sluice-tasks/sluice/pkg/run"
 )
 
 // air is where the ticks are that were sent and have not been applied. Each is sent by a goroutine of its own; all else belongs to
@@ -11,6 +13,8 @@ type air struct {
 	lease   time.Duration
 	flying  int
 	returns chan landing
+	// carriers send them.
+	carriers *run.Hands
 	// early are those that returned before one that was sent before them.
 	early map[*flight]*Report
 }
@@ -23,7 +27,7 @@ type landing struct {
 }
 
 func newAir(lease time.Duration) *air {
-	return &air{lease: lease, returns: make(chan landing, maxFlights), early: map[*flight]*Report{}}
+	return &air{lease: lease, returns: make(chan landing, maxFlights), carriers: run.NewHands(), early: map[*flight]*Report{}}
 }
 
 // limit bounds a tick. It goes on when ctx ends: a write under way should be known to have happened. One that takes longer than the
@@ -46,11 +50,11 @@ func (a *air) start(ctx context.Context, l *leader, f *flight) {
 	ctx, cancel := a.limit(ctx)
 	a.flying++
 	s, epoch := l.store, l.epoch
-	go func() {
+	a.carriers.Go(func() {
 		defer cancel()
 		report, err := s.Tick(ctx, epoch, f.plan)
 		a.returns <- landing{flight: f, report: report, err: err}
-	}()
+	})
 }
 
 // land applies what a flight brought, and what waited for it: answers are applied in the order in which the ticks were sent.
@@ -79,4 +83,5 @@ func (a *air) drain() {
 	for ; a.flying > 0; a.flying-- {
 		<-a.returns
 	}
+	a.carriers.Wait()
 }

@@ -330,6 +330,7 @@ func twoUnderWay(t *testing.T) (s *stage, sky *air, g *gate, flights [2]*flight)
 	g = &gate{modelDatabase: s.db, asked: make(chan *Plan, maxFlights), answers: map[*Plan]chan error{}}
 	s.leader.store = g
 	sky = newAir(time.Hour)
+	t.Cleanup(sky.drain)
 	flights[0] = s.begin(offers(s.db.add(tRow())))
 	flights[1] = s.join(offers(s.db.add(tRow())))
 	for _, f := range flights {

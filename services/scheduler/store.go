@@ -71,32 +71,21 @@ const highest = `select case when is_called then last_value else 0 end from task
 // clock is when the transaction began, in microseconds since 1970.
 const clock = `(extract(epoch from now()) * 1000000)::bigint`
 
-// The statements that every task pays for are functions of the schema, where PostgreSQL keeps their plans; what they do stands
-// in the migrations.
+// tickOnce is the first statement of a tick. Like all that every task pays for it is a function of the schema, where PostgreSQL keeps its
+// plan; what it does stands in the migrations. The call itself is read and planned each time: it is as short as can be.
 //
-// tickBegin returns the transaction's own id. A snapshot's upper bound would not do in its place: it is one more than the last id
-// that has ended, and transactions above it can be open. What a tick has nothing of is left out.
-const (
-	tickBegin  = `select part, seq, claim, attempt, state, args, kwargs, correlation_id, traceparent, tracestate, group_id, options from scheduler_tick_2($1, $2::interval`
-	tickFinish = `, finish_seqs => $%d::bigint[], finish_claims => $%d::bigint[], finish_states => $%d::text[], finish_results => $%d::text[], ` +
-		`finish_errors => $%d::text[], canceled => $%d::json`
-	tickClaim = `, claim_seqs => $%d::bigint[], claim_executors => $%d::text[], claim_incarnations => $%d::text[], claim_unblocked => $%d::bigint[]`
-)
+// It returns the transaction's own id. A snapshot's upper bound would not do in its place: it is one more than the last id
+// that has ended, and transactions above it can be open.
+const tickOnce = `select * from scheduler_tick_3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
 
-// tickStatement is the first statement of a tick.
-func tickStatement(epoch int64, lease time.Duration, plan *Plan) (sql string, args []any) {
+// tickArgs are its arguments.
+func tickArgs(epoch int64, lease time.Duration, plan *Plan) []any {
 	var renewal any // null: the fence alone, see scheduler_fence
 	if !plan.Beside {
 		renewal = lease
 	}
-	sql, args = tickBegin, []any{epoch, renewal}
-	add := func(part string, values ...any) {
-		numbers := make([]any, len(values))
-		for i := range values {
-			numbers[i] = len(args) + i + 1
-		}
-		sql, args = sql+fmt.Sprintf(part, numbers...), append(args, values...)
-	}
+	const none = "{}"
+	args := []any{epoch, renewal, none, none, none, none, none, none, none, none, none, none}
 	if n := len(plan.Finish); n > 0 {
 		seqs, claims := make([]int64, n), make([]int64, n)
 		states, results, causes := make([]string, n), make([]*string, n), make([]*string, n)
@@ -107,17 +96,17 @@ func tickStatement(epoch int64, lease time.Duration, plan *Plan) (sql string, ar
 			}
 			causes[i] = errorJSON(end.Error)
 		}
-		add(tickFinish, postgres.Bigints(seqs), postgres.Bigints(claims), postgres.Texts(states),
-			postgres.TextsOrNull(results), postgres.TextsOrNull(causes), canceledJSON())
+		args[2], args[3], args[4] = postgres.Bigints(seqs), postgres.Bigints(claims), postgres.Texts(states)
+		args[5], args[6], args[7] = postgres.TextsOrNull(results), postgres.TextsOrNull(causes), canceledJSON()
 	}
 	if n := len(plan.Claim); n > 0 {
 		seqs, times, executors, incarnations := make([]int64, n), make([]int64, n), make([]string, n), make([]string, n)
 		for i, c := range plan.Claim {
 			seqs[i], times[i], executors[i], incarnations[i] = c.Seq, c.Unblocked, c.Executor, c.Incarnation
 		}
-		add(tickClaim, postgres.Bigints(seqs), postgres.Texts(executors), postgres.Texts(incarnations), postgres.Bigints(times))
+		args[8], args[9], args[10], args[11] = postgres.Bigints(seqs), postgres.Texts(executors), postgres.Texts(incarnations), postgres.Bigints(times)
 	}
-	return sql + ")", args
+	return args
 }
 
 // tickRows reads what the first statement of a tick answers.
@@ -125,34 +114,48 @@ func tickRows(report *Report, plan *Plan) func(pgx.Rows) error {
 	return func(rows pgx.Rows) error {
 		report.Finished = make(map[int64]task.State, len(plan.Finish))
 		report.Claimed = make(map[int64]*Claimed, len(plan.Claim))
+		for _, end := range plan.Finish { // but for those of which a row says otherwise
+			report.Finished[end.Seq] = end.State
+		}
+		ended := 0
 		var part int
-		var seq int64
-		var claim *int64
-		var attempt *int32
-		var state, args, kwargs, correlation, traceparent, tracestate, group, options *string
+		var seq, claim int64
+		var attempt int32
+		var args, kwargs, correlation, traceparent, tracestate, group, options *string
 		_, err := pgx.ForEachRow(rows, []any{
-			&part, &seq, &claim, &attempt, &state, &args, &kwargs, &correlation, &traceparent,
-			&tracestate, &group, &options,
+			&part, &seq, &claim, &attempt, &args, &kwargs, &correlation, &traceparent, &tracestate, &group, &options,
 		}, func() error {
 			switch part {
 			case 0:
-				report.Now, report.Xact = seq, uint64(*claim)
+				report.Now, report.Xact, ended = seq, uint64(claim), int(attempt)
 			case 1:
-				report.Finished[seq] = task.State(*state)
+				report.Finished[seq] = task.State(*args)
 			default:
-				asked, err := task.ParseOptions(*options)
+				asked, err := task.ParseOptions(or(options, ""))
 				if err != nil {
 					return fmt.Errorf("read task with seq %d: %w", seq, err)
 				}
 				report.Claimed[seq] = &Claimed{
-					Seq: seq, Claim: *claim, Attempt: *attempt, Args: *args, Kwargs: *kwargs,
-					CorrelationID: *correlation, Traceparent: *traceparent, Tracestate: *tracestate, GroupID: *group, Options: asked,
+					Seq: seq, Claim: claim, Attempt: attempt, Args: or(args, "[]"), Kwargs: or(kwargs, "{}"),
+					CorrelationID: or(correlation, ""), Traceparent: or(traceparent, ""), Tracestate: or(tracestate, ""),
+					GroupID: or(group, ""), Options: asked,
 				}
 			}
 			return nil
 		})
+		if err == nil && ended != len(plan.Finish) {
+			return fmt.Errorf("finish runs: %d of %d changed", ended, len(plan.Finish))
+		}
 		return err
 	}
+}
+
+// or is a text, or what stands for none.
+func or(text *string, none string) string {
+	if text == nil {
+		return none
+	}
+	return *text
 }
 
 // requeueRuns takes back assignments that did not begin.
@@ -228,8 +231,7 @@ const lookGone = `
 // transaction may or may not have been committed.
 func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error) {
 	batch, report := &pgx.Batch{}, &Report{}
-	first, args := tickStatement(epoch, s.lease, plan)
-	batch.Queue(first, args...).Query(tickRows(report, plan))
+	batch.Queue(tickOnce, tickArgs(epoch, s.lease, plan)...).Query(tickRows(report, plan))
 
 	if n := len(plan.Requeue); n > 0 {
 		seqs, claims := make([]int64, n), make([]int64, n)

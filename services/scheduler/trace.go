@@ -174,19 +174,19 @@ func (s *spans) lostRun(t *live, failure *task.Error, at int64) {
 	if known.attempt > 1 {
 		links = append(links, trace.WithLinks(trace.Link{SpanContext: tasktrace.RunContext(known.parent, t.id, known.attempt-1)}))
 	}
-	span := s.begin(tasktrace.WithSpanID(s.under(known), tasktrace.RunID(t.id, known.attempt)), t, tasktrace.Run, t.story.begun,
-		append(links, trace.WithSpanKind(trace.SpanKindConsumer))...)
-	span.SetAttributes(
+	about := []attribute.KeyValue{
 		tasktrace.Attempt.Int(int(known.attempt)), tasktrace.Executor.String(known.executor),
-		tasktrace.Outcome.String(string(task.Failed)), tasktrace.ErrorCode.String(failure.Code))
+		tasktrace.Outcome.String(string(task.Failed)), tasktrace.ErrorCode.String(failure.Code),
+	}
+	span := s.begin(tasktrace.WithSpanID(s.under(known), tasktrace.RunID(t.id, known.attempt)), t, tasktrace.Run, t.story.begun, about,
+		append(links, trace.WithSpanKind(trace.SpanKindConsumer))...)
 	span.SetStatus(codes.Error, failure.Reason)
 	span.End(trace.WithTimestamp(time.UnixMicro(max(at, t.story.begun))))
 }
 
 // span makes one span of a task, below its dispatch.
 func (s *spans) span(t *live, name string, from, to int64, about ...attribute.KeyValue) {
-	span := s.begin(s.under(t.story.trace), t, name, min(from, to)) // two clocks may have had a part in it
-	span.SetAttributes(about...)
+	span := s.begin(s.under(t.story.trace), t, name, min(from, to), about) // two clocks may have had a part in it
 	span.End(trace.WithTimestamp(time.UnixMicro(to)))
 }
 
@@ -195,11 +195,11 @@ func (s *spans) under(known *traced) context.Context {
 	return trace.ContextWithRemoteSpanContext(context.Background(), known.parent)
 }
 
-func (s *spans) begin(ctx context.Context, t *live, name string, at int64, options ...trace.SpanStartOption) trace.Span {
+func (s *spans) begin(ctx context.Context, t *live, name string, at int64, about []attribute.KeyValue, options ...trace.SpanStartOption) trace.Span {
+	about = append(about, tasktrace.TaskID.String(t.id), tasktrace.TaskName.String(t.lane.name), tasktrace.Domain.String(task.DefaultDomain),
+		tasktrace.CorrelationID.String(t.story.trace.correlationID))
 	//nolint:spancheck // the caller ends it
-	_, span := s.tracer.Start(ctx, name, append(options, trace.WithTimestamp(time.UnixMicro(at)), trace.WithAttributes(
-		tasktrace.TaskID.String(t.id), tasktrace.TaskName.String(t.lane.name), tasktrace.Domain.String(task.DefaultDomain),
-		tasktrace.CorrelationID.String(t.story.trace.correlationID)))...)
+	_, span := s.tracer.Start(ctx, name, append(options, trace.WithTimestamp(time.UnixMicro(at)), trace.WithAttributes(about...))...)
 	return span //nolint:spancheck // the same
 }
 

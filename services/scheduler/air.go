@@ -42,7 +42,7 @@ const maxHeld = 1000
 
 // room reports whether the inbox may be emptied for another tick.
 func (a *air) room(l *leader, waiting []event) bool {
-	return len(l.flights) < maxFlights && len(waiting) < maxHeld
+	return !l.full() && len(waiting) < maxHeld
 }
 
 // start sends a tick.

@@ -7,9 +7,12 @@ import (
 	"github.com/sluice-tasks/sluice/pkg/lock"
 )
 
-// maxFlights is how many ticks may be under way at once. While the database works on one, the next is made; a third was not seen to
-// bring more.
-const maxFlights = 2
+// maxFlights is how many ticks may be under way at once. While the database works on one, the next is made. A third makes large ones
+// smaller and nothing faster; beside small ones, those of a few chains, it is one link that need not wait for another's.
+const (
+	maxFlights   = 3
+	smallFlights = 8 // changes of all that are under way, for one more than two
+)
 
 // flight is a tick from when it is made until its answer has been applied, and everything that leaves with its commit.
 type flight struct {
@@ -107,8 +110,20 @@ func (l *leader) join(events []event) *flight {
 
 // mayJoin reports whether the next tick may be sent while others are under way.
 func (l *leader) mayJoin(events []event, lookEvery time.Duration) bool {
-	return len(l.flights) < maxFlights && l.flights[len(l.flights)-1].light() && !slices.ContainsFunc(events, heavy) &&
+	return !l.full() && l.flights[len(l.flights)-1].light() && !slices.ContainsFunc(events, heavy) &&
 		!l.pressed() && len(l.settles) == 0 && !l.lookIsDue(lookEvery) && worth(events, l.flights[len(l.flights)-1])
+}
+
+// full reports whether there are as many ticks under way as there should be.
+func (l *leader) full() bool {
+	if len(l.flights) < maxFlights-1 {
+		return false
+	}
+	size := 0
+	for _, f := range l.flights {
+		size += f.size()
+	}
+	return len(l.flights) == maxFlights || size > smallFlights
 }
 
 // heavy reports whether an event needs a tick that is alone: it asks for a look, takes something back, may turn a task away, or wants to

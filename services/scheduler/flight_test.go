@@ -283,10 +283,28 @@ func TestOnlyEndsAndOffersJoinATickUnderWay(t *testing.T) {
 		s.now, *s.leader = now, before
 	}
 	s.join(light)
-	if s.leader.mayJoin([]event{light}, farApart) {
+	third := offers(s.db.add(tRow()))
+	if !s.leader.mayJoin([]event{third}, farApart) {
+		t.Error("a third may not be beside two small ones")
+	}
+	s.join(third)
+	if s.leader.mayJoin([]event{offers(s.db.add(tRow()))}, farApart) {
 		t.Error("there are more under way than may be")
 	}
 	s.land(f)
+}
+
+func TestAThirdTickIsForSmallOnes(t *testing.T) {
+	s := newStage(t)
+	var rows []*modelRow
+	for range 30 {
+		rows = append(rows, s.db.add(tRow()))
+	}
+	s.begin(offers(rows[:5]...))
+	s.join(offers(rows[5:10]...))
+	if s.leader.mayJoin([]event{offers(rows[10:]...)}, farApart) {
+		t.Error("two with ten changes are under way, and a third may be")
+	}
 }
 
 // Each tick costs a commit: one that is small beside what is under way waits for more.
@@ -381,9 +399,14 @@ func TestNothingLeavesAfterATickThatFailed(t *testing.T) {
 // What is taken out is not counted any more when callers are turned away because too many wait.
 func TestWhatCannotBeSentStaysInTheInbox(t *testing.T) {
 	s, sky, g, flights := twoUnderWay(t)
+	if !sky.room(s.leader, nil) {
+		t.Error("two are small, and a third tick may not be made")
+	}
+	flights[0].plan.Claim = append(flights[0].plan.Claim, make([]Give, smallFlights)...) // pretend
 	if sky.room(s.leader, nil) {
 		t.Error("a third tick may be made")
 	}
+	flights[0].plan.Claim = flights[0].plan.Claim[:1]
 	for _, f := range flights {
 		g.answers[f.plan] <- nil
 		if _, err := sky.land(s.leader, <-sky.returns, farApart); err != nil {

@@ -33,8 +33,12 @@ func (s *Service) begin(ctx context.Context, tasks []*New, arrived time.Time) di
 	}
 	var spans dispatches
 	for i, t := range tasks {
-		// Not below the span of the call: the parent of a task's trace is whoever the caller says.
-		under := trace.ContextWithRemoteSpanContext(ctx, tasktrace.Parse(t.Traceparent, t.Tracestate))
+		// Not below the span of the call: the parent of a task's trace is whoever the caller says. And most tasks are not sampled, which
+		// is to be found out without asking all that a call's context is made of.
+		under := context.Background() //nolint:forbidigo // spans are not canceled
+		if t.Traceparent != "" {
+			under = trace.ContextWithRemoteSpanContext(under, tasktrace.Parse(t.Traceparent, t.Tracestate))
+		}
 		_, span := s.tracer.Start(under, tasktrace.Dispatch, options...)
 		if !span.SpanContext().IsSampled() {
 			continue
@@ -44,7 +48,7 @@ func (s *Service) begin(ctx context.Context, tasks []*New, arrived time.Time) di
 		}
 		spans[i] = span
 		t.Traceparent, t.Tracestate = tasktrace.Format(span.SpanContext())
-		span.SetAttributes(append(named(&t.Task), tasktrace.Exclusive.StringSlice(t.Reserved.Exclusive), tasktrace.Shared.StringSlice(t.Reserved.Shared))...)
+		span.SetAttributes(append(named(&t.Task), reserved(t.Reserved)...)...)
 	}
 	return spans
 }
@@ -74,6 +78,18 @@ func named(t *task.Task) []attribute.KeyValue {
 		tasktrace.TaskID.String(t.ID), tasktrace.TaskName.String(t.Name), tasktrace.Domain.String(t.Domain),
 		tasktrace.CorrelationID.String(t.CorrelationID),
 	}
+}
+
+// reserved says what a task reserves, if it does.
+func reserved(r task.Reservation) []attribute.KeyValue {
+	about := make([]attribute.KeyValue, 0, 2)
+	if len(r.Exclusive) > 0 {
+		about = append(about, tasktrace.Exclusive.StringSlice(r.Exclusive))
+	}
+	if len(r.Shared) > 0 {
+		about = append(about, tasktrace.Shared.StringSlice(r.Shared))
+	}
+	return about
 }
 
 // Unstarted is a task that was canceled while it waited, as far as its trace needs it.
@@ -130,9 +146,7 @@ func (s *Service) traceEnd(t *Unstarted, asked time.Time) {
 		span.End(trace.WithTimestamp(to))
 	}
 	over := *t.FinishedAt
-	resources := []attribute.KeyValue{
-		tasktrace.Exclusive.StringSlice(t.Reserved.Exclusive), tasktrace.Shared.StringSlice(t.Reserved.Shared),
-	}
+	resources := reserved(t.Reserved)
 	next := tasktrace.Attempt.Int(int(t.Attempt) + 1)
 	switch {
 	case t.FailedAt != nil:

@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -196,7 +197,7 @@ func (s *spans) under(known *traced) context.Context {
 }
 
 func (s *spans) begin(ctx context.Context, t *live, name string, at int64, about []attribute.KeyValue, options ...trace.SpanStartOption) trace.Span {
-	about = append(about, tasktrace.TaskID.String(t.id), tasktrace.TaskName.String(t.lane.name), tasktrace.Domain.String(task.DefaultDomain),
+	about = append(slices.Grow(about, 4), tasktrace.TaskID.String(t.id), tasktrace.TaskName.String(t.lane.name), tasktrace.Domain.String(task.DefaultDomain),
 		tasktrace.CorrelationID.String(t.story.trace.correlationID))
 	//nolint:spancheck // the caller ends it
 	_, span := s.tracer.Start(ctx, name, append(options, trace.WithTimestamp(time.UnixMicro(at)), trace.WithAttributes(about...))...)

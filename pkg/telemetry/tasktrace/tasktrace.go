@@ -64,8 +64,32 @@ func Parse(traceparent, tracestate string) trace.SpanContext {
 	if traceparent == "" {
 		return trace.SpanContext{}
 	}
+	if c, ok := parseUsual(traceparent, tracestate); ok {
+		return c
+	}
 	carrier := propagation.MapCarrier{"traceparent": traceparent, "tracestate": tracestate}
 	return trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier)) //nolint:forbidigo // it only carries
+}
+
+// parseUsual reads what nearly all contexts look like, at a tenth of the cost. What looks otherwise, or can't be read, is left to
+// the library.
+func parseUsual(traceparent, tracestate string) (c trace.SpanContext, ok bool) {
+	const usual = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-"
+	if len(traceparent) != len(usual)+2 || traceparent[:3] != usual[:3] || traceparent[35] != '-' || traceparent[52] != '-' || tracestate != "" {
+		return c, false
+	}
+	config := trace.SpanContextConfig{Remote: true}
+	switch traceparent[len(usual):] {
+	case "00":
+	case "01":
+		config.TraceFlags = trace.FlagsSampled
+	default:
+		return c, false
+	}
+	var err, failed error
+	config.TraceID, err = trace.TraceIDFromHex(traceparent[3:35])
+	config.SpanID, failed = trace.SpanIDFromHex(traceparent[36:52])
+	return trace.NewSpanContext(config), err == nil && failed == nil
 }
 
 // Format writes a context as it stands in a task's row; empty for none.

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/sluice-tasks/sluice/pkg/telemetry/tasktrace"
@@ -31,6 +32,27 @@ func TestAContextComesBackFromARowAsItWas(t *testing.T) {
 	if parent, state := tasktrace.Format(trace.SpanContext{}); parent != "" || state != "" {
 		t.Errorf("none is %q, %q", parent, state)
 	}
+}
+
+// The usual context is read by ourselves. It must come to the same as what the library makes of it.
+func FuzzParse(f *testing.F) {
+	for _, parent := range []string{
+		someParent, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", "00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		"01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-03",
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-09", "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+		"00-00000000000000000000000000000000-b7ad6b7169203331-01", "00-0af7651916cd43dd8448eb211c80319cxb7ad6b7169203331-01",
+		"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01-x", "00-0af7651916cd43dd8448eb211c8031--b7ad6b7169203331-01",
+	} {
+		f.Add(parent, "")
+		f.Add(parent, "a=b")
+	}
+	f.Fuzz(func(t *testing.T, parent, state string) {
+		carrier := propagation.MapCarrier{"traceparent": parent, "tracestate": state}
+		want := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(t.Context(), carrier))
+		if got := tasktrace.Parse(parent, state); !got.Equal(want) && (got.IsValid() || want.IsValid()) {
+			t.Errorf("%q, %q is %v, want %v", parent, state, got, want)
+		}
+	})
 }
 
 func TestEverybodyKnowsTheSpanOfARun(t *testing.T) {

@@ -144,7 +144,9 @@ func decode(raw json.RawMessage, nothing string, into any) error {
 	return json.Unmarshal(raw, into)
 }
 
-func isNothing(raw json.RawMessage, nothing string) bool { return len(raw) == 0 || string(raw) == nothing }
+func isNothing(raw json.RawMessage, nothing string) bool {
+	return len(raw) == 0 || string(raw) == nothing
+}
 
 func sortedKeys(m map[string]json.RawMessage) []string {
 	keys := make([]string, 0, len(m))

@@ -43,6 +43,8 @@ func main() {
 
 const usage = `usage: bench run [flags]       measure, print the table, write the results
        bench held [flags]      what a session costs that holds a snapshot for minutes
+       bench pair [flags] [-- flags of sluice bench]
+                               two binaries, or tracing and none, at the same time
        bench lists [flags]     how long lists of tasks take with ten million finished ones
        bench river [flags]     one run of River; what "run" starts for each
        bench table FILE.json   print the table of an earlier go again`
@@ -56,6 +58,8 @@ func start(ctx context.Context, args []string, out, progress io.Writer) error {
 		return commandRun(ctx, args[1:], out, progress)
 	case "held":
 		return commandHeld(ctx, args[1:], out, progress)
+	case "pair":
+		return commandPair(ctx, args[1:], out, progress)
 	case "lists":
 		return commandLists(ctx, args[1:], out, progress)
 	case "river":

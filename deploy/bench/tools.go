@@ -23,11 +23,12 @@ func output(cmd *exec.Cmd) ([]byte, error) {
 	return text, err
 }
 
-// timed is output, and says how much processor time the tool took, its children included.
+// timed is output, and says how much processor time the tool took, its children included. The environment of the command is added to
+// ours.
 func timed(cmd *exec.Cmd) ([]byte, time.Duration, error) {
 	var problem bytes.Buffer
 	cmd.Stderr = &problem
-	cmd.Env = toolEnv(os.Environ())
+	cmd.Env = append(toolEnv(os.Environ()), cmd.Env...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = killAfter
 	text, err := cmd.Output()
@@ -44,7 +45,7 @@ func timed(cmd *exec.Cmd) ([]byte, time.Duration, error) {
 func toolEnv(environ []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(entry string) bool {
 		return strings.HasPrefix(entry, "PG") || strings.HasPrefix(entry, "SLUICE_") || strings.HasPrefix(entry, "DATABASE_URL=") ||
-			strings.HasPrefix(entry, "RIVER_")
+			strings.HasPrefix(entry, "RIVER_") || strings.HasPrefix(entry, "OTEL_")
 	})
 }
 

@@ -3,6 +3,7 @@ package dispatcher
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -138,6 +139,8 @@ func (q *intake) took(tasks int, took time.Duration) {
 // work stores until nothing waits.
 func (q *intake) work() {
 	for {
+		// Calls that are about to come in come first. It is no delay: with none there is nothing to wait for.
+		runtime.Gosched()
 		units := q.take()
 		if len(units) == 0 {
 			return

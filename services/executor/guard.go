@@ -149,6 +149,7 @@ func (s *sentry) keep(p *post) {
 			}
 			s.log.Error("the executor has no guard, starting another", slog.Any("error", how))
 			if p, how = s.begin(); how == nil {
+				s.log.Info("the executor has a guard again")
 				delays.Reset()
 				break
 			}

@@ -1,6 +1,7 @@
 package executor_test
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
@@ -9,11 +10,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sluice-tasks/sluice/pkg/testkit/probe"
 	"github.com/sluice-tasks/sluice/pkg/worker"
 	"github.com/sluice-tasks/sluice/pkg/worker/guard"
 	"github.com/sluice-tasks/sluice/pkg/worker/procs"
@@ -25,6 +28,7 @@ type remote struct {
 	process
 
 	cmd *exec.Cmd
+	log *heard
 	// over is closed when its process has ended and was waited for.
 	over chan struct{}
 }
@@ -37,8 +41,35 @@ func (f *fakes) remote(settings ...string) *remote {
 	for _, setting := range settings {
 		cmd.Env = append(cmd.Env, "TEST_EXECUTOR_"+setting)
 	}
-	cmd.Stderr = f.t.Output()
-	return f.launch(cmd)
+	log := &heard{to: f.t.Output()}
+	cmd.Stderr = log
+	r := f.launch(cmd)
+	r.log = log
+	return r
+}
+
+// heard is what a process has said.
+type heard struct {
+	to   io.Writer
+	mu   sync.Mutex
+	text []byte
+}
+
+func (h *heard) Write(text []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.text = append(h.text, text...)
+	return h.to.Write(text)
+}
+
+// says waits until the process has said something.
+func (r *remote) says(what string) {
+	r.t.Helper()
+	probe.Eventually(r.t, "it says: "+what, func() bool {
+		r.log.mu.Lock()
+		defer r.log.mu.Unlock()
+		return bytes.Contains(r.log.text, []byte(what))
+	})
 }
 
 func (f *fakes) launch(cmd *exec.Cmd) *remote {
@@ -185,6 +216,7 @@ func TestLostGuardIsReplaced(t *testing.T) {
 	first := guardOf(t, r.pid)
 	first.signal(unix.SIGKILL)
 	second := guardOf(t, r.pid, first.pid)
+	r.says("a guard again") // before, it knows nothing of the life
 	killTogether(r.process, child)
 	if dead := receive(t, f.deaths, "the second guard's word"); dead != l.hello.GetIncarnation() {
 		t.Errorf("said to be dead: %s", dead)

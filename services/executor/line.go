@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -166,6 +167,8 @@ func (l *line) send(ctx context.Context, to stream) {
 		case <-ctx.Done():
 			return
 		}
+		// What else is ready to run goes first: runs that have just ended, too, whose reports go along. With nothing ready it is nothing.
+		runtime.Gosched()
 		for _, request := range l.take() {
 			if !l.lease.holds() || to.Send(request) != nil {
 				return

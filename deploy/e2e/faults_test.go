@@ -16,8 +16,8 @@ import (
 // What the services send, as far as it is broken here. A test whose rule meets nothing fails, so a change is noticed.
 var (
 	ticks    = faults.Committing("scheduler_tick_3(")
-	finishes = faults.Committing("finish_seqs =>")
-	claims   = faults.Committing("claim_seqs =>")
+	finishes = faults.Committing("-- ends")
+	claims   = faults.Committing("claims")
 	looks    = faults.Committing("scheduler_wishes(")
 	inserts  = faults.Committing("dispatcher_insert_")
 )

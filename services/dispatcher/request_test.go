@@ -270,8 +270,8 @@ func TestDispatchersThatWaitForEachOtherStoreEachTaskOnce(t *testing.T) {
 	if n := one.rows(t); n != (rows{Task: 5, Live: 5}) {
 		t.Errorf("stored %+v", n)
 	}
-	if n := pgtest.One[int](t, one, `select deadlocks from pg_stat_database where datname = current_database()`); n != 1 {
-		t.Errorf("%d deadlocks: this proves nothing", n)
+	if n := pgtest.One[int](t, one, `select deadlocks from pg_stat_database where datname = current_database()`); n == 0 {
+		t.Error("no deadlock: this proves nothing")
 	}
 }
 

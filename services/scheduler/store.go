@@ -76,7 +76,28 @@ const clock = `(extract(epoch from now()) * 1000000)::bigint`
 //
 // It returns the transaction's own id. A snapshot's upper bound would not do in its place: it is one more than the last id
 // that has ended, and transactions above it can be open.
-const tickOnce = `select * from scheduler_tick_3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
+//
+// What it carries is said at its end, for who reads the server's log.
+const (
+	tickOnce   = `select * from scheduler_tick_3($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
+	tickEnds   = tickOnce + ` -- ends`
+	tickClaims = tickOnce + ` -- claims`
+	tickBoth   = tickOnce + ` -- ends and claims`
+)
+
+// tickStatement is the one for a plan.
+func tickStatement(plan *Plan) string {
+	switch ends, claims := len(plan.Finish) > 0, len(plan.Claim) > 0; {
+	case ends && claims:
+		return tickBoth
+	case ends:
+		return tickEnds
+	case claims:
+		return tickClaims
+	default:
+		return tickOnce
+	}
+}
 
 // tickArgs are its arguments.
 func tickArgs(epoch int64, lease time.Duration, plan *Plan) []any {
@@ -231,7 +252,7 @@ const lookGone = `
 // transaction may or may not have been committed.
 func (s *Store) Tick(ctx context.Context, epoch int64, plan *Plan) (*Report, error) {
 	batch, report := &pgx.Batch{}, &Report{}
-	batch.Queue(tickOnce, tickArgs(epoch, s.lease, plan)...).Query(tickRows(report, plan))
+	batch.Queue(tickStatement(plan), tickArgs(epoch, s.lease, plan)...).Query(tickRows(report, plan))
 
 	if n := len(plan.Requeue); n > 0 {
 		seqs, claims := make([]int64, n), make([]int64, n)
